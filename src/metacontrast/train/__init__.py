@@ -1,0 +1,10 @@
+"""The meta-training loop, held-out evaluation, and the folder a run leaves behind."""
+
+from ._evaluate import evaluate as evaluate
+from ._evaluate import evaluator as evaluator
+from ._loop import Trained as Trained
+from ._loop import meta_train as meta_train
+from ._meta_step import DivergedError as DivergedError
+from ._result import read_result as read_result
+from ._result import summarise as summarise
+from ._result import write_result as write_result

@@ -1,0 +1,119 @@
+"""The folder of a run: its settings, its metrics, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .._problem import PyTree
+from ._checkpoints import Checkpoints
+
+CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
+_UNFINISHED = ".tmp"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file: whoever reads it finds the old text or the new, also after a crash."""
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    _write(unfinished, text, "w")
+    os.replace(unfinished, path)
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    with path.open(mode, encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def claim(path: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Raise a `ValueError` unless a run with these settings may start, or resume, in `path`.
+
+    A resumed run may be given more `steps`; otherwise its settings must be the same.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"out: {path} is a file; choose a folder.")
+    names = sorted(p.name for p in path.glob("*") if p.name != CONFIG + _UNFINISHED)
+    if not names:
+        return
+    if CONFIG not in names:
+        raise ValueError(
+            f"out: {path} holds files that are not of a run ({', '.join(names[:3])}); choose "
+            "another folder, or empty this one."
+        )
+    if differing := _differences(path, settings, resume):
+        raise ValueError(
+            f"out: {path} holds another run ({'; '.join(differing)}); choose another folder, or "
+            "resume that run with its settings (only its steps can be increased)."
+        )
+    if not resume:
+        raise ValueError(
+            f"out: {path} already holds this run; continue it with resume=True (--resume), or "
+            "choose another folder."
+        )
+
+
+def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
+    there = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    if resume and now["steps"] > there.get("steps", math.inf):
+        there["steps"] = now["steps"]
+    return [
+        f"{name} is {there.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if name not in there or name not in now or there[name] != now[name]
+    ]
+
+
+class Folder:
+    """A claimed folder, open for writing. A context manager."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._metrics = path / METRICS
+        self._settings = settings
+        path.mkdir(parents=True, exist_ok=True)
+        # Before anything else is touched: what is cut back below depends on these settings.
+        write_atomically(path / CONFIG, json.dumps(settings, indent=2) + "\n")
+        self._checkpoints = Checkpoints(path / CHECKPOINTS)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._checkpoints.__exit__(kind, error, trace)
+
+    def restore(self, first: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
+        """The last checkpoint, or `first`, and the metrics up to it; all later is cut off.
+
+        A run that was extended goes on from its last regular checkpoint, as if the shorter last
+        block had never been: so it is the run that it would have been from the start.
+        """
+        every, steps = self._settings["every"], self._settings["steps"]
+        usable = [s for s in self._checkpoints.steps() if s % every == 0 or s == steps]
+        step = max(usable, default=0)
+        self._checkpoints.drop_after(step)
+        lines = [line for line in _complete(self._metrics) if line["step"] <= step]
+        write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        return (self._checkpoints.load(step, first) if usable else first), lines
+
+    def add(self, line: dict[str, Any], reached: PyTree) -> None:
+        """Append a line of metrics, then save a checkpoint of `line["step"]`."""
+        _write(self._metrics, json.dumps(line) + "\n", "a")
+        self._checkpoints.save(line["step"], reached)
+
+
+def _complete(path: Path) -> list[dict[str, Any]]:
+    """The lines but for a last one that was torn by a crash."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in lines[:-1]]

@@ -1,0 +1,111 @@
+"""What a run found: result.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._folder import write_atomically
+
+RESULT = "result.json"
+PACKAGES = ("jax", "numpy", "optax", "metacontrast")
+FIELDS = (
+    *("experiment", "method", "metric", "value", "std", "ci95", "n_tasks", "diverged", "seeds"),
+    *("meta_steps", "seconds", "reference", "versions", "revision"),
+)
+
+
+def summarise(values: Any, **facts: Any) -> dict[str, Any]:
+    """A result from the values of its tasks, with what it was computed by.
+
+    Args:
+        values: one a task, of any shape (seeds by tasks, say). Those that are not finite are
+            counted as `diverged` and left out of the figures.
+        facts: the further fields: experiment, method, metric, seeds, meta_steps, seconds and
+            reference.
+
+    Returns:
+        The facts with `value` (the mean), `std` (over tasks), `ci95` (half the width of the 95%
+        confidence interval, 1.96 std / sqrt n), `n_tasks`, `diverged`, `versions`, `revision` (of
+        the checkout this package lies in, or None). A figure that there are too few tasks for is
+        None.
+
+    Example:
+        >>> result = summarise([1.0, 3.0, float("nan")], method="maml")
+        >>> result["method"], result["value"], result["n_tasks"], result["diverged"]
+        ('maml', 2.0, 3, 1)
+    """
+    values = np.asarray(values, np.float64).ravel()
+    finite = values[np.isfinite(values)]
+    n = len(finite)
+    std = float(finite.std(ddof=1)) if n > 1 else None
+    return {
+        **facts,
+        "value": float(finite.mean()) if n else None,
+        "std": std,
+        "ci95": None if std is None else 1.96 * std / math.sqrt(n),
+        "n_tasks": len(values),
+        "diverged": len(values) - n,
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "revision": _revision(),
+    }
+
+
+def write_result(out: str | Path, result: dict[str, Any]) -> Path:
+    """Write `result.json` into the folder `out`, atomically; returns its path.
+
+    Raises:
+        ValueError: if the result lacks one of the fields that every result has.
+    """
+    if missing := [field for field in FIELDS if field not in result]:
+        raise ValueError(
+            f"result: lacks {', '.join(missing)}; give them to summarise(values, ...), None where "
+            "there is none."
+        )
+    path = Path(out) / RESULT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def read_result(out: str | Path) -> dict[str, Any]:
+    """The `result.json` of the folder `out`.
+
+    Raises:
+        FileNotFoundError: if there is none: the run has not finished.
+    """
+    path = Path(out) / RESULT
+    if not path.is_file():
+        raise FileNotFoundError(f"out: {path} is not there; finish the run, or resume it.")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    here = Path(__file__).resolve()
+    # A package installed somewhere below another checkout (its .venv, say) is not tracked by it.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    return _git(here.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,11 @@
+"""float64, in which the mathematics is exact, and no broadcasting that nobody asked for."""
+
+import jax
+from hypothesis import settings
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples every time; and the first one compiles, so there is no deadline.
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("steady")

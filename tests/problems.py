@@ -1,0 +1,247 @@
+"""Problems whose meta-gradient is known, and solvers that tell what they were asked to do.
+
+All are complex synapses: theta = {"omega", "log_lam"}, L_in = L_train + attraction(phi, *theta).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+import metacontrast as mc
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def relative_error(actual, expected):
+    """`|actual - expected| / |expected|` in the Euclidean norm over all leaves."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
+    return float(optax.tree.norm(optax.tree.sub(actual, expected)) / optax.tree.norm(expected))
+
+
+def slope(betas, errors):
+    """The observed order: the slope of log error over log beta, by least squares."""
+    return float(np.polyfit(np.log(betas), np.log(errors), 1)[0])
+
+
+def meta_grad(problem, solve, estimator, theta, task, key=None):
+    """The estimator's meta-gradient alone."""
+    return estimator.value_and_grad(problem, solve, theta, task, key)[1]
+
+
+# Solvers
+
+
+def closed_form(solution):
+    """The solver that knows the answer, `solution(theta, task, beta)`."""
+    return lambda loss, phi0: solution(loss.theta, loss.z, loss.beta)[0]
+
+
+def newton(steps):
+    """Newton's method with dense Hessians, from far enough inside its basin."""
+
+    def solve(loss, phi0):
+        flat, unravel = ravel_pytree(phi0)
+        value = lambda flat: loss(unravel(flat))
+        step = lambda _, at: at - jnp.linalg.solve(jax.hessian(value)(at), jax.grad(value)(at))
+        return unravel(jax.lax.fori_loop(0, steps, step, flat))
+
+    return solve
+
+
+class Recorder:
+    """A solver that notes the nudge and the starting point of each phase it is asked to run."""
+
+    def __init__(self, solve):
+        self.solve, self.betas, self.starts = solve, [], []
+
+    def __call__(self, loss, phi0, *state):
+        self.betas.append(loss.beta)
+        self.starts.append(phi0)
+        return self.solve(loss, phi0, *state)
+
+
+def lazy(loss, phi0):
+    """A solver that does not move."""
+    return phi0
+
+
+def forbidden(loss, phi0):
+    """A solver that must not be called."""
+    raise AssertionError("compute was spent")
+
+
+# Quadratic problems
+
+
+class Paraboloids(NamedTuple):
+    """A task: `0.5 (phi - centre)' curvature (phi - centre)` within and without."""
+
+    curvature: jax.Array
+    centre: jax.Array
+    outer_curvature: jax.Array
+    outer_centre: jax.Array
+
+
+def paraboloid(phi, curvature, centre):
+    return 0.5 * (phi - centre) @ curvature @ (phi - centre)
+
+
+quadratic = mc.Problem(
+    init=lambda theta, task: theta["omega"],
+    inner=lambda phi, theta, task: (
+        paraboloid(phi, task.curvature, task.centre)
+        + mc.attraction(phi, theta["omega"], theta["log_lam"])
+    ),
+    outer=lambda phi, theta, task: paraboloid(phi, task.outer_curvature, task.outer_centre),
+)
+
+
+def random_quadratic(seed, size=5):
+    """`(theta, task)`, scaled so that the largest eigenvalue of `H_in^-1 H_out` is 1.
+
+    Then `phi_beta` has its nearest pole at beta = -1: beta is measured in its natural unit.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = (m @ m.T / size + 0.5 * np.eye(size) for m in rng.normal(size=(2, size, size)))
+    theta = {"omega": rng.normal(size=size), "log_lam": rng.uniform(-1, 1, size)}
+    whole = a + 2 * np.diag(np.exp(theta["log_lam"]))
+    b /= np.linalg.eigvals(np.linalg.solve(whole, b)).real.max()
+    task = Paraboloids(a, rng.normal(size=size), b, rng.normal(size=size))
+    return jax.tree.map(jnp.asarray, (theta, task))
+
+
+def quadratic_solution(theta, task, beta=0.0):
+    """`phi_beta`, and the Hessian of the inner loss."""
+    lam = jnp.exp(theta["log_lam"])
+    inner = task.curvature + 2 * jnp.diag(lam)
+    pulls = task.curvature @ task.centre + 2 * lam * theta["omega"]
+    nudge = beta * task.outer_curvature @ task.outer_centre
+    return jnp.linalg.solve(inner + beta * task.outer_curvature, pulls + nudge), inner
+
+
+def quadratic_hypergradient(theta, task):
+    phi, hessian = quadratic_solution(theta, task)
+    slope_out = task.outer_curvature @ (phi - task.outer_centre)
+    return synapse_hypergradient(theta, phi, hessian, slope_out)
+
+
+def synapse_hypergradient(theta, phi, hessian, outer_slope):
+    """The implicit function theorem: `-(d2 L_in / dtheta dphi) H^-1 dL_out/dphi`, by hand."""
+    back = jnp.linalg.solve(hessian, outer_slope)
+    twice = 2 * jnp.exp(theta["log_lam"])
+    by_weight = -twice * (phi - theta["omega"]) * back
+    shared = jnp.ndim(theta["log_lam"]) == 0
+    return {"omega": twice * back, "log_lam": jnp.sum(by_weight) if shared else by_weight}
+
+
+# Least squares: ridge regression and a tiny network
+
+
+def _prior(theta):
+    return theta["omega"], theta["log_lam"]
+
+
+def _least_squares(residual):
+    return mc.Problem(
+        init=lambda theta, task: theta["omega"],
+        inner=mc.LeastSquares(residual, lambda task: task.train, _prior),
+        outer=mc.LeastSquares(residual, lambda task: task.test),
+    )
+
+
+ridge = _least_squares(lambda phi, theta, example: phi @ example.x - example.y)
+
+
+def random_ridge(seed, examples=6, weights=9):
+    """`(theta, task)`: fewer examples than weights, so that the penalty matters; beta as above."""
+    rng = np.random.default_rng(seed)
+    x, y = (
+        rng.normal(size=(2, examples, weights)) / np.sqrt(weights),
+        rng.normal(size=(2, examples)),
+    )
+    theta = {"omega": rng.normal(size=weights), "log_lam": rng.uniform(-0.5, 0.5)}
+    whole = x[0].T @ x[0] + np.exp(theta["log_lam"]) * np.eye(weights)
+    x[1] /= np.sqrt(np.linalg.eigvals(np.linalg.solve(whole, x[1].T @ x[1])).real.max())
+    task = mc.Task(mc.Data(x[0], y[0]), mc.Data(x[1], y[1]))
+    return jax.tree.map(jnp.asarray, (theta, task))
+
+
+def ridge_solution(theta, task, beta=0.0):
+    """`phi_beta` by the normal equations, and the Hessian of the inner loss."""
+    (x, y), (v, u) = task
+    lam = jnp.broadcast_to(jnp.exp(theta["log_lam"]), theta["omega"].shape)
+    inner = x.T @ x + jnp.diag(lam)
+    pulls = x.T @ y + lam * theta["omega"] + beta * v.T @ u
+    return jnp.linalg.solve(inner + beta * v.T @ v, pulls), 2 * inner
+
+
+def ridge_hypergradient(theta, task):
+    phi, hessian = ridge_solution(theta, task)
+    (v, u) = task.test
+    return synapse_hypergradient(theta, phi, hessian, 2 * v.T @ (v @ phi - u))
+
+
+def forward_pass(phi, x):
+    """A network with one hidden layer of tanh."""
+    hidden = jnp.tanh(x @ phi["in"]["w"] + phi["in"]["b"])
+    return hidden @ phi["out"]["w"] + phi["out"]["b"]
+
+
+network = _least_squares(lambda phi, theta, example: forward_pass(phi, example.x) - example.y)
+
+
+def random_network(seed, hidden=4, examples=5, log_lam=-1.0):
+    """`(theta, task)`: a sine to learn from a few points."""
+    rng = np.random.default_rng(seed)
+    omega = {
+        "in": {"w": rng.normal(size=(1, hidden)), "b": rng.normal(size=hidden)},
+        "out": {"w": rng.normal(size=(hidden, 1)) / np.sqrt(hidden), "b": np.zeros(1)},
+    }
+    x = rng.uniform(-2, 2, (2, examples, 1))
+    task = mc.Task(mc.Data(x[0], np.sin(x[0])), mc.Data(x[1], np.sin(x[1])))
+    return jax.tree.map(jnp.asarray, ({"omega": omega, "log_lam": log_lam}, task))
+
+
+# Logistic regression: convex, not quadratic
+
+
+def _cross_entropy(phi, data):
+    return jnp.mean(jnp.logaddexp(0.0, -data.y * (data.x @ phi)))
+
+
+logistic = mc.Problem(
+    init=lambda theta, task: theta["omega"],
+    inner=lambda phi, theta, task: (
+        _cross_entropy(phi, task.train) + mc.attraction(phi, theta["omega"], theta["log_lam"])
+    ),
+    outer=lambda phi, theta, task: _cross_entropy(phi, task.test),
+)
+
+
+def random_logistic(seed, examples=8, weights=3):
+    """`(theta, task)`, labels -1 and 1."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(2, examples, weights)), np.sign(rng.normal(size=(2, examples)))
+    task = mc.Task(mc.Data(x[0], y[0]), mc.Data(x[1], y[1]))
+    theta = {"omega": rng.normal(size=weights), "log_lam": rng.uniform(-2, -1, weights)}
+    return jax.tree.map(jnp.asarray, (theta, task))
+
+
+def implicit_hypergradient(problem, theta, task, phi):
+    """The implicit function theorem at any minimiser `phi`, a vector, by second derivatives."""
+    hessian = jax.hessian(problem.inner)(phi, theta, task)
+    back = jnp.linalg.solve(hessian, jax.grad(problem.outer)(phi, theta, task))
+    cross = jax.grad(lambda theta: jax.grad(problem.inner)(phi, theta, task) @ back)(theta)
+    direct = jax.grad(problem.outer, argnums=1)(phi, theta, task)
+    return optax.tree.sub(direct, cross)
+
+
+def batch(random, seeds):
+    """One theta, and the tasks of several seeds with a leading axis."""
+    tasks = [random(seed)[1] for seed in seeds]
+    return random(seeds[0])[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
