@@ -1,0 +1,88 @@
+"""The command line: list, run, table, demo."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from .experiments import EXPERIMENTS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Meta-learning by contrast: the experiments of the talk, and tables of their results.",
+)
+
+
+class _Experiments(typer.core.TyperGroup):
+    """One command an experiment, imported only when it is asked for: each brings in JAX."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(EXPERIMENTS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in EXPERIMENTS:
+            return None
+        one = typer.Typer(add_completion=False)
+        one.command(cmd_name)(_experiment(cmd_name).main)
+        return typer.main.get_command(one)
+
+
+run = typer.Typer(cls=_Experiments, no_args_is_help=True)
+app.add_typer(run, name="run", help="Run one experiment: metacontrast run EXPERIMENT --help.")
+
+
+@run.callback()
+def _run() -> None:
+    """Run one experiment."""
+
+
+@app.command("list")
+def list_() -> None:
+    """Print the experiments and their methods."""
+    for name, what in EXPERIMENTS.items():
+        typer.echo(f"{name:12} {what}")
+        typer.echo(f"{'':12} methods: {', '.join(_experiment(name).METHODS)}")
+
+
+@app.command()
+def table(
+    experiment: Annotated[str, typer.Argument(help="One of those that `list` prints.")],
+    runs: Annotated[Path, typer.Option(help="Where to look for results, at any depth.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """Print our figures beside the talk's, over all seeds found; mark what was not run."""
+    from .report import print_table
+
+    print_table(_experiment(experiment), runs)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the runs; they resume.")] = Path("runs/demo"),
+) -> None:
+    """Meta-learn sine regression and print the talk's table with our figures: a few minutes."""
+    from .experiments.sine import demo
+
+    demo(out)
+
+
+def _experiment(name: str) -> Any:
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment: unknown {name!r}; choose one of {', '.join(EXPERIMENTS)}.")
+    return import_module(f".experiments.{name.replace('-', '_')}", __package__)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, TypeError, ArithmeticError, FileNotFoundError) as error:
+        typer.secho(f"metacontrast: {error}", fg=typer.colors.RED, err=True)
+        raise SystemExit(2) from error

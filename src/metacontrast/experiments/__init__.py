@@ -1,0 +1,5 @@
+"""One flat file an experiment; each may repeat what another says."""
+
+EXPERIMENTS = {
+    "sine": "regression of sines from 10 points, net 1-40-40-1",
+}

@@ -1,0 +1,60 @@
+"""A network as a pair of functions: draw its weights, apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._problem import PyTree
+
+
+class Net(NamedTuple):
+    """`init(key) -> phi` draws weights; `apply(phi, x) -> y` answers for one example."""
+
+    init: Callable[[jax.Array], PyTree]
+    apply: Callable[[PyTree, jax.Array], jax.Array]
+
+
+def net(make: Callable[[jax.Array], eqx.Module]) -> Net:
+    """Any equinox module as a `Net`: its floating arrays are phi, all else is fixed.
+
+    Args:
+        make: `key -> module`.
+
+    Example:
+        >>> linear = net(lambda key: eqx.nn.Linear(2, 1, key=key))
+        >>> phi = linear.init(jax.random.key(0))
+        >>> linear.apply(phi, jnp.ones(2)).shape
+        (1,)
+    """
+    shape = eqx.filter_eval_shape(make, jax.random.key(0))
+    fixed = eqx.partition(shape, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
+
+    def apply(phi: PyTree, x: jax.Array) -> jax.Array:
+        return eqx.combine(phi, fixed)(x)
+
+    return Net(lambda key: eqx.filter(make(key), eqx.is_inexact_array), apply)
+
+
+def mlp(
+    inputs: int,
+    width: int,
+    depth: int,
+    outputs: int,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+) -> Net:
+    """A multilayer perceptron with `depth` hidden layers of `width` units.
+
+    Weights and biases are drawn uniformly within 1/sqrt(fan-in).
+
+    Example:
+        >>> sine_net = mlp(1, 40, 2, 1)
+        >>> phi = sine_net.init(jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(phi))
+        1761
+    """
+    return net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))

@@ -1,0 +1,37 @@
+"""Figures, where the `plots` extra is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def figure(path: Path, draw: Callable[[Any], None], rows: int, columns: int) -> Path | None:
+    """Draw on a grid of axes and save `path` as PNG and PDF.
+
+    Args:
+        path: without a suffix.
+        draw: is handed the array of axes, of shape (rows, columns).
+        rows: of axes.
+        columns: of axes.
+
+    Returns:
+        The path of the PNG; None, and a line that says so, where matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        print("No figure: matplotlib is not installed (pip install 'metacontrast[plots]').")
+        return None
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(3.2 * columns, 2.6 * rows), squeeze=False, layout="constrained"
+    )
+    draw(axes)
+    for suffix in (".pdf", ".png"):
+        fig.savefig(path.with_suffix(suffix), dpi=160)
+    plt.close(fig)
+    return path.with_suffix(".png")

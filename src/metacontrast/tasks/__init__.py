@@ -1,0 +1,3 @@
+"""Families of tasks to learn to learn on."""
+
+from ._sine import sine as sine
