@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ._check import shapes
 from ._diagnostics import Diagnostics, contrasted
+from ._holomorphic import complexified, require_analytic
 from ._problem import Loss, Problem, PyTree
 from ._solve import Solution, Solver, settle
 from ._stencil import stencil
@@ -34,7 +35,12 @@ class Contrastive:
         scheme: "forward" (0, beta), the talk's; or "symmetric" (-beta, beta). A negative nudge
             makes `L_in - |beta| L_out` unbounded below where `L_out` grows faster than `L_in`, as
             in over-parameterised regression: keep beta below the ratio of their curvatures.
-        order: in beta. Default 1 for forward and 2 for symmetric.
+            Or "holomorphic": `order` complex nudges on the circle of radius beta, of which half are
+            run, for losses analytic in phi (tanh, not ReLU) and a nudged solver that can learn in
+            complex numbers (`descend`, `until_converged`). A run that stops early keeps its order
+            with SGD and momentum; Adam and its kin divide by |g|^2, which is not analytic, and
+            keep it only where the phases converge.
+        order: in beta. Default 1 for forward, 2 for symmetric, 4 for holomorphic.
         nudged: solver of the nudged phases, which start at `phi_0`. Default: that of the free one.
         carry: hand the optimiser's state from the free to the nudged phases. Default: start afresh.
         control: run the phase at beta = 0 once more, from `phi_0` and with the nudged solver, and
@@ -44,7 +50,9 @@ class Contrastive:
             where a scheme does not use the node 0.
 
     Raises:
-        ValueError: beta zero or not finite, an unknown scheme, an order that the scheme lacks.
+        ValueError: beta zero or not finite, an unknown scheme, an order that the scheme lacks;
+            with the holomorphic scheme, a loss that is not analytic or a carried state.
+        TypeError: with the holomorphic scheme, a solver that does not say it is `holomorphic`.
 
     Reference: Zucchet, Schug, von Oswald, Zhao, Sacramento, "A contrastive rule for
     meta-learning", NeurIPS 2022, https://arxiv.org/abs/2104.01677.
@@ -72,6 +80,11 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         stencil(self.scheme, self.order, self.beta)
+        if self.carry and self.scheme == "holomorphic":
+            raise ValueError(
+                "carry: the state of a real phase does not fit a complex one; leave carry=False "
+                "with the holomorphic scheme."
+            )
 
     def value_and_grad(
         self,
@@ -90,7 +103,11 @@ class Contrastive:
         shapes(problem, theta, task)
         z, pull_back = jax.vjp(lambda theta: problem.encoded(theta, task), theta)
         loss = Loss(problem, theta, z, 0.0, key)
-        free = settle(solve, loss, problem.init(theta, task))
+        phi0 = problem.init(theta, task)
+        if self.scheme == "holomorphic":
+            _can_learn_in_complex_numbers(self.nudged or solve)
+            require_analytic(problem, phi0, theta, z)
+        free = settle(solve, loss, phi0)
         nodes, weights = stencil(self.scheme, self.order, self.beta)
         phis = [self._phase(solve, loss.nudged(b), free) for b in nodes]
 
@@ -98,12 +115,16 @@ class Contrastive:
         # same encoded task share its gradient, so the encoder is walked back through only once.
         def contrast(theta: PyTree, z: PyTree) -> jax.Array:
             values: list[jax.Array] = [
-                Loss(problem, theta, z, b)(phi) for b, phi in zip(nodes, phis, strict=True)
+                w * Loss(problem, theta, z, b)(phi)
+                for w, b, phi in zip(weights, nodes, phis, strict=True)
             ]
-            return jnp.vdot(jnp.stack(weights), jnp.stack(values))
+            return jnp.real(jnp.sum(jnp.stack(values)))
 
-        direct, through_z = jax.grad(contrast, argnums=(0, 1), allow_int=True)(theta, z)
-        grad = jax.tree.map(jnp.add, direct, pull_back(through_z)[0])
+        if problem.encode is None:  # a task as it is need not be differentiable
+            grad = jax.grad(contrast)(theta, z)
+        else:
+            direct, through_z = jax.grad(contrast, argnums=(0, 1), allow_int=True)(theta, z)
+            grad = jax.tree.map(jnp.add, direct, pull_back(through_z)[0])
         nudged = [
             (loss.nudged(b), phi) for b, phi in zip(nodes, phis, strict=True) if not _is_zero(b)
         ]
@@ -118,8 +139,18 @@ class Contrastive:
                 "Solution(phi, state) from it, or leave carry=False."
             )
         state = free.state if self.carry else None
-        return settle(self.nudged or solve, loss, free.phi, state).phi
+        start = complexified(free.phi) if jnp.iscomplexobj(loss.beta) else free.phi
+        return settle(self.nudged or solve, loss, start, state).phi
 
 
 def _is_zero(beta: Any) -> bool:
     return isinstance(beta, int | float) and beta == 0
+
+
+def _can_learn_in_complex_numbers(solve: Solver) -> None:
+    if not getattr(solve, "holomorphic", False):
+        raise TypeError(
+            "solve: the holomorphic scheme learns its nudged phases in complex numbers, which this "
+            "solver does not say it can; give Contrastive(nudged=descend(optax.sgd(...), ...)) or "
+            "until_converged, or set `holomorphic = True` on a solver that takes complex phi."
+        )

@@ -98,10 +98,13 @@ def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
             signs = jnp.concatenate([jnp.full(r.shape, sign) for sign, r, _ in rows])
             r = jnp.concatenate([r for _, r, _ in rows])
             jac = jnp.concatenate([jac for _, _, jac in rows])
-            g = jac.T @ (signs * r) + lam * (flat - omega)
-            scaled = jac / (lam * (1 + mu))
-            small = jnp.diag(signs) + scaled @ jac.T
-            newton = g / (lam * (1 + mu)) - scaled.T @ jnp.linalg.solve(small, scaled @ g)
+            # In units of D^(-1/2) the Jacobian is touched three times and stored once.
+            unit = 1 / jnp.sqrt(lam * (1 + mu))
+            k = jac * unit[None, :]
+            pull, gram = unit * lam * (flat - omega), k @ k.T
+            push = signs * r
+            dual = jnp.linalg.solve(jnp.diag(signs) + gram, gram @ push + k @ pull)
+            newton = unit * (pull + (push - dual) @ k)
             then = value(flat - newton)
             # To within round-off: at the minimum the loss no longer tells good steps from bad, but
             # the steps still bring phi closer, and the contrast needs phi, not the loss.
@@ -133,6 +136,7 @@ def _parts(loss: Any, phi0: PyTree) -> tuple[jax.Array, jax.Array, list[Any]]:
     # A free phase has no test residuals, rather than residuals of weight nought.
     free = isinstance(loss.beta, int | float) and loss.beta == 0
     residuals = [_half(inner, loss, 1.0)] + ([] if free else [_half(outer, loss, loss.beta)])
+    omega = jax.tree.map(jnp.zeros_like, phi0) if omega is None else omega
     return lam, ravel_pytree(omega)[0], residuals
 
 

@@ -10,7 +10,7 @@ import jax
 from ._check import check
 from ._diagnostics import Diagnostics
 from ._problem import Problem, PyTree
-from ._solve import Solver, learn
+from ._solve import Solver, settle
 
 
 class Estimator(Protocol):
@@ -64,8 +64,8 @@ def meta_loss(problem: Problem, solve: Solver, estimator: Estimator) -> Callable
 
     @jax.custom_vjp
     def loss(theta: PyTree, task: PyTree, key: Any) -> jax.Array:
-        phi = learn(problem, solve, theta, task, key).phi
-        return problem.loss(theta, task).outer(phi)
+        free = problem.loss(theta, task, key=key)
+        return free.outer(settle(solve, free, problem.init(theta, task)).phi)
 
     def forward(theta: Any, task: Any, key: Any) -> tuple[jax.Array, PyTree]:
         if any(leaf.perturbed for leaf in jax.tree.leaves(task)):
@@ -74,6 +74,7 @@ def meta_loss(problem: Problem, solve: Solver, estimator: Estimator) -> Callable
                 "rule; make what you want to learn of it (its weights, say) a part of theta."
             )
         theta, task, key = jax.tree.map(lambda leaf: leaf.value, (theta, task, key))
+        check(problem, theta, task)  # again: here an eager jax.grad knows the numbers
         (value, _), grad = estimator.value_and_grad(problem, solve, theta, task, key)
         return value, grad
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ._holomorphic import gradient
 from ._problem import Loss, Problem, PyTree
 
 Solver = Callable[..., Any]
@@ -18,18 +21,20 @@ class Solution(NamedTuple):
     """What a solver that says more than `phi` returns.
 
     `state` is what the solver needs to carry on where it stopped (an optimiser's moments);
-    `steps` the steps taken; `converged` whether its own tolerance was met, None if it has none.
+    `steps` the steps taken; `converged` whether its own tolerance was met, None if it has none;
+    `residual` the norm of the gradient where it stopped, if it knows it.
     """
 
     phi: PyTree
     state: PyTree = None
     steps: Any = None
     converged: Any = None
+    residual: Any = None
 
 
 def positive(name: str, steps: int) -> None:
     """Raise unless `steps` is a number of steps that can be taken."""
-    if not (isinstance(steps, int) and steps >= 1):
+    if not (isinstance(steps, Integral) and steps >= 1):
         raise ValueError(f"{name}: must be a whole number of at least 1, not {steps!r}.")
 
 
@@ -71,20 +76,39 @@ def descend(optimizer: optax.GradientTransformation, steps: int) -> Solver:
         steps: how many, at least 1.
     """
     positive("steps", steps)
+    return Descent(optimizer, steps)
 
-    def solve(loss: Any, phi0: PyTree, state: PyTree = None) -> Solution:
-        at = loss.at if isinstance(loss, Loss) else lambda phi, step: loss(phi)
+
+@dataclass(frozen=True)
+class Descent:
+    """What `descend` returns: a solver that can be run in parts, and in complex numbers.
+
+    Solvers of other make can say the same of themselves: `steps` and `part` are what
+    `Unrolled(truncate=..., remat=...)` asks for, `holomorphic = True` the holomorphic scheme.
+    """
+
+    optimizer: Any
+    steps: int
+    first: Any = 0
+    gradient: Callable[..., Any] = gradient
+    holomorphic: bool = True
+
+    def part(self, first: Any, steps: int) -> Descent:
+        """The solver of the `steps` steps that come after the first `first` ones."""
+        return replace(self, first=self.first + first, steps=steps)
+
+    def __call__(self, loss: Any, phi0: PyTree, state: PyTree = None) -> Solution:
+        """Run all steps from `phi0`; `state` is the optimiser's, if it goes on."""
+        downhill = self.gradient(loss.at if isinstance(loss, Loss) else lambda phi, t: loss(phi))
 
         def step(carry: tuple[PyTree, PyTree], t: jax.Array) -> tuple[tuple[PyTree, PyTree], None]:
             phi, state = carry
-            updates, state = optimizer.update(jax.grad(at)(phi, t), state, phi)
+            updates, state = self.optimizer.update(downhill(phi, t), state, phi)
             return (optax.apply_updates(phi, updates), state), None
 
-        start = (phi0, optimizer.init(phi0) if state is None else state)
-        (phi, state), _ = jax.lax.scan(step, start, jnp.arange(steps))
-        return Solution(phi, state, steps)
-
-    return solve
+        start = (phi0, self.optimizer.init(phi0) if state is None else state)
+        (phi, state), _ = jax.lax.scan(step, start, self.first + jnp.arange(self.steps))
+        return Solution(phi, state, self.steps)
 
 
 def until_converged(
@@ -105,7 +129,7 @@ def until_converged(
         raise ValueError(f"tol: must be positive, not {tol}; with 0 no run ever converges.")
 
     def solve(loss: Any, phi0: PyTree, state: PyTree = None) -> Solution:
-        gradient = jax.grad(loss)
+        downhill = gradient(loss)
 
         def unfinished(carry: tuple[PyTree, PyTree, PyTree, jax.Array]) -> jax.Array:
             _, _, g, t = carry
@@ -116,15 +140,17 @@ def until_converged(
             phi, state, g, t = carry
             updates, state = optimizer.update(g, state, phi)
             phi = optax.apply_updates(phi, updates)
-            return phi, state, gradient(phi), t + 1
+            return phi, state, downhill(phi), t + 1
 
         start = (
             phi0,
             optimizer.init(phi0) if state is None else state,
-            gradient(phi0),
+            downhill(phi0),
             jnp.array(0),
         )
         phi, state, g, t = jax.lax.while_loop(unfinished, step, start)
-        return Solution(phi, state, t, optax.tree.norm(g) <= tol)
+        residual = optax.tree.norm(g)
+        return Solution(phi, state, t, residual <= tol, residual)
 
+    solve.holomorphic = True  # type: ignore[attr-defined]
     return solve

@@ -70,6 +70,5 @@ def synapse_contrast(
 
 def broadcast(strengths: PyTree, phi: PyTree) -> PyTree:
     """`strengths`, a prefix of phi's tree, spread out to phi's structure and shapes."""
-    return jax.tree.map(
-        lambda s, part: jax.tree.map(lambda p: jnp.broadcast_to(s, p.shape), part), strengths, phi
-    )
+    spread = lambda s, part: jax.tree.map(lambda p: jnp.broadcast_to(s, jnp.shape(p)), part)
+    return jax.tree.map(spread, strengths, phi)

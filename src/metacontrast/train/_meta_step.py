@@ -117,7 +117,7 @@ def _finite(tree: PyTree, axis: int | None = None) -> jax.Array:
     return jnp.all(jnp.stack(rows), axis=0)
 
 
-def _grew(first: jax.Array, last: jax.Array) -> jax.Array:
+def _grew(first: Any, last: Any) -> jax.Array:
     """Whether the inner loss ended far above where it started: divergence that is still finite."""
     return last > first + 10 * (jnp.abs(first) + 1e-6)
 

@@ -1,0 +1,93 @@
+"""Learning in complex numbers: what the phases of the holomorphic scheme need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.extend as jex
+import jax.numpy as jnp
+import numpy as np
+
+from ._problem import Problem, PyTree
+
+# On complex numbers these have no complex derivative, or jump. Comparisons of complex numbers
+# reach the program as comparisons of their real parts, so "real" catches them.
+NOT_ANALYTIC = frozenset(
+    {"real", "imag", "conj", "abs", "sign", "eq", "ne", "clamp", "sort"}
+    | {"max", "min", "reduce_max", "reduce_min", "argmax", "argmin", "cummax", "cummin"}
+)
+# Written with comparisons of real parts that make no difference to the value.
+ANALYTIC = frozenset({"logaddexp"})
+
+
+def gradient(function: Callable[..., Any]) -> Callable[..., PyTree]:
+    """`jax.grad(function)` by the first argument; the complex derivative where that is complex."""
+
+    def at(phi: PyTree, *args: Any) -> PyTree:
+        holomorphic = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(phi))
+        return jax.grad(function, holomorphic=holomorphic)(phi, *args)
+
+    return at
+
+
+def complexified(phi: PyTree) -> PyTree:
+    """The same numbers, of complex type; complex ones are left as they are."""
+    return jax.tree.map(lambda p: p.astype(jnp.result_type(p, jnp.complex64)), phi)
+
+
+def require_analytic(problem: Problem, phi: PyTree, theta: PyTree, z: PyTree) -> None:
+    """Raise a `ValueError` that names what in the losses is not analytic in phi, if anything is.
+
+    The traced program is read, not run: a ReLU is analytic on either side of its kink, so that no
+    derivative at one point would tell it from an analytic function. What only passes through a
+    `stop_gradient` does not count; that is how the softmax subtracts its maximum.
+    """
+    for name in ("inner", "outer"):
+        function = getattr(problem, name)
+        try:
+            traced = jax.make_jaxpr(lambda phi, f=function: f(phi, theta, z))(complexified(phi))
+        except TypeError as error:
+            raise ValueError(
+                f"problem.{name}: the holomorphic scheme runs it on complex phi, which it does not "
+                f"take ({error}); write it with jax.numpy, or choose another scheme."
+            ) from error
+        for primitive in _offenders(traced.jaxpr):
+            raise ValueError(
+                f"problem.{name}: the holomorphic scheme needs a loss that is analytic in phi, but "
+                f"this one takes `{primitive}` of complex numbers, as ReLU, abs, max, where and "
+                "norms do; use tanh, softplus, sums of squares, or the symmetric scheme."
+            )
+
+
+def _offenders(jaxpr: Any) -> Iterator[str]:
+    """Names of the primitives, on the way from the inputs to the outputs, that are not analytic."""
+    needed = {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        name = eqn.primitive.name
+        if name == "stop_gradient" or not any(id(v) in needed for v in eqn.outvars):
+            continue
+        if name in NOT_ANALYTIC or _discards(eqn):
+            yield from (name for v in eqn.invars if _is_complex(v))
+        for inner in jax.tree.leaves(eqn.params, is_leaf=_is_program):
+            if _is_program(inner) and _name(inner) not in ANALYTIC:
+                yield from _offenders(getattr(inner, "jaxpr", inner))
+        needed |= {id(v) for v in eqn.invars}
+
+
+def _discards(eqn: Any) -> bool:
+    return eqn.primitive.name == "convert_element_type" and not _is_complex(eqn.outvars[0])
+
+
+def _is_complex(v: Any) -> bool:
+    return np.issubdtype(getattr(v.aval, "dtype", np.float32), np.complexfloating)
+
+
+def _name(program: Any) -> str:
+    """Of the function that was traced, where JAX remembers it."""
+    return getattr(getattr(program, "jaxpr", program).debug_info, "func_name", "")
+
+
+def _is_program(x: Any) -> bool:
+    return isinstance(x, jex.core.Jaxpr | jex.core.ClosedJaxpr)
