@@ -43,7 +43,6 @@ SHOTS, TEST_TASKS, TEST_QUERIES, VALID_TASKS = 10, 1000, 100, 200
 # Task streams: training draws from the run's seed, these two from seeds no run may have.
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 NET = mlp(1, 40, 2, 1, jnp.tanh)
-LAMBDA = 0.5  # the first strength of every synapse; it is learned
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Settings:
     tasks: int
     queries: int
     outer_rate: float
+    first_lambda: float = 1.0  # of every synapse; it is learned
     last_rate: float = 0.02  # of the outer rate, at the end of its cosine
     shots: int = SHOTS
 
@@ -137,31 +137,31 @@ METHODS = {
         _synapse(),
         _nesterov(100),
         _SYMMETRIC,
-        Settings(steps=2000, tasks=25, queries=10, outer_rate=2e-2),
+        Settings(steps=1000, tasks=25, queries=10, outer_rate=2e-2, first_lambda=5.0),
     ),
     "cml-sgd": Method(
         _synapse(batch=8),
         _nesterov(100),
         _SYMMETRIC,
-        Settings(steps=2000, tasks=25, queries=10, outer_rate=2e-2),
+        Settings(steps=1000, tasks=25, queries=10, outer_rate=2e-2, first_lambda=5.0),
     ),
     "cml-gn": Method(
         _synapse_least_squares(),
-        mc.gauss_newton(8),
-        mc.Contrastive(0.05, nudged=mc.gauss_newton(3)),
-        Settings(steps=2000, tasks=25, queries=20, outer_rate=4e-2),
+        mc.gauss_newton(10),
+        mc.Contrastive(0.05, nudged=mc.gauss_newton(4)),
+        Settings(steps=1500, tasks=25, queries=20, outer_rate=2e-2, first_lambda=50.0),
     ),
     "maml": Method(
         _initialisation(),
         mc.descend(optax.sgd(3e-3), 10),
         mc.Unrolled(),
-        Settings(steps=20_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
+        Settings(steps=10_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
     ),
     "fomaml": Method(
         _initialisation(),
         mc.descend(optax.sgd(3e-3), 10),
         mc.FirstOrder(),
-        Settings(steps=20_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
+        Settings(steps=10_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
     ),
     # No meta-learning: Adam from a random network (one a seed), as in the published free phase.
     "scratch": Method(
@@ -173,11 +173,11 @@ METHODS = {
 }
 
 
-def first_theta(seed: int) -> Any:
+def first_theta(seed: int, lam: float) -> Any:
     """omega, a random network, and log lambda, one a weight."""
     # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
     omega = NET.init(jax.random.fold_in(jax.random.key(seed), 2**31))
-    return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(LAMBDA)), omega)
+    return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(lam)), omega)
 
 
 def outer_optimizer(settings: Settings) -> Any:
@@ -253,22 +253,25 @@ def _meta_trained(
     name: str, method: Method, settings: Settings, seed: int, out: Path, resume: bool, scores: Any
 ) -> tuple[Any, float]:
     """theta, and the seconds that meta-training took."""
+    theta = first_theta(seed, settings.first_lambda)
     if method.estimator is None:
-        return first_theta(seed), 0.0
+        return theta, 0.0
     valid_tasks = held_out(VALID_SEED, VALID_TASKS)
     trained = meta_train(
         method.problem,
         method.solve,
         method.estimator,
         partial(sine, shots=settings.shots, queries=settings.queries),
-        first_theta(seed),
+        theta,
         outer_optimizer(settings),
         steps=settings.steps,
         tasks=settings.tasks,
         seed=seed,
         out=out,
         resume=resume,
-        config={"experiment": NAME, "method": name, **asdict(settings)},
+        # The outer rate's schedule depends on the number of steps: no other number resumes it.
+        config={"experiment": NAME, "method": name, "schedule": settings.steps} | asdict(settings),
+        every=max(10, settings.steps // 200 * 10),
         valid=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
     )
     return trained.theta, trained.seconds
