@@ -16,14 +16,14 @@ def sampled():
             + mc.attraction(phi["w"], theta["omega"], theta["log_lam"])
         ),
         outer=lambda phi, theta, z: jnp.mean((z[0] @ phi["w"] - 1.0) ** 2),
-        sample=lambda z, key: jax.tree.map(lambda a: a[jax.random.permutation(key, 8)[:3]], z),
+        sample=lambda z, key: jax.tree.map(lambda a: a[jax.random.randint(key, (3,), 0, 8)], z),
     )
 
 
 X = jax.random.normal(jax.random.key(1), (8, 3))
 TASK = (X, jnp.sin(X[:, 0]))
 THETA = {"omega": jnp.array([0.5, -0.3, 0.1]), "log_lam": jnp.array(-1.0)}
-OPTIMIZER = optax.adam(0.05)
+OPTIMIZER = optax.sgd(0.05, momentum=0.8)
 
 
 def grad(estimator, steps=11):
@@ -38,19 +38,17 @@ def equal(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-14), a, b)
 
 
-@pytest.mark.parametrize("steps", [1, 9, 11])
+@pytest.mark.parametrize("steps", [1, 11])
 def test_rematerialised_is_the_same(steps):
     equal(grad(mc.Unrolled(remat=True), steps), grad(mc.Unrolled(), steps))
 
 
-@pytest.mark.parametrize("truncate", [11, 50])
-def test_truncation_at_or_beyond_all_steps_is_none(truncate):
-    equal(grad(mc.Unrolled(truncate)), grad(mc.Unrolled()))
-    equal(grad(mc.Unrolled(truncate, remat=True)), grad(mc.Unrolled()))
+def test_truncation_at_or_beyond_all_steps_is_none():
+    equal(grad(mc.Unrolled(truncate=11)), grad(mc.Unrolled()))
+    equal(grad(mc.Unrolled(truncate=50, remat=True)), grad(mc.Unrolled()))
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_truncation_is_backpropagation_through_the_last_steps(remat):
+def test_truncation_is_backpropagation_through_the_last_steps():
     problem, key, steps, last = sampled(), jax.random.key(7), 11, 4
 
     def by_hand(theta):
@@ -65,7 +63,9 @@ def test_truncation_is_backpropagation_through_the_last_steps(remat):
             phi = optax.apply_updates(phi, updates)
         return loss.outer(phi)
 
-    equal(grad(mc.Unrolled(last, remat)), jax.jit(jax.value_and_grad(by_hand))(THETA))
+    expected = jax.value_and_grad(by_hand)(THETA)
+    for remat in (False, True):
+        equal(grad(mc.Unrolled(last, remat)), expected)
 
 
 def test_parts_are_the_whole():

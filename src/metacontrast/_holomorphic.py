@@ -42,23 +42,30 @@ def require_analytic(problem: Problem, phi: PyTree, theta: PyTree, z: PyTree) ->
 
     The traced program is read, not run: a ReLU is analytic on either side of its kink, so that no
     derivative at one point would tell it from an analytic function. What only passes through a
-    `stop_gradient` does not count; that is how the softmax subtracts its maximum.
+    `stop_gradient` does not count; that is how `logsumexp` subtracts the maximum.
     """
     for name in ("inner", "outer"):
         function = getattr(problem, name)
-        try:
-            traced = jax.make_jaxpr(lambda phi, f=function: f(phi, theta, z))(complexified(phi))
-        except TypeError as error:
-            raise ValueError(
-                f"problem.{name}: the holomorphic scheme runs it on complex phi, which it does not "
-                f"take ({error}); write it with jax.numpy, or choose another scheme."
-            ) from error
-        for primitive in _offenders(traced.jaxpr):
+        at = lambda phi, f=function: f(phi, theta, z)
+        for primitive in _offenders(_traced(name, at, phi).jaxpr):
             raise ValueError(
                 f"problem.{name}: the holomorphic scheme needs a loss that is analytic in phi, but "
                 f"this one takes `{primitive}` of complex numbers, as ReLU, abs, max, where and "
                 "norms do; use tanh, softplus, sums of squares, or the symmetric scheme."
             )
+        # The factor makes the value complex even where it does not depend on phi.
+        _traced(name, gradient(lambda phi, at=at: 1j * at(phi)), phi)
+
+
+def _traced(name: str, function: Callable[[PyTree], Any], phi: PyTree) -> Any:
+    try:
+        return jax.make_jaxpr(function)(complexified(phi))
+    except TypeError as error:
+        raise ValueError(
+            f"problem.{name}: the holomorphic scheme runs and differentiates it on complex phi, "
+            f"which it does not take ({error}); write it with jax.numpy (a softmax with "
+            "jax.nn.logsumexp), or choose another scheme."
+        ) from error
 
 
 def _offenders(jaxpr: Any) -> Iterator[str]:
