@@ -73,7 +73,7 @@ def test_a_run_leaves_its_result_and_the_table_shows_it(tmp_path, monkeypatch, c
     assert command(monkeypatch, "table", "sine", "--runs", tmp_path) == 0
     table = capsys.readouterr().out
     (maml,) = [line for line in table.splitlines() if " maml " in line]
-    assert f"{result['value']:.3f} +- {result['ci95']:.3f}" in maml
+    assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
     assert table.count("not run") == 5
     assert command(monkeypatch, *run) == 2
     assert "--resume" in capsys.readouterr().err

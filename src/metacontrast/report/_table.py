@@ -50,7 +50,7 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
     left_out = f" ({diverged} tasks diverged)" if diverged else ""
     return (
         method,
-        f"{means.mean():.3f} +- {half:.3f}{left_out}",
+        f"{means.mean():.4f} +- {half:.4f}{left_out}",
         f"{spread:.3f}",
         reference,
         str(len(results)),
