@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -32,9 +31,7 @@ class Contrastive:
     needs an accurate solver.
 
     Args:
-        beta: the nudge, not 0. If negative, the nudge is away from the test loss. Or "auto": chosen
-            anew for every task, see `accuracy.suggest_beta`, at the price of 16 times the nudged
-            phases; the diagnostics then tell `beta` and its `expected_error`.
+        beta: the nudge, not 0. If negative, the nudge is away from the test loss.
         scheme: "forward" (0, beta), the talk's; or "symmetric" (-beta, beta). A negative nudge
             makes `L_in - |beta| L_out` unbounded below where `L_out` grows faster than `L_in`, as
             in over-parameterised regression: keep beta below the ratio of their curvatures.
@@ -82,13 +79,7 @@ class Contrastive:
     control: bool = False
 
     def __post_init__(self) -> None:
-        auto = isinstance(self.beta, str)
-        if auto and (self.beta != "auto" or self.scheme == "holomorphic"):
-            raise ValueError(
-                f"beta: must be a number, or 'auto' with the forward or the symmetric scheme; not "
-                f"{self.beta!r} with {self.scheme!r}."
-            )
-        stencil(self.scheme, self.order, 1.0 if auto else self.beta)
+        stencil(self.scheme, self.order, self.beta)
         if self.carry and self.scheme == "holomorphic":
             raise ValueError(
                 "carry: the state of a real phase does not fit a complex one; leave carry=False "
@@ -117,8 +108,7 @@ class Contrastive:
             _can_learn_in_complex_numbers(self.nudged or solve)
             require_analytic(problem, phi0, theta, z)
         free = settle(solve, loss, phi0)
-        beta, chosen = self._nudge(solve, theta, task, loss, free)
-        nodes, weights = stencil(self.scheme, self.order, beta)
+        nodes, weights = stencil(self.scheme, self.order, self.beta)
         phis = [self._phase(solve, loss.nudged(b), free) for b in nodes]
 
         # One backward pass for the whole stencil, with every phi held fixed; phases that saw the
@@ -138,19 +128,7 @@ class Contrastive:
         nudged = [
             (loss.nudged(b), phi) for b, phi in zip(nodes, phis, strict=True) if not _is_zero(b)
         ]
-        return (loss.outer(free.phi), contrasted(loss, free.phi, nudged) | chosen), grad
-
-    def _nudge(
-        self, solve: Solver, theta: PyTree, task: PyTree, loss: Loss, free: Solution
-    ) -> tuple[Any, Diagnostics]:
-        if not isinstance(self.beta, str):
-            return self.beta, {}
-        # Here, because the accuracy tools stand above the estimators.
-        from .accuracy import choose
-
-        phase = partial(self._phase, solve)
-        found = choose(theta, task, loss, free, phase, self.scheme, self.order)
-        return found.beta, {"beta": found.beta, "expected_error": found.error}
+        return (loss.outer(free.phi), contrasted(loss, free.phi, nudged)), grad
 
     def _phase(self, solve: Solver, loss: Loss, free: Solution) -> PyTree:
         if _is_zero(loss.beta) and not self.control:
