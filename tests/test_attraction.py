@@ -110,7 +110,7 @@ def test_the_local_rule_is_the_general_rule(kind):
     )
     free, nudged, expected = contrasted(problem, theta, task)
     omega_grad, log_lam_grad = mc.synapse_contrast(
-        free, nudged, theta["omega"], theta["log_lam"], BETA
+        free, nudged, theta["omega"], theta["log_lam"], beta=BETA
     )
     assert relative_error(omega_grad, expected["omega"]) < ROUND_OFF
     assert relative_error(log_lam_grad, expected["log_lam"]) < ROUND_OFF
@@ -125,7 +125,7 @@ def test_the_local_rule_is_the_general_rule_for_the_resting_point_alone():
     )
     omega = theta["omega"]
     free, nudged, expected = contrasted(problem, omega, task)
-    found, _ = mc.synapse_contrast(free, nudged, omega, -0.7, BETA)
+    found, _ = mc.synapse_contrast(free, nudged, omega, -0.7, beta=BETA)
     assert relative_error(found, expected) < ROUND_OFF
 
 
@@ -141,7 +141,7 @@ def test_the_local_rule_is_the_general_rule_for_an_l2_penalty_alone():
         outer=lambda phi, log_lam, task: squares(phi, task.test),
     )
     free, nudged, expected = contrasted(problem, log_lam, task)
-    _, found = mc.synapse_contrast(free, nudged, optax.tree.zeros_like(start), log_lam, BETA)
+    _, found = mc.synapse_contrast(free, nudged, log_lam=log_lam, beta=BETA)
     # The talk's form of it: lambda (phi_beta^2 - phi_0^2) / beta.
     by_hand = jax.tree.map(lambda s, b, f: jnp.exp(s) * (b**2 - f**2) / BETA, log_lam, nudged, free)
     assert relative_error(found, expected) < ROUND_OFF
@@ -151,9 +151,9 @@ def test_the_local_rule_is_the_general_rule_for_an_l2_penalty_alone():
 def test_each_synapse_sees_only_itself():
     omega = random_network(0)[0]["omega"]
     free, nudged, log_lam = moved(omega, 1), moved(omega, 2), strengths("weight", omega)
-    before = mc.synapse_contrast(free, nudged, omega, log_lam, BETA)
+    before = mc.synapse_contrast(free, nudged, omega, log_lam, beta=BETA)
     elsewhere = nudged | {"out": jax.tree.map(lambda leaf: leaf + 1.0, nudged["out"])}
-    after = mc.synapse_contrast(free, elsewhere, omega, log_lam, BETA)
+    after = mc.synapse_contrast(free, elsewhere, omega, log_lam, beta=BETA)
     for one, other in zip(before, after, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one["in"], other["in"])
         assert not np.array_equal(one["out"]["w"], other["out"]["w"])

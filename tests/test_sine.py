@@ -90,6 +90,8 @@ def test_a_run_leaves_its_result_and_the_table_shows_it(tmp_path, monkeypatch, c
         (("run", "sine", "--method", "nonsense"), "method: unknown 'nonsense'"),
         (("table", "nonsense"), "experiment: unknown 'nonsense'"),
         (("run", "sine", "--steps", "0"), "steps"),
+        (("run", "sine", "--method", "scratch", "--steps", "5"), "steps: scratch takes no"),
+        (("run", "sine", "--seed", str(2**31 - 1)), "seed: 2147483647 draws held-out tasks"),
     ],
 )
 def test_bad_input_ends_in_one_line(words, message, monkeypatch, capsys, tmp_path):
@@ -97,6 +99,15 @@ def test_bad_input_ends_in_one_line(words, message, monkeypatch, capsys, tmp_pat
     assert command(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_meta_steps_keeps_its_folder_too(tmp_path, monkeypatch, capsys):
+    run = ("run", "sine", "--method", "scratch", "--out", tmp_path)
+    assert command(monkeypatch, *run, "--seed", 1) == 0
+    assert command(monkeypatch, *run, "--seed", 2) == 2
+    assert "seed is 1 there and 2 now" in capsys.readouterr().err
+    assert command(monkeypatch, *run, "--seed", 1) == 2
+    assert command(monkeypatch, *run, "--seed", 1, "--resume") == 0
 
 
 def test_list_names_experiments_and_methods(monkeypatch, capsys):

@@ -3,7 +3,7 @@
     metacontrast run sine --method cml-gn --seed 0
     metacontrast table sine
 
-All settings were tuned on validation tasks alone. Departures from the talk and the nearest
+How the settings were chosen, the README says. Departures from the talk and the nearest
 published settings are named where they are made.
 """
 
@@ -26,7 +26,7 @@ import metacontrast as mc
 from ..nets import mlp
 from ..report import figure, print_table
 from ..tasks import sine
-from ..train import evaluator, meta_train, summarise, write_result
+from ..train import evaluator, meta_train, open_folder, summarise, write_result
 
 NAME = "sine"
 METRIC = "mean squared error on 1,000 held-out tasks"
@@ -76,7 +76,7 @@ def _squares(phi: Any, data: mc.Data) -> jax.Array:
 
 
 def _minibatch(size: int, task: mc.Task, key: jax.Array) -> mc.Task:
-    """`size` of the support points, scaled so that the sum over all of them is unbiased."""
+    """`size` of the support points; the inner loss makes their sum unbiased by its scale."""
     chosen = jax.random.choice(key, SHOTS, (size,), replace=False)
     return task._replace(train=jax.tree.map(lambda leaf: leaf[chosen], task.train))
 
@@ -225,11 +225,15 @@ def run(
     """One method, one seed: meta-train, test, write result.json and a figure into `out`."""
     if name not in METHODS:
         raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
+    if seed in (VALID_SEED, TEST_SEED):
+        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
     method = METHODS[name]
     settings = method.settings
-    if name != "scratch":
+    if method.estimator is not None:
         default = settings.steps // 10 if quick else settings.steps
         settings = replace(settings, steps=default if steps is None else steps)
+    elif steps is not None:
+        raise ValueError(f"steps: {name} takes no meta-steps; leave it out.")
     out = out or Path("runs") / NAME / name / f"seed{seed}"
     scores = scorer(method)
     theta, seconds = _meta_trained(name, method, settings, seed, out, resume, scores)
@@ -254,7 +258,10 @@ def _meta_trained(
 ) -> tuple[Any, float]:
     """theta, and the seconds that meta-training took."""
     theta = first_theta(seed, settings.first_lambda)
+    # The outer rate's schedule depends on the number of steps: no other number resumes it.
+    config = {"experiment": NAME, "method": name, "schedule": settings.steps} | asdict(settings)
     if method.estimator is None:
+        open_folder(out, config | {"seed": seed}, resume)
         return theta, 0.0
     valid_tasks = held_out(VALID_SEED, VALID_TASKS)
     trained = meta_train(
@@ -269,8 +276,7 @@ def _meta_trained(
         seed=seed,
         out=out,
         resume=resume,
-        # The outer rate's schedule depends on the number of steps: no other number resumes it.
-        config={"experiment": NAME, "method": name, "schedule": settings.steps} | asdict(settings),
+        config=config,
         every=max(10, settings.steps // 200 * 10),
         valid=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from ..train import read_result
 
 # Two-sided 95% quantiles of Student's t by degrees of freedom; beyond these the normal's serves.
 _T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -35,7 +36,7 @@ def print_table(experiment: Any, runs: Path) -> None:
 
 def found(name: str, runs: Path) -> list[dict[str, Any]]:
     """All results of the experiment below `runs`."""
-    results = [json.loads(path.read_text()) for path in sorted(runs.rglob("result.json"))]
+    results = [read_result(path.parent) for path in sorted(runs.rglob("result.json"))]
     return [result for result in results if result["experiment"] == name]
 
 

@@ -43,7 +43,7 @@ def attraction(phi: PyTree, omega: PyTree = None, log_lam: PyTree = 0.0) -> jax.
 
 
 def synapse_contrast(
-    phi_0: PyTree, phi_beta: PyTree, omega: PyTree, log_lam: PyTree, beta: Any
+    phi_0: PyTree, phi_beta: PyTree, omega: PyTree = None, log_lam: PyTree = 0.0, *, beta: Any
 ) -> tuple[PyTree, PyTree]:
     """The contrastive rule of a complex synapse in closed form; each weight sees only itself.
 
@@ -51,13 +51,15 @@ def synapse_contrast(
         d log lam_i  = (lambda_i / beta) [ (phi_beta - omega)_i^2 - (phi_0 - omega)_i^2 ]
 
     The forward-difference `Contrastive` gradient of a loss that holds `attraction` and has no
-    other theta. The second is summed over the weights that share one `log_lam`.
+    other theta. The second is summed over the weights that share one `log_lam`. The defaults are
+    those of `attraction`.
 
     Returns:
         The gradients of the meta-loss with respect to `omega` and `log_lam`.
 
     Reference: Zucchet et al., 2022, section on complex synapses.
     """
+    omega = jax.tree.map(jnp.zeros_like, phi_0) if omega is None else omega
     lam = jax.tree.map(jnp.exp, broadcast(log_lam, phi_0))
     omega_grad = jax.tree.map(lambda s, b, f: -2 * s / beta * (b - f), lam, phi_beta, phi_0)
     by_weight = jax.tree.map(

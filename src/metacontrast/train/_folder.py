@@ -57,9 +57,28 @@ def claim(path: Path, settings: dict[str, Any], resume: bool) -> None:
         )
 
 
+def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False) -> Path:
+    """Claim the folder `out` for a run that does not go through `meta_train`, and say what it is.
+
+    Args:
+        out: absent, empty or, with `resume`, the folder of this very run.
+        settings: what tells this run from another, as JSON.
+        resume: allow a folder that holds this run.
+
+    Raises:
+        ValueError: if `out` holds anything else.
+    """
+    path = Path(out)
+    settings = json.loads(json.dumps(settings, allow_nan=False))
+    claim(path, settings, resume)
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / CONFIG, json.dumps(settings, indent=2) + "\n")
+    return path
+
+
 def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
     there = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    if resume and now["steps"] > there.get("steps", math.inf):
+    if resume and now.get("steps", 0) > there.get("steps", math.inf):
         there["steps"] = now["steps"]
     return [
         f"{name} is {there.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} now"
