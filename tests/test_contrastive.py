@@ -475,3 +475,89 @@ def test_a_nudge_lowers_the_outer_loss_and_raises_the_inner(seed):
     (_, told), _ = estimator.value_and_grad(quadratic, exact_quadratic, theta, task)
     assert told["nudged_outer"][0] < told["outer"]
     assert told["nudged_inner"][0] > told["inner"]
+
+
+# A negative nudge without a minimum
+
+
+def flat_inside(steep):
+    """`L_in - beta L_out` has the curvature `2 - 2 steep beta`."""
+    return mc.Problem(
+        init=lambda theta, task: theta,
+        inner=lambda phi, theta, task: (phi - theta) ** 2,
+        outer=lambda phi, theta, task: steep * (phi - task) ** 2,
+    )
+
+
+@pytest.mark.parametrize("rule", [mc.Contrastive(0.5, "symmetric"), mc.Contrastive(-0.5)])
+def test_a_negative_nudge_that_makes_the_problem_unbounded_is_explained(rule):
+    theta, task = jnp.array(1.0), jnp.array(3.0)
+    solve = mc.descend(optax.sgd(0.1), 100)
+    with pytest.warns(RuntimeWarning, match=r"beta: the nudge of -0.5 .*unbounded below"):
+        (_, said), _ = rule.value_and_grad(flat_inside(4.0), solve, theta, task)
+    # The curvature is constant, and on the way from phi_0 it is what the quadratic has.
+    assert float(said["nudged_curvature"][0]) == pytest.approx(2 - 2 * 4.0 * 0.5)
+    with pytest.warns(RuntimeWarning, match="unbounded below"):
+        jax.grad(mc.meta_loss(flat_inside(4.0), solve, rule))(theta, task)
+
+
+@pytest.mark.parametrize("steep", [1.0, 3.9])
+def test_a_negative_nudge_with_a_minimum_is_not_complained_of(steep):
+    theta, task = jnp.array(1.0), jnp.array(3.0)
+    rule = mc.Contrastive(0.25, "symmetric")
+    solve = mc.descend(optax.sgd(0.1), 5)
+    _, said = rule.value_and_grad(flat_inside(steep), solve, theta, task)[0]
+    curvatures = [float(c) for c in said["nudged_curvature"]]
+    assert curvatures == pytest.approx([2 - 2 * steep * 0.25, 2 + 2 * steep * 0.25])
+
+
+def test_a_nudged_phase_that_overflows_is_explained_too():
+    rule = mc.Contrastive(8.0, "symmetric")
+    solve = mc.descend(optax.sgd(1.0), 1000)
+    with pytest.warns(RuntimeWarning, match="unbounded below"):
+        rule.value_and_grad(flat_inside(4.0), solve, jnp.array(1.0), jnp.array(3.0))
+
+
+def test_where_values_are_traced_the_diagnostics_tell_it():
+    @jax.jit
+    def curvature(theta, task):
+        rule, solve = mc.Contrastive(0.5, "symmetric"), mc.descend(optax.sgd(0.1), 100)
+        return rule.value_and_grad(flat_inside(4.0), solve, theta, task)[0][1]["nudged_curvature"]
+
+    assert float(curvature(jnp.array(1.0), jnp.array(3.0))[0]) < 0
+
+
+# beta="auto"
+
+
+@pytest.mark.parametrize("scheme", ["forward", "symmetric"])
+def test_auto_takes_the_suggested_beta(scheme):
+    theta, task = random_quadratic(0)
+    solve = mc.descend(optax.sgd(0.1), 30)
+    found = mc.accuracy.suggest_beta(quadratic, solve, theta, task, scheme)
+    rule = mc.Contrastive("auto", scheme)
+    (_, said), grad = jax.jit(lambda: rule.value_and_grad(quadratic, solve, theta, task))()
+    assert float(said["beta"]) == pytest.approx(float(found.beta), rel=1e-6)
+    assert float(said["expected_error"]) == pytest.approx(float(found.error), rel=1e-6)
+    same = meta_grad(quadratic, solve, mc.Contrastive(float(found.beta), scheme), theta, task)
+    assert relative_error(grad, same) < 1e-6
+
+
+def test_auto_chooses_for_each_task_under_vmap():
+    theta, _ = random_quadratic(0)
+    tasks = jax.tree.map(lambda *x: jnp.stack(x), *[random_quadratic(s)[1] for s in range(3)])
+    solve = mc.descend(optax.sgd(0.1), 30)
+    rule = mc.Contrastive("auto")
+
+    def one(theta, task):
+        (_, said), _ = rule.value_and_grad(quadratic, solve, theta, task)
+        return said["beta"]
+
+    betas = jax.jit(jax.vmap(one, (None, 0)))(theta, tasks)
+    assert len(set(np.asarray(betas).round(12))) == 3
+
+
+@pytest.mark.parametrize(("beta", "scheme"), [("much", "forward"), ("auto", "holomorphic")])
+def test_what_cannot_be_chosen_is_refused(beta, scheme):
+    with pytest.raises(ValueError, match="beta: must be a number, or 'auto'"):
+        mc.Contrastive(beta, scheme)

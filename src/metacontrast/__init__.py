@@ -1,5 +1,6 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
+from . import accuracy as accuracy
 from ._adjoint import ContrastiveAdjoint as ContrastiveAdjoint
 from ._argmin import argmin as argmin
 from ._check import check as check

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ._check import shapes
-from ._diagnostics import Diagnostics, contrasted
+from ._contrast import Encoded, encoded
+from ._diagnostics import Diagnostics, contrasted, warn_if_unbounded
 from ._holomorphic import complexified, require_analytic
 from ._problem import Loss, Problem, PyTree
 from ._solve import Solution, Solver, settle
 from ._stencil import stencil
+from ._suggest import choose
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Contrastive:
     needs an accurate solver.
 
     Args:
-        beta: the nudge, not 0. If negative, the nudge is away from the test loss.
+        beta: the nudge, not 0. If negative, the nudge is away from the test loss. Or "auto": chosen
+            anew for every task, see `accuracy.suggest_beta`, at the price of 16 times the nudged
+            phases; the diagnostics then tell `beta` and its `expected_error`.
         scheme: "forward" (0, beta), the talk's; or "symmetric" (-beta, beta). A negative nudge
             makes `L_in - |beta| L_out` unbounded below where `L_out` grows faster than `L_in`, as
             in over-parameterised regression: keep beta below the ratio of their curvatures.
@@ -79,7 +84,13 @@ class Contrastive:
     control: bool = False
 
     def __post_init__(self) -> None:
-        stencil(self.scheme, self.order, self.beta)
+        auto = isinstance(self.beta, str)
+        if auto and (self.beta != "auto" or self.scheme == "holomorphic"):
+            raise ValueError(
+                f"beta: must be a number, or 'auto' with the forward or the symmetric scheme; not "
+                f"{self.beta!r} with {self.scheme!r}."
+            )
+        stencil(self.scheme, self.order, 1.0 if auto else self.beta)
         if self.carry and self.scheme == "holomorphic":
             raise ValueError(
                 "carry: the state of a real phase does not fit a complex one; leave carry=False "
@@ -98,37 +109,41 @@ class Contrastive:
 
         Diagnostics: `inner` and `outer` loss of the free phase and its `residual` (the norm of
         `dL/dphi` where it stopped); the same of each nudged phase, `nudged_inner`,
-        `nudged_outer`, `nudged_residual`, and its `distance` from `phi_0`, as lists.
+        `nudged_outer`, `nudged_residual`, its `distance` from `phi_0`, and `nudged_curvature`, that
+        of its loss between `phi_0` and where it stopped, as lists.
+
+        Warns (`RuntimeWarning`), with concrete arrays, if a negatively nudged phase fell down a
+        slope that grows steeper: `L_in - |beta| L_out` is then likely unbounded below. Where values
+        are traced (`jit`, `vmap`) nothing can be said, and a `nudged_curvature` that is not
+        positive tells it.
         """
         shapes(problem, theta, task)
-        z, pull_back = jax.vjp(lambda theta: problem.encoded(theta, task), theta)
-        loss = Loss(problem, theta, z, 0.0, key)
+        seen = encoded(problem, theta, task)
+        loss = Loss(problem, theta, seen.z, 0.0, key)
         phi0 = problem.init(theta, task)
         if self.scheme == "holomorphic":
             _can_learn_in_complex_numbers(self.nudged or solve)
-            require_analytic(problem, phi0, theta, z)
+            require_analytic(problem, phi0, theta, seen.z)
         free = settle(solve, loss, phi0)
-        nodes, weights = stencil(self.scheme, self.order, self.beta)
+        beta, chosen = self._nudge(solve, seen, loss, free)
+        nodes, weights = stencil(self.scheme, self.order, beta)
         phis = [self._phase(solve, loss.nudged(b), free) for b in nodes]
-
-        # One backward pass for the whole stencil, with every phi held fixed; phases that saw the
-        # same encoded task share its gradient, so the encoder is walked back through only once.
-        def contrast(theta: PyTree, z: PyTree) -> jax.Array:
-            values: list[jax.Array] = [
-                w * Loss(problem, theta, z, b)(phi)
-                for w, b, phi in zip(weights, nodes, phis, strict=True)
-            ]
-            return jnp.real(jnp.sum(jnp.stack(values)))
-
-        if problem.encode is None:  # a task as it is need not be differentiable
-            grad = jax.grad(contrast)(theta, z)
-        else:
-            direct, through_z = jax.grad(contrast, argnums=(0, 1), allow_int=True)(theta, z)
-            grad = jax.tree.map(jnp.add, direct, pull_back(through_z)[0])
+        grad = seen.contrast(nodes, weights, phis)
         nudged = [
             (loss.nudged(b), phi) for b, phi in zip(nodes, phis, strict=True) if not _is_zero(b)
         ]
-        return (loss.outer(free.phi), contrasted(loss, free.phi, nudged)), grad
+        told = contrasted(loss, free.phi, nudged)
+        warn_if_unbounded(nodes, told)
+        return (loss.outer(free.phi), told | chosen), grad
+
+    def _nudge(
+        self, solve: Solver, seen: Encoded, loss: Loss, free: Solution
+    ) -> tuple[Any, Diagnostics]:
+        if not isinstance(self.beta, str):
+            return self.beta, {}
+        phase = partial(self._phase, solve)
+        found = choose(seen, loss, free, phase, self.scheme, self.order)
+        return found.beta, {"beta": found.beta, "expected_error": found.error}
 
     def _phase(self, solve: Solver, loss: Loss, free: Solution) -> PyTree:
         if _is_zero(loss.beta) and not self.control:

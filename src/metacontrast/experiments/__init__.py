@@ -2,4 +2,6 @@
 
 EXPERIMENTS = {
     "sine": "regression of sines from 10 points, net 1-40-40-1",
+    "theory": "errors of the rule against beta, solver accuracy and cost",
+    "estimators": "the sine experiment with every estimator, at equal wall-clock",
 }

@@ -118,7 +118,7 @@ def _initialisation() -> mc.Problem:
     )
 
 
-def _nesterov(steps: int) -> Any:
+def nesterov(steps: int) -> Any:
     """Gradient descent with momentum, its rate falling to a hundredth on a cosine.
 
     Departure: the nearest published settings are 500 steps of Adam, 250 nudged ones, beta 3. Adam
@@ -130,18 +130,18 @@ def _nesterov(steps: int) -> Any:
 
 # Departure: symmetric, where the talk's table is taken to be forward. Both phases take the same
 # steps on the same mini-batches, so that what is not yet converged or noisy cancels.
-_SYMMETRIC = mc.Contrastive(0.05, "symmetric", nudged=_nesterov(50))
+_SYMMETRIC = mc.Contrastive(0.05, "symmetric", nudged=nesterov(50))
 
 METHODS = {
     "cml-gd": Method(
         _synapse(),
-        _nesterov(100),
+        nesterov(100),
         _SYMMETRIC,
         Settings(steps=1000, tasks=25, queries=10, outer_rate=2e-2, first_lambda=5.0),
     ),
     "cml-sgd": Method(
         _synapse(batch=8),
-        _nesterov(100),
+        nesterov(100),
         _SYMMETRIC,
         Settings(steps=1000, tasks=25, queries=10, outer_rate=2e-2, first_lambda=5.0),
     ),

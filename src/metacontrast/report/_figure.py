@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def figure(path: Path, draw: Callable[[Any], None], rows: int, columns: int) -> Path | None:
+def figure(
+    path: Path,
+    draw: Callable[[Any], None],
+    rows: int,
+    columns: int,
+    size: tuple[float, float] = (3.2, 2.6),
+) -> Path | None:
     """Draw on a grid of axes and save `path` as PNG and PDF.
 
     Args:
@@ -15,6 +21,7 @@ def figure(path: Path, draw: Callable[[Any], None], rows: int, columns: int) -> 
         draw: is handed the array of axes, of shape (rows, columns).
         rows: of axes.
         columns: of axes.
+        size: of each, width and height in inches.
 
     Returns:
         The path of the PNG; None, and a line that says so, where matplotlib is not installed.
@@ -27,9 +34,8 @@ def figure(path: Path, draw: Callable[[Any], None], rows: int, columns: int) -> 
     except ImportError:
         print("No figure: matplotlib is not installed (pip install 'metacontrast[plots]').")
         return None
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(3.2 * columns, 2.6 * rows), squeeze=False, layout="constrained"
-    )
+    inches = (size[0] * columns, size[1] * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout="constrained")
     draw(axes)
     for suffix in (".pdf", ".png"):
         fig.savefig(path.with_suffix(suffix), dpi=160)
