@@ -3,10 +3,14 @@
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.flatten_util import ravel_pytree
 from matrix_problems import CASES, PAIRS, PROBLEMS, distance, exact, solver
 
 import metacontrast as mc
+from metacontrast._holomorphic import complexified
+from metacontrast._stencil import stencil
 
 BETA = 0.02
 CONTRASTS = {
@@ -16,6 +20,7 @@ CONTRASTS = {
     "symmetric": (mc.Contrastive(BETA, "symmetric"), 2),
     "symmetric-4": (mc.Contrastive(BETA, "symmetric", 4), 4),
 }
+ANALYTIC = ("descend", "until_converged")  # solvers that can learn in complex numbers
 COMPLEX = {"holomorphic-4": (mc.Contrastive(BETA, "holomorphic", 4), 4)}
 IMPLICIT = {
     "cg": lambda rate: mc.Implicit("cg", 30),
@@ -65,29 +70,83 @@ def test_the_error_falls_as_beta_to_the_order(problem, estimator):
     assert 0.6 * 4**order < ratio < 1.8 * 4**order
 
 
-REAL = [(*pair, name) for pair in PAIRS for name in ("forward", "symmetric", "symmetric-4")]
-CAN = [(*pair, name) for pair in PAIRS for name in COMPLEX if pair[1] == "descend"]
+def phase(problem, solver_name, beta):
+    """Where a phase stops, from where the free one did; and how far that is from its minimiser."""
+    learner, theta, task, _ = CASES[problem]()
+    loss = learner.loss(theta, task)
+    phi = mc.learn(learner, solver(problem, solver_name), theta, task).phi
+    if beta == 0:
+        return phi, delta(problem, solver_name)
+    phi = complexified(phi) if isinstance(beta, complex) else phi
+    phi = solver(problem, solver_name)(loss.nudged(beta), phi).phi
+    best = "until_converged" if isinstance(beta, complex) else "newton_cg"
+    return phi, distance(phi, solver(problem, best)(loss.nudged(beta), phi).phi)
+
+
+@cache
+def cross(problem):
+    """The norms of `d2L_in/dphi dtheta` and `d2L_out/dphi dtheta` at the minimiser."""
+    learner, theta, task, _ = CASES[problem]()
+    phi, unravel = ravel_pytree(exact(problem)[0])
+    flat, back = ravel_pytree(theta)
+
+    def norm(part):
+        slope = jax.grad(lambda phi, flat: part(unravel(phi), back(flat), task), 1)
+        return float(jnp.linalg.norm(jax.jit(jax.jacfwd(slope))(phi, flat), 2))
+
+    return norm(learner.inner), norm(learner.outer)
+
+
+def missed(problem, solver_name, estimator):
+    """What phases that miss their minimisers by delta_k do to the contrast, to first order:
+
+    `sum_k |w_k| (B_in + |b_k| B_out) delta_k`, the talk's bound for any stencil. The constants are
+    those at the free minimiser; the nudged ones are within 0.1 of it, hence the factor 2.
+    """
+    rule, _ = (CONTRASTS | COMPLEX)[estimator]
+    b_in, b_out = cross(problem)
+    total = 0.0
+    for b, w in zip(*stencil(rule.scheme, rule.order, rule.beta), strict=True):
+        total += abs(w) * (b_in + abs(b) * b_out) * phase(problem, solver_name, b)[1]
+    return 2 * total
+
+
+REAL = [(*pair, name) for pair in PAIRS for name in CONTRASTS]
+CAN = [(*pair, name) for pair in PAIRS for name in COMPLEX if pair[1] in ANALYTIC]
 
 
 @pytest.mark.parametrize(("problem", "solver_name", "estimator"), REAL + CAN)
 def test_contrasts(problem, solver_name, estimator):
     rule, _ = (CONTRASTS | COMPLEX)[estimator]
     error = distance(grad_of(problem, rule, solver_name), exact(problem)[1])
-    # c1 beta^p is measured; c2 of the second term c2 delta / beta is |d2L/dphi dtheta| and weights.
-    assert error < 1.01 * nudge_error(problem, estimator) + 30 * delta(problem, solver_name) / BETA
+    # c1 beta^p is measured, to within what its own phases, solved to 1e-12, leave.
+    assert error < 1.01 * nudge_error(problem, estimator) + missed(problem, solver_name, estimator)
 
 
-# Of the solver, an implicit rule sees no more than the phi that it found.
-FOUND = [(*p, "exact") for p in PAIRS if p[1] in ("descend", "lbfgs", "evolve")]
-LINEAR = [(problem, "newton_cg", name) for problem in PROBLEMS for name in IMPLICIT]
+@cache
+def steep(problem):
+    """How fast the implicit gradient changes with phi: its Jacobian's norm at the minimiser."""
+    learner, theta, task, _ = CASES[problem]()
+    phi, unravel = ravel_pytree(exact(problem)[0])
+
+    def grad(phi):
+        rule = mc.Implicit("exact")
+        found = rule.value_and_grad(learner, lambda loss, phi0: unravel(phi), theta, task)[1]
+        return ravel_pytree(found)[0]
+
+    return float(jnp.linalg.norm(jax.jit(jax.jacfwd(grad))(phi), 2))
 
 
-@pytest.mark.parametrize(("problem", "solver_name", "estimator"), sorted({*FOUND, *LINEAR}))
+IMPLICITLY = [(*pair, name) for pair in PAIRS for name in IMPLICIT]
+
+
+@pytest.mark.parametrize(("problem", "solver_name", "estimator"), IMPLICITLY)
 def test_implicit(problem, solver_name, estimator):
     rule = IMPLICIT[estimator](CASES[problem]().rate)
     error = distance(grad_of(problem, rule, solver_name), exact(problem)[1])
+    # The linear solves end at 1e-12, central differences at eps^(2/3) of what they differentiate.
     floor = 1e-8 if estimator == "hessian_free" else 1e-11
-    assert error < floor + 30 * delta(problem, solver_name)
+    assert error < floor + 2 * steep(problem) * delta(problem, solver_name)
 
 
 DIFFERENTIABLE = ("descend", "closed_form", "gauss_newton")
@@ -96,7 +155,9 @@ DIFFERENTIABLE = ("descend", "closed_form", "gauss_newton")
 @pytest.mark.parametrize(("problem", "solver_name"), [p for p in PAIRS if p[1] in DIFFERENTIABLE])
 def test_unrolled(problem, solver_name):
     error = distance(grad_of(problem, mc.Unrolled(), solver_name), exact(problem)[1])
-    assert error < 1e-9 + 30 * delta(problem, solver_name)
+    # Both phi and its derivative by theta converge at the same rate, the latter times the number
+    # of steps; 1e-9 is what is left of that after these.
+    assert error < 1e-9 + 2 * steep(problem) * delta(problem, solver_name)
 
 
 BIASED = [mc.FirstOrder(), mc.Reptile(), mc.Implicit("identity")]

@@ -70,8 +70,9 @@ def suggest_beta(
        distance from the reference; the beta of the smallest is suggested.
 
     First derivatives only; it costs `trials` times the nudged phases of one meta-gradient, and at
-    most 200 gradients to polish each phase of the ladder. For meta-training, do it once and give the number to `Contrastive`;
-    `Contrastive(beta="auto")` does it anew for every task and meta-step.
+    most 200 gradients to polish each phase of the ladder. For meta-training, do it once and give
+    the number to `Contrastive`; `Contrastive(beta="auto")` does it anew for every task and
+    meta-step.
 
     Args:
         problem: what is learned.

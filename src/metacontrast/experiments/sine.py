@@ -155,7 +155,7 @@ METHODS = {
         _initialisation(),
         mc.descend(optax.sgd(3e-3), 10),
         mc.Unrolled(),
-        Settings(steps=10_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
+        Settings(steps=10_000, tasks=25, queries=10, outer_rate=1e-2),
     ),
     "fomaml": Method(
         _initialisation(),
