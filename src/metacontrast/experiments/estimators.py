@@ -1,16 +1,18 @@
 """The sine experiment with every estimator, at equal wall-clock.
 
-    metacontrast run estimators --method contrastive --seed 0
+    metacontrast run estimators --seed 0
     metacontrast table estimators
 
 One problem (the complex synapse), one learner (`cml-gd`'s); only how the meta-gradient is obtained
 differs. Each may use as many meta-steps as fit into the same time on this machine, without
-compilation: a fast rule can make up for a crude one. The outer rate is chosen for each, in the run
-itself, on validation tasks, in a quarter of that time for every rate.
+compilation, by speeds that are measured first: a fast rule can make up for a crude one. The outer
+rate is chosen for each, in the run itself, on validation tasks, in a quarter of that time a rate.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,13 @@ import typer
 import metacontrast as mc
 
 from ..tasks import sine as draw
-from ..train import DivergedError, meta_train, open_folder, summarise, write_result
+from ..train import DivergedError, meta_train, open_folder, summarise, write_json, write_result
 from . import sine
 
 NAME = "estimators"
 METRIC = f"{sine.METRIC}, after equal wall-clock"
 CHUNK = 10  # meta-steps in one dispatch, the least that can be trained
+ROUNDS = 2
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 FREE, NUDGED = 100, 50  # steps of descent, as cml-gd takes
 _nudged = sine.nesterov(NUDGED)
@@ -53,40 +56,58 @@ SETTINGS = replace(sine.METHODS["cml-gd"].settings, steps=CHUNK)
 
 
 def main(
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "contrastive",
-    seconds: Annotated[float, typer.Option(help="Meta-training time.")] = 20.0,
+    method: Annotated[str, typer.Option(help=f"all, or one of {', '.join(METHODS)}.")] = "all",
+    seconds: Annotated[float, typer.Option(help="Meta-training time.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Default: runs/estimators/METHOD/seedSEED.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Do the run in OUT again.")] = False,
+        Path, typer.Option(help="Folder of the runs, OUT/METHOD/seedSEED, and of speeds.json.")
+    ] = Path("runs") / NAME,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out finished runs.")] = False,
 ) -> None:
-    """Meta-learn sines with one estimator for a fixed time (twice that in all), and test it."""
-    if method not in METHODS:
-        raise ValueError(f"method: unknown {method!r}; choose one of {', '.join(METHODS)}.")
+    """Meta-learn sines for a fixed time (twice that in all); test on held-out tasks."""
+    if method not in ("all", *METHODS):
+        raise ValueError(f"method: unknown {method!r}; choose all or one of {', '.join(METHODS)}.")
     if not seconds > 0:
         raise ValueError(f"seconds: must be positive, not {seconds}.")
-    out = out or Path("runs") / NAME / method / f"seed{seed}"
-    result = run(method, seconds, seed, out, resume)
-    print(f"{method}: {result['value']:.4f} after {result['meta_steps']} meta-steps ({METRIC})")
+    speeds = measured_speeds(out)
+    for name in METHODS if method == "all" else [method]:
+        folder = out / name / f"seed{seed}"
+        if not (resume and (folder / "result.json").is_file()):
+            result = run(name, seconds * speeds[name], seed, folder, resume)
+            print(f"{name}: {result['value']} after {result['meta_steps']} meta-steps")
 
 
-def run(name: str, seconds: float, seed: int, out: Path, resume: bool = False) -> dict[str, Any]:
-    """One estimator, one seed: choose a rate, meta-train for the time, test; result.json."""
-    config = {"experiment": NAME, "method": name, "seed": seed, "seconds": seconds}
-    open_folder(out, config | asdict(SETTINGS), resume)
-    learner = sine.METHODS["cml-gd"]._replace(estimator=METHODS[name])
-    scores = sine.scorer(learner)
-    speed = _speed(learner, seed)
-    chunks = seconds * speed / CHUNK
-    valid_tasks = sine.held_out(sine.VALID_SEED, sine.VALID_TASKS)
-    valid = {}
-    for rate in RATES:
-        theta = _trained(learner, max(1, int(chunks / 4)), seed, rate)
-        valid[rate] = _loss(scores, theta, valid_tasks)
-    best = min(RATES, key=lambda rate: valid[rate])
-    n = max(1, int(chunks))
-    theta = _trained(learner, n, seed, best)
+def measured_speeds(out: Path) -> dict[str, float]:
+    """Meta-steps a second of every estimator, of out/speeds.json or measured and written there.
+
+    Of the fastest of the dispatches of two rounds, which least else interfered with; the rounds
+    are interleaved, so that the ratios are of one state of the machine.
+    """
+    path = out / "speeds.json"
+    if not path.is_file():
+        times = [[_seconds(name) for name in METHODS] for _ in range(ROUNDS)]
+        best = np.min(times, axis=0)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, {m: float(1 / t) for m, t in zip(METHODS, best, strict=True)})
+    found: dict[str, float] = json.loads(path.read_text())
+    return found
+
+
+def _seconds(name: str) -> float:
+    """Of one meta-step: the fastest dispatch of a few, after the first one, which compiles."""
+    # At a rate of nought nothing can diverge.
+    lines = _meta_train(_learner(name), 6, 0, 0.0).metrics[1:]
+    return min(line["seconds"] for line in lines) / CHUNK
+
+
+def run(name: str, meta_steps: float, seed: int, out: Path, resume: bool = False) -> dict[str, Any]:
+    """One estimator, one seed: choose a rate, meta-train, test; result.json."""
+    n = max(1, int(meta_steps / CHUNK))
+    config = {"experiment": NAME, "method": name, "seed": seed}
+    open_folder(out, config | asdict(SETTINGS) | {"steps": n * CHUNK}, resume)
+    began = time.perf_counter()
+    scores = sine.scorer(_learner(name))
+    theta, rate, valid = _best(name, n, seed, scores)
     values = (
         np.full(sine.TEST_TASKS, np.nan)
         if theta is None
@@ -99,13 +120,22 @@ def run(name: str, seconds: float, seed: int, out: Path, resume: bool = False) -
         metric=METRIC,
         seeds=[seed],
         meta_steps=n * CHUNK,
-        seconds=n * CHUNK / speed,
+        seconds=time.perf_counter() - began,
         reference=REFERENCE[name],
-        outer_rate=best,
+        outer_rate=rate,
         validation={str(rate): x if np.isfinite(x) else None for rate, x in valid.items()},
     )
     write_result(out, result)
     return result
+
+
+def _best(name: str, n: int, seed: int, scores: Any) -> tuple[Any, float, dict[float, float]]:
+    """theta after `n` dispatches at the rate that validation tasks chose; the rate; its losses."""
+    tasks = sine.held_out(sine.VALID_SEED, sine.VALID_TASKS)
+    short = max(1, n // 4)
+    valid = {rate: _loss(scores, _trained(name, short, seed, rate), tasks) for rate in RATES}
+    rate = min(RATES, key=lambda rate: valid[rate])
+    return _trained(name, n, seed, rate), rate, valid
 
 
 def _loss(scores: Any, theta: Any, tasks: Any) -> float:
@@ -114,19 +144,16 @@ def _loss(scores: Any, theta: Any, tasks: Any) -> float:
     return loss if np.isfinite(loss) else np.inf
 
 
-def _speed(learner: sine.Method, seed: int) -> float:
-    """Meta-steps a second, of the fastest of ten dispatches, which least else interfered with."""
-    # At a rate of nought, so that nothing can diverge; the first dispatch compiles.
-    lines = _meta_train(learner, 11, seed, 0.0).metrics[1:]
-    return CHUNK / min(line["seconds"] for line in lines)
+def _learner(name: str) -> sine.Method:
+    return sine.METHODS["cml-gd"]._replace(estimator=METHODS[name])
 
 
-def _trained(learner: sine.Method, chunks: int, seed: int, rate: float) -> Any:
+def _trained(name: str, chunks: int, seed: int, rate: float) -> Any:
     """theta, or None if meta-training diverged."""
     try:
-        return _meta_train(learner, chunks, seed, rate).theta
+        return _meta_train(_learner(name), chunks, seed, rate).theta
     except DivergedError as error:
-        print(f"outer rate {rate}: {error}")
+        print(f"{name}, outer rate {rate}: {error}")
         return None
 
 

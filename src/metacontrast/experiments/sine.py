@@ -161,7 +161,7 @@ METHODS = {
         _initialisation(),
         mc.descend(optax.sgd(3e-3), 10),
         mc.FirstOrder(),
-        Settings(steps=10_000, tasks=25, queries=10, outer_rate=3e-3, last_rate=1.0),
+        Settings(steps=10_000, tasks=25, queries=10, outer_rate=1e-2),
     ),
     # No meta-learning: Adam from a random network (one a seed), as in the published free phase.
     "scratch": Method(

@@ -3,6 +3,7 @@
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluator as evaluator
 from ._folder import open_folder as open_folder
+from ._folder import write_json as write_json
 from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train
 from ._meta_step import DivergedError as DivergedError

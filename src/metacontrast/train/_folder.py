@@ -23,6 +23,11 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Replace the file by `content` as JSON; NaN and infinity are refused."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
 def _write(path: Path, text: str, mode: str) -> None:
     with path.open(mode, encoding="utf-8") as file:
         file.write(text)
@@ -72,7 +77,7 @@ def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False)
     settings = json.loads(json.dumps(settings, allow_nan=False))
     claim(path, settings, resume)
     path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / CONFIG, json.dumps(settings, indent=2) + "\n")
+    write_json(path / CONFIG, settings)
     return path
 
 
@@ -95,7 +100,7 @@ class Folder:
         self._settings = settings
         path.mkdir(parents=True, exist_ok=True)
         # Before anything else is touched: what is cut back below depends on these settings.
-        write_atomically(path / CONFIG, json.dumps(settings, indent=2) + "\n")
+        write_json(path / CONFIG, settings)
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
 
     def __enter__(self) -> Folder:

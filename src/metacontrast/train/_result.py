@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._folder import write_atomically
+from ._folder import write_json
 
 RESULT = "result.json"
 PACKAGES = ("jax", "numpy", "optax", "metacontrast")
@@ -71,7 +71,7 @@ def write_result(out: str | Path, result: dict[str, Any]) -> Path:
         )
     path = Path(out) / RESULT
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    write_json(path, result)
     return path
 
 
