@@ -136,3 +136,5 @@ def test_stochastic_learners_take_a_key():
 def test_other_estimators_are_refused():
     with pytest.raises(TypeError, match="estimator: must be Contrastive or Implicit"):
         mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Reptile()).init(jnp.zeros(4), TASK)
+    with pytest.raises(ValueError, match="beta: 'auto' tries other phases"):
+        mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Contrastive("auto")).init(jnp.zeros(4), TASK)

@@ -54,6 +54,7 @@ def warm(problem: Problem, solve: Solver, estimator: Any) -> Warm:
 
     Raises:
         TypeError: another estimator; those that look at where learning started make no sense here.
+        ValueError: `beta="auto"`.
 
     Example: the penalty at which a ridge of one weight, `phi = 2 / (1 + theta^2)`, comes to be 1.
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -79,6 +80,11 @@ def warm(problem: Problem, solve: Solver, estimator: Any) -> Warm:
         rule = at(step)
         if not isinstance(rule, Contrastive | Implicit):
             raise TypeError(f"estimator: must be Contrastive or Implicit, not {rule!r}.")
+        if isinstance(rule, Contrastive) and isinstance(rule.beta, str):
+            raise ValueError(
+                "beta: 'auto' tries other phases than those that are carried; ask "
+                "accuracy.suggest_beta once, and give the number."
+            )
         record = _Record(phases)
         if isinstance(rule, Contrastive):
             rule = replace(rule, nudged=record.resumed(rule.nudged or solve))
