@@ -20,7 +20,7 @@ from ._theory_problems import Part
 
 SCHEMES = {"forward": 1, "symmetric": 2}  # and their orders
 MOMENTUM = 0.9
-DELTAS = np.logspace(-1, -6, 6)
+DELTAS = np.logspace(-1, -8, 8)
 CONVERGED = mc.newton_cg(1e-13, 100, 400)
 
 
@@ -192,9 +192,13 @@ def slopes(name: str, betas: np.ndarray, found: Curves) -> list[Row]:
 
 
 def _branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where one of the two errors rules and is small, on either side of the best beta."""
-    small = errors < 0.03
-    return small & (betas < betas[best] / 4), small & (betas > 4 * betas[best])
+    """Where one of the two errors rules, on either side of the best beta."""
+    clear = errors > 4 * errors[best]
+    # Above, only while the error is small: beyond that higher powers of beta show.
+    above = clear & (betas > betas[best]) & (errors < 0.03)
+    below = clear & (betas < betas[best]) & (errors < 10)
+    # Where nothing rises below the best, all that lies well below the rise above it.
+    return (below if below.any() else betas < betas[above].min() / 4), above
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:

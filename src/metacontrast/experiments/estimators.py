@@ -18,7 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import typer
 
 import metacontrast as mc
@@ -69,6 +72,7 @@ def main(
         raise ValueError(f"method: unknown {method!r}; choose all or one of {', '.join(METHODS)}.")
     if not seconds > 0:
         raise ValueError(f"seconds: must be positive, not {seconds}.")
+    jax.config.update("jax_compilation_cache_dir", str((out / "compiled").absolute()))
     speeds = measured_speeds(out)
     for name in METHODS if method == "all" else [method]:
         folder = out / name / f"seed{seed}"
@@ -157,15 +161,26 @@ def _trained(name: str, chunks: int, seed: int, rate: float) -> Any:
         return None
 
 
+def _outer(peak: Any, steps: Any) -> Any:
+    """The outer optimiser of `sine`."""
+    cosine = lambda t: jnp.cos(jnp.minimum(t / steps, 1.0) * jnp.pi)
+    rate = lambda t: peak * (SETTINGS.last_rate + (1 - SETTINGS.last_rate) * (1 + cosine(t)) / 2)
+    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
+
+
+# With its numbers in its state, so that all runs are one program, which is compiled once.
+_optimizer = optax.inject_hyperparams(_outer)
+
+
 def _meta_train(learner: sine.Method, chunks: int, seed: int, rate: float) -> Any:
-    settings = replace(SETTINGS, steps=chunks * CHUNK, outer_rate=rate)
+    settings = replace(SETTINGS, steps=chunks * CHUNK)
     return meta_train(
         learner.problem,
         learner.solve,
         learner.estimator,
         partial(draw, shots=settings.shots, queries=settings.queries),
         sine.first_theta(seed, settings.first_lambda),
-        sine.outer_optimizer(settings),
+        _optimizer(peak=rate, steps=float(settings.steps)),
         steps=settings.steps,
         tasks=settings.tasks,
         seed=seed,
