@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from .._check import shapes
 from .._diagnostics import Diagnostics, contrasted
 from .._problem import Loss, Problem, PyTree
+from ._hippocampus import Memory
 from ._plasticity import Plasticity, strengths
+from ._signals import signals
 from ._tags import consolidated, tagged
-
-NOISE, TIMING = 2**32 - 2, 2**32 - 3  # folded into the task's key
 
 
 class State(NamedTuple):
@@ -108,43 +108,36 @@ class Tagged:
         shapes(problem, theta, task)
         phi = problem.init(theta, task)
         self._check(solve, theta, phi, key)
-        memory, signs = solve.store(task, key), self._signs(solve.steps, theta, key)
-
-        def phase(learner: Plasticity, theta: Any, beta: Any, state: State, times: Any) -> State:
-            lam = strengths(theta, state.phi)
-
-            def step(state: State, t: jax.Array) -> tuple[State, None]:
-                phi = learner.step(state.phi, theta, lam, memory, t - times[0], beta)
-                tags = jax.tree.map(lambda tag: (1 - self.decay) * tag, state.tags)
-                return State(phi, tagged(tags, phi, theta[0], lam, signs(t + 1), self.beta)), None
-
-            return jax.lax.scan(step, state, times)[0]
-
+        memory = solve.store(task, key)
+        signs = signals(solve.steps, self.nudged.steps, self.jitter, self.noise, theta, key)
         start = State(phi, jax.tree.map(jnp.zeros_like, theta))
-        free = phase(solve, theta, 0.0, start, jnp.arange(solve.steps))
+        free = self._phase(solve, theta, memory, 0.0, signs, start, jnp.arange(solve.steps))
         moved = consolidated(theta, free.tags, self.at_once) if self.at_once else theta
         after = solve.steps + jnp.arange(self.nudged.steps + self.jitter)
-        last = phase(self.nudged, moved, self.beta, free, after)
+        last = self._phase(self.nudged, moved, memory, self.beta, signs, free, after)
         loss = Loss(problem, theta, task)
         told = contrasted(loss, free.phi, [(loss.nudged(self.beta), last.phi)])
         return (told["outer"], told), last.tags
 
-    def _signs(self, free: int, theta: PyTree, key: jax.Array | None) -> Any:
-        """`t -> sign` after t steps: 0 but for the two times when the phases are said to end."""
-        ends = jnp.array([free, free + self.nudged.steps])
-        if self.jitter:
-            timing = jax.random.fold_in(key, TIMING)  # type: ignore[arg-type]
-            ends += jax.random.randint(timing, (2,), -self.jitter, self.jitter + 1)
-        if not self.noise:
-            return lambda t: 1.0 * (t == ends[1]) - (t == ends[0])
-        leaves, structure = jax.tree.flatten(theta)
-        keys = jax.random.split(jax.random.fold_in(key, NOISE), len(leaves))  # type: ignore[arg-type]
-        errors = [
-            1 + self.noise * jax.random.normal(k, (2, *leaf.shape), leaf.dtype)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ]
-        at = lambda t, e: jnp.where(t == ends[1], e[1], 0) - jnp.where(t == ends[0], e[0], 0)
-        return lambda t: jax.tree.unflatten(structure, [at(t, e) for e in errors])
+    def _phase(
+        self,
+        learner: Plasticity,
+        theta: Any,
+        memory: Memory,
+        beta: float,
+        signs: Any,
+        state: State,
+        times: jax.Array,
+    ) -> State:
+        """One step after another: learn, forget a little of the tags, add to them on a signal."""
+        lam = strengths(theta, state.phi)
+
+        def step(state: State, t: jax.Array) -> tuple[State, None]:
+            phi = learner.step(state.phi, theta, lam, memory, t - times[0], beta)
+            tags = jax.tree.map(lambda tag: (1 - self.decay) * tag, state.tags)
+            return State(phi, tagged(tags, phi, theta[0], lam, signs(t + 1), self.beta)), None
+
+        return jax.lax.scan(step, state, times)[0]
 
     def _check(self, solve: Any, theta: PyTree, phi: PyTree, key: jax.Array | None) -> None:
         if not isinstance(solve, Plasticity):
