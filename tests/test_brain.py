@@ -278,7 +278,6 @@ def test_consolidating_at_once_is_biased_in_proportion_to_its_rate():
         (lambda: brain.Tagged(BETA, learner(), decay=1.0), "decay"),
         (lambda: brain.Tagged(BETA, learner(), noise=-0.1), "noise"),
         (lambda: brain.Tagged(BETA, learner(), at_once=-0.1), "at_once"),
-        (lambda: brain.Tagged(BETA, learner(5), jitter=6), "jitter: 6 steps are more"),
     ],
 )
 def test_bad_settings_name_themselves(make, message):
@@ -293,6 +292,8 @@ def test_what_does_not_fit_the_process_is_refused():
         rule.value_and_grad(PROBLEM, lambda loss, phi0: phi0, theta, task)
     with pytest.raises(ValueError, match="theta: must be the pair"):
         rule.value_and_grad(PROBLEM, learner(), (theta[0], jnp.array(0.0)), task)
+    with pytest.raises(ValueError, match="jitter: 20 steps are a whole phase"):
+        replace(rule, jitter=20).value_and_grad(PROBLEM, learner(), theta, task)
     for noisy in (replace(rule, noise=0.1), replace(rule, jitter=1)):
         with pytest.raises(ValueError, match="key: noise and jitter"):
             noisy.value_and_grad(PROBLEM, learner(), theta, task)

@@ -87,11 +87,6 @@ class Tagged:
         for name in ("noise", "at_once", "jitter"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: must be at least 0, not {getattr(self, name)}.")
-        if self.jitter > self.nudged.steps:
-            raise ValueError(
-                f"jitter: {self.jitter} steps are more than the {self.nudged.steps} of the nudged "
-                "phase; lower it."
-            )
 
     def value_and_grad(
         self,
@@ -142,6 +137,8 @@ class Tagged:
     def _check(self, solve: Any, theta: PyTree, phi: PyTree, key: jax.Array | None) -> None:
         if not isinstance(solve, Plasticity):
             raise TypeError(f"solve: Tagged needs brain.Plasticity as the learner, not {solve!r}.")
+        if self.jitter >= min(solve.steps, self.nudged.steps):
+            raise ValueError(f"jitter: {self.jitter} steps are a whole phase; lower it.")
         shaped = jax.tree.map(jnp.shape, phi)
         if not (isinstance(theta, tuple) and jax.tree.map(jnp.shape, theta) == (shaped, shaped)):
             raise ValueError(

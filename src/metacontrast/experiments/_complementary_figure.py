@@ -15,7 +15,7 @@ PANELS: dict[str, tuple[float, ...]] = {
     "memory_noise": (0.1, 0.3, 1.0),
     "decay": (1e-4, 1e-3, 1e-2),
     "tag_noise": (0.01, 0.1, 1.0),
-    "jitter": (1, 10, 50),
+    "jitter": (1, 10, 40),
     "at_once": (1e-5, 1e-4, 1e-3),
 }
 _LABELS = {
