@@ -96,9 +96,10 @@ def learner(settings: Settings, steps: int, hippocampus: Hippocampus) -> Plastic
 def parts(name: str, settings: Settings) -> tuple[Any, Any]:
     """How tasks are learned, and the meta-gradient found."""
     memory = Hippocampus(settings.capacity, settings.memory_noise, settings.nudge)
-    free, nudged = (learner(settings, n, memory) for n in (settings.free, settings.nudged))
+    phases: list[Any] = [learner(settings, n, memory) for n in (settings.free, settings.nudged)]
     if name == "full-batch":
-        free, nudged = (mc.descend(optax.sgd(x.rate), x.steps) for x in (free, nudged))
+        phases = [mc.descend(optax.sgd(phase.rate), phase.steps) for phase in phases]
+    free, nudged = phases
     if name in ("batch", "full-batch"):
         return free, mc.Contrastive(settings.beta, nudged=nudged)
     imperfect = (settings.decay, settings.tag_noise, settings.jitter, settings.at_once)
