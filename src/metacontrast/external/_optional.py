@@ -1,0 +1,16 @@
+"""Packages that only some users need."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def optional(module: str) -> Any:
+    """Import a module of the extra `sklearn`; if it is absent, say how to install it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module.partition('.')[0]}: not installed; pip install 'metacontrast[sklearn]'."
+        ) from error
