@@ -1,0 +1,54 @@
+"""Images by class, and how they are decoded."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+class Images(NamedTuple):
+    """Images by class: `pixels` (classes, per_class, H, W, C), uint8, and the classes' `names`.
+
+    The arrays that loaders return are shared by all who load them, and cannot be written to.
+    """
+
+    pixels: np.ndarray
+    names: tuple[str, ...]
+
+
+def decoded(name: str, encoded: np.ndarray, offset: np.ndarray, size: int) -> np.ndarray:
+    """The RGB pixels (n, size, size, 3) of n image files that lie one after the other.
+
+    Raises:
+        ValueError: the offsets do not fit the files, or one of them is no image.
+    """
+    bounds = offset.astype(np.int64)
+    if bounds[0] != 0 or bounds[-1] != len(encoded) or np.any(np.diff(bounds) <= 0):
+        raise ValueError(f"{name}: the offsets in its file do not fit; fetch or import it again.")
+    pixels = np.empty((len(bounds) - 1, size, size, 3), np.uint8)
+    for i in range(len(pixels)):
+        file = encoded[bounds[i] : bounds[i + 1]].tobytes()
+        try:
+            with Image.open(io.BytesIO(file)) as image:
+                pixels[i] = resized(image.convert("RGB"), size)
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{name}: image {i} cannot be decoded ({error}); fetch or import it again."
+            ) from error
+    return frozen(pixels)
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    """The pixels of a square of `size`, filtered by Lanczos' kernel where that is a change."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def frozen(pixels: np.ndarray) -> np.ndarray:
+    """The same array, which can no longer be written to."""
+    pixels.flags.writeable = False
+    return pixels
