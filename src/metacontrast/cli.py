@@ -1,4 +1,4 @@
-"""The command line: list, run, table, demo."""
+"""The command line: list, run, table, data, demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from ._data_cli import data
 from .experiments import EXPERIMENTS
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ class _Experiments(typer.core.TyperGroup):
 
 run = typer.Typer(cls=_Experiments, no_args_is_help=True)
 app.add_typer(run, name="run", help="Run one experiment: metacontrast run EXPERIMENT --help.")
+app.add_typer(data, name="data", help="Get the data sets of the image experiments, and check them.")
 
 
 @run.callback()
@@ -83,6 +85,6 @@ def main() -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 2."""
     try:
         app()
-    except (ValueError, TypeError, ArithmeticError, FileNotFoundError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
         typer.secho(f"metacontrast: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from error

@@ -40,7 +40,8 @@ def load(folder: Path, file: str, name: str, keys: tuple[str, ...]) -> dict[str,
             f"data import {name} --source PATH`, or point {VARIABLE} at a folder that has it."
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here because NumPy leaves a damaged file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in keys}
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,20 +26,27 @@ def decoded(name: str, encoded: np.ndarray, offset: np.ndarray, size: int) -> np
     Raises:
         ValueError: the offsets do not fit the files, or one of them is no image.
     """
+    pixels = np.empty((len(offset) - 1, size, size, 3), np.uint8)
+    for i, image in enumerate(opened(name, encoded, offset)):
+        pixels[i] = resized(image, size)
+    return frozen(pixels)
+
+
+def opened(name: str, encoded: np.ndarray, offset: np.ndarray) -> Iterator[Image.Image]:
+    """The same images one by one, as they are."""
     bounds = offset.astype(np.int64)
     if bounds[0] != 0 or bounds[-1] != len(encoded) or np.any(np.diff(bounds) <= 0):
         raise ValueError(f"{name}: the offsets in its file do not fit; fetch or import it again.")
-    pixels = np.empty((len(bounds) - 1, size, size, 3), np.uint8)
-    for i in range(len(pixels)):
+    for i in range(len(bounds) - 1):
         file = encoded[bounds[i] : bounds[i + 1]].tobytes()
         try:
             with Image.open(io.BytesIO(file)) as image:
-                pixels[i] = resized(image.convert("RGB"), size)
+                rgb = image.convert("RGB")
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{name}: image {i} cannot be decoded ({error}); fetch or import it again."
             ) from error
-    return frozen(pixels)
+        yield rgb
 
 
 def resized(image: Image.Image, size: int) -> np.ndarray:
