@@ -7,6 +7,7 @@ import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ RECORD = "checksums.json"  # of the files that were written here: {file: sha256}
 _BLOCK = 1 << 20
 
 
-def store(folder: Path, files: dict[str, dict[str, np.ndarray]]) -> None:
+def store(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Write each file's arrays, `{"mnist.npz": {"x_train": ...}}`, and record their checksums.
 
     All are written beside their places before the first is moved there.
