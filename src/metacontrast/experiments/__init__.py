@@ -2,4 +2,5 @@
 
 EXPERIMENTS = {
     "sine": "regression of sines from 10 points, net 1-40-40-1",
+    "omniglot": "characters told apart from 1 or 5 drawings of each",
 }

@@ -47,7 +47,7 @@ class Layer(NamedTuple):
 
 
 def conv4(
-    filters: int = 64,
+    filters: int | Sequence[int] = 64,
     *,
     strided: bool = False,
     channels: int = 1,
@@ -62,7 +62,7 @@ def conv4(
     Four times: 3x3 convolution, batch normalisation, ReLU, and halving of height and width.
 
     Args:
-        filters: of each layer.
+        filters: of each layer: one number, or four.
         strided: halve by a stride of 2, as published for Omniglot by Finn et al. (2017), in place
             of 2x2 max-pooling after a stride of 1 (Vinyals et al., 2016). About four times cheaper.
         channels: of the images.
@@ -74,7 +74,7 @@ def conv4(
         lowering: of the convolutions, see `conv`.
 
     Raises:
-        ValueError: an unknown norm, or images too small.
+        ValueError: an unknown norm, images too small, or not four numbers of filters.
 
     Example:
         >>> net = conv4(strided=True, classes=20)
@@ -86,14 +86,16 @@ def conv4(
         raise ValueError(f"norm: unknown {norm!r}; choose 'batch' or None.")
     if size < 16:
         raise ValueError(f"size: images must be at least 16 pixels wide, not {size}; enlarge them.")
-    widths = [channels] + 4 * [filters]
+    widths = [channels, *(4 * [filters] if isinstance(filters, int) else filters)]
+    if len(widths) != 5:
+        raise ValueError(f"filters: four layers have four numbers of them, not {filters!r}.")
     layers = [
         Layer(*pair, 3, 2 if strided else 1, 1, norm is not None, not strided)
         for pair in pairwise(widths)
     ]
     for _ in layers:
         size = (size + 1) // 2 if strided else size // 2
-    head = [] if classes is None else [Layer(size * size * filters, classes, relu=False)]
+    head = [] if classes is None else [Layer(size * size * widths[-1], classes, relu=False)]
     return _net(layers + head, dtype, lowering)
 
 

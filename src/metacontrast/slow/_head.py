@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._problem import Data, Loss, Problem, PyTree, Task
+from .._problem import Loss, Problem, PyTree, Task
 from .._solve import Solution, Solver, positive
 
 
@@ -30,18 +30,19 @@ class HeadTheta(NamedTuple):
 
 @dataclass(frozen=True)
 class RidgeLoss:
-    """`|phi|^2 + gamma |F phi - s (Y - 1/C)|^2`, of the head alone; see `ridge_head`."""
+    """The inner loss of a `ridge_head`, which says so to `ridge_newton`."""
 
     def __call__(self, phi: jax.Array, theta: HeadTheta, z: Task) -> jax.Array:
         """The scalar loss."""
         f, y = z.train
-        targets = jnp.exp(theta.log_scale) * (jax.nn.one_hot(y, phi.shape[1]) - 1 / phi.shape[1])
+        classes = phi.shape[-1]
+        targets = jnp.exp(theta.log_scale) * (
+            jax.nn.one_hot(y, classes, dtype=f.dtype) - 1 / classes
+        )
         return jnp.sum(phi**2) + jnp.exp(theta.log_fit) * jnp.sum((f @ phi - targets) ** 2)
 
 
-def ridge_head(
-    features: Callable[[PyTree, Task], tuple[jax.Array, jax.Array]], classes: int
-) -> Problem:
+def ridge_head(features: Callable[[PyTree, Task], Task], classes: int) -> Problem:
     """A linear head phi (d, classes) on slow features: ridge regression, judged by cross-entropy.
 
         L_in  = |phi|^2 + gamma sum_i |f_i phi - s (onehot(y_i) - 1/C)|^2    over the support set
@@ -49,14 +50,17 @@ def ridge_head(
 
     Both are in units in which the nudge follows the curvature by itself: that of `L_in` is at least
     2 whatever gamma and s become, that of `L_out` at most `max_j |f_j|^2 / 2`. With feature rows of
-    length about one, beta = 0.5 is a small nudge, and stays one; and as `L_out` grows only linearly
+    length about one, beta = 1 is a small nudge, and stays one; and as `L_out` grows only linearly
     in phi, a negative nudge is safe too, so use the symmetric scheme. (Written the usual way,
     `|F phi - Y|^2 + lambda |phi|^2` with a temperature in `L_out`, a lambda that is learned smaller
     lets a fixed nudge outgrow it, and meta-learning collapses.)
 
     Args:
-        features: `(body, task) -> (support (n, d), query (m, d))`, computed once a task, and gone
-            back through once by the contrast. Scale them to rows of length about one.
+        features: `(body, task) -> task` with features in place of the inputs: support (n, d) and
+            query (m, d), in rows of length about one. Computed once a task, and gone back through
+            once by the contrast. With one more axis in front of all, features and y, there is one
+            head for each of its rows: several splits of the same examples into support and query,
+            whose `L_in` add up while `L_out` is their mean.
         classes: C; the tasks' y are integers below it.
 
     Returns:
@@ -68,9 +72,9 @@ def ridge_head(
 
     Example:
         >>> import metacontrast as mc
-        >>> linear = lambda body, task: (task.train.x @ body, task.test.x @ body)
+        >>> linear = lambda body, task: mc.Task(*(mc.Data(half.x @ body, half.y) for half in task))
         >>> problem = mc.ridge_head(linear, classes=2)
-        >>> estimator = mc.Contrastive(0.5, "symmetric", nudged=mc.ridge_newton(4))
+        >>> estimator = mc.Contrastive(1.0, "symmetric", nudged=mc.ridge_newton(4))
         >>> loss = mc.meta_loss(problem, mc.ridge_newton(), estimator)
         >>> data = mc.Data(jnp.eye(2), jnp.array([0, 1]))
         >>> theta = mc.HeadTheta(jnp.eye(2))
@@ -78,19 +82,14 @@ def ridge_head(
         True
     """
 
-    def encode(theta: HeadTheta, task: Task) -> Task:
-        support, query = features(theta.body, task)
-        return Task(Data(support, task.train.y), Data(query, task.test.y))
-
     def init(theta: HeadTheta, task: Task) -> jax.Array:
-        support, _ = jax.eval_shape(features, theta.body, task)
-        return jnp.zeros((support.shape[1], classes), support.dtype)
+        support = jax.eval_shape(features, theta.body, task).train.x
+        return jnp.zeros((*support.shape[:-2], support.shape[-1], classes), support.dtype)
 
     def outer(phi: jax.Array, theta: HeadTheta, z: Task) -> jax.Array:
-        logits = z.test.x @ phi
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, z.test.y))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(z.test.x @ phi, z.test.y))
 
-    return Problem(init, RidgeLoss(), outer, encode)
+    return Problem(init, RidgeLoss(), outer, lambda theta, task: features(theta.body, task))
 
 
 def ridge_newton(steps: int = 1) -> Solver:
@@ -101,7 +100,7 @@ def ridge_newton(steps: int = 1) -> Solver:
 
     one n x n factorisation for n support examples, whatever the number of features. The first step
     solves the free phase. In a nudged one each divides the error by `2 / (|beta| curvature of
-    L_out)`, which is 8 for beta = 0.5 and rows of length one: 4 steps are plenty.
+    L_out)`, which is at least 4 for beta = 1 and rows of length one: 4 steps are plenty.
 
     Args:
         steps: at least 1.
@@ -118,11 +117,15 @@ def ridge_newton(steps: int = 1) -> Solver:
                 "newton_cg or closed_form."
             )
         f, gamma = loss.z.train.x, jnp.exp(loss.theta.log_fit)
-        factor = jax.scipy.linalg.cho_factor(jnp.eye(len(f), dtype=f.dtype) + gamma * (f @ f.T))
+        across = jnp.swapaxes(f, -1, -2)
+        gram = gamma * (f @ across)
+        inverse = jnp.linalg.inv(
+            gram + jnp.broadcast_to(jnp.eye(f.shape[-2], dtype=f.dtype), gram.shape)
+        )
         phi = phi0
         for _ in range(steps):
             g = jax.grad(loss)(phi) / 2
-            phi = phi - g + gamma * f.T @ jax.scipy.linalg.cho_solve(factor, f @ g)
+            phi = phi - g + gamma * (across @ (inverse @ (f @ g)))
         return Solution(phi, None, steps)
 
     return solve

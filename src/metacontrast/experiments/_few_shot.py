@@ -1,0 +1,189 @@
+"""A run of few-shot classification: meta-train, select on validation classes, test, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metacontrast as mc
+
+from ..report import figure
+from ..tasks import Images, episodes
+from ..train import Trained, evaluator, meta_train, summarise, write_result
+from ._few_shot_learners import Learner, Settings
+
+# Task streams: training draws from the run's seed, these two from seeds no run may have.
+VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
+TEST_TASKS, TEST_QUERIES, VALID_TASKS, VALID_QUERIES, REFERENCES = 1000, 15, 100, 5, 500
+AT_A_TIME = 20  # tasks whose images are in memory together
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: the tasks, and what learns them."""
+
+    experiment: str
+    label: str  # of the method in the table, with the kind of task
+    images: Callable[[str], Images]  # of "train", "valid" and "test"
+    rotations: bool  # in training, as further classes
+    way: int
+    shot: int
+    learner: Learner
+    settings: Settings
+    reference: str
+
+
+def scorer(cell: Cell) -> Callable[..., np.ndarray]:
+    """`scores(theta, part)`: the accuracy in percent of each held-out task of "valid" or "test"."""
+    learner = cell.learner
+    accuracy = lambda phi, theta, task: (
+        100 * jnp.mean(jnp.argmax(learner.logits(phi, theta, task), -1) == task.test.y)
+    )
+    scores = evaluator(learner.judge, learner.solve, metric=accuracy, batch=AT_A_TIME)
+    references = _references(cell.images("train"))
+    prepared = jax.jit(learner.prepared)
+
+    def every(theta: Any, part: str) -> np.ndarray:
+        theta = prepared(theta, references)
+        return np.concatenate([scores(theta, tasks) for tasks in held_out(cell, part)])
+
+    return every
+
+
+def _references(images: Images) -> jax.Array:
+    """The first image of classes spread over all: what verdicts on single images may be told."""
+    few = images.pixels[:: max(1, len(images.pixels) // REFERENCES), 0]
+    return jnp.asarray(few, jnp.float32) / 255
+
+
+def held_out(cell: Cell, part: str) -> Iterator[mc.Task]:
+    """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
+    test = part == "test"
+    n, queries = (TEST_TASKS, TEST_QUERIES) if test else (VALID_TASKS, VALID_QUERIES)
+    draw = jax.jit(jax.vmap(episodes(cell.images(part), cell.way, cell.shot, queries)))
+    keys = jax.random.split(jax.random.key(TEST_SEED if test else VALID_SEED), n)
+    for start in range(0, n, AT_A_TIME):
+        yield draw(keys[start : start + AT_A_TIME])
+
+
+def run(cell: Cell, name: str, seed: int, out: Path, resume: bool) -> dict[str, Any]:
+    """Meta-train, test the theta that validation chose, write result.json and a figure."""
+    scores = scorer(cell)
+    trained = _meta_trained(cell, name, seed, out, resume, scores)
+    # The only look at test classes, after all choices.
+    values = scores(trained.best, "test")
+    result = summarise(
+        values,
+        experiment=cell.experiment,
+        method=cell.label,
+        metric=f"accuracy in percent on {TEST_TASKS:,} tasks of test classes",
+        seeds=[seed],
+        meta_steps=cell.settings.steps,
+        seconds=trained.seconds,
+        reference=cell.reference,
+        transductive=cell.learner.transductive,
+    )
+    write_result(out, result)
+    figure(out / "episode", partial(_episode, cell, trained.best), 1, 2)
+    figure(out / "learning", partial(_learning, trained), 1, 2)
+    return result
+
+
+def _meta_trained(
+    cell: Cell, name: str, seed: int, out: Path, resume: bool, scores: Any
+) -> Trained:
+    settings = cell.settings
+    draw = episodes(
+        cell.images("train"),
+        settings.train_way or cell.way,
+        cell.shot,
+        settings.queries,
+        rotations=cell.rotations,
+    )
+
+    def valid(theta: Any) -> dict[str, float]:
+        values = scores(theta, "valid")
+        return {"loss": 100.0 - float(np.mean(values)), "accuracy": float(np.mean(values))}
+
+    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
+    theta = cell.learner.first(jax.random.fold_in(jax.random.key(seed), 2**31))
+    every = max(10, settings.steps // 200 * 10)
+    return meta_train(
+        cell.learner.train,
+        cell.learner.solve,
+        cell.learner.estimator,
+        draw,
+        theta,
+        outer_optimizer(settings),
+        steps=settings.steps,
+        tasks=settings.tasks,
+        seed=seed,
+        out=out,
+        resume=resume,
+        # The outer rate's schedule depends on the number of steps: no other number resumes it.
+        config={"experiment": cell.experiment, "method": name, "task": cell.label}
+        | {"schedule": settings.steps}
+        | {k: v for k, v in asdict(settings).items() if k not in ("steps", "tasks")},
+        every=every,
+        valid=valid,
+    )
+
+
+def outer_optimizer(settings: Settings) -> Any:
+    """Adam on clipped meta-gradients, its rate falling on a cosine."""
+    rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, settings.last_rate)
+    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
+
+
+def shortened(settings: Settings, steps: int | None) -> Settings:
+    """The settings with another number of meta-steps, if one is given."""
+    return settings if steps is None else replace(settings, steps=steps)
+
+
+def _episode(cell: Cell, theta: Any, axes: Any) -> None:
+    """A test task: what is learned from, and one query of each class under its verdict."""
+    learner = cell.learner
+    task = jax.tree.map(lambda x: x[0], next(held_out(cell, "test")))
+    theta = learner.prepared(theta, _references(cell.images("train")))
+    phi = mc.learn(learner.judge, learner.solve, theta, task).phi
+    verdicts = np.argmax(learner.logits(phi, theta, task), axis=-1)[::TEST_QUERIES]
+    tiles = [(task.train.x[:: cell.shot], range(cell.way)), (task.test.x[::TEST_QUERIES], verdicts)]
+    for ax, (x, labels), title in zip(
+        axes.flat, tiles, ("learned from", "query: the class it is taken for"), strict=True
+    ):
+        _tile(ax, np.asarray(x), labels)
+        ax.set_title(title, fontsize=9)
+
+
+def _tile(ax: Any, x: np.ndarray, labels: Any) -> None:
+    """Images on a grid, five a row, each with its label; red where it is not its own number."""
+    n, side = len(x), x.shape[1]
+    sheet = np.ones((-(-n // 5) * (side + side // 3), 5 * (side + 4), x.shape[3]))
+    for i, (image, label) in enumerate(zip(x, labels, strict=True)):
+        top, left = i // 5 * (side + side // 3) + side // 3, i % 5 * (side + 4)
+        sheet[top : top + side, left : left + side] = 1 - image if x.shape[3] == 1 else image
+        ax.text(left, top - 2, str(label), fontsize=6, color="k" if label == i else "r")
+    ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1)
+    ax.set_axis_off()
+
+
+def _learning(trained: Trained, axes: Any) -> None:
+    """Meta-loss in training and accuracy on validation classes, by meta-step."""
+    steps = [line["step"] for line in trained.metrics]
+    for ax, name, label in zip(
+        axes.flat,
+        ("meta_loss", "valid_accuracy"),
+        ("meta-loss, training", "accuracy, validation classes (%)"),
+        strict=True,
+    ):
+        ax.plot(steps, [line[name] for line in trained.metrics])
+        ax.set_xlabel("meta-steps")
+        ax.set_ylabel(label)
