@@ -33,12 +33,12 @@ class Cell:
     experiment: str
     label: str  # of the method in the table, with the kind of task
     images: Callable[[str], Images]  # of "train", "valid" and "test"
-    rotations: bool  # in training, as further classes
+    rotations: tuple[bool, bool]  # as further classes: in training, and of held-out classes
     way: int
     shot: int
     learner: Learner
     settings: Settings
-    reference: str
+    reference: str = ""  # the talk's figure
 
 
 def scorer(cell: Cell) -> Callable[..., np.ndarray]:
@@ -68,7 +68,9 @@ def held_out(cell: Cell, part: str) -> Iterator[mc.Task]:
     """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
     test = part == "test"
     n, queries = (TEST_TASKS, TEST_QUERIES) if test else (VALID_TASKS, VALID_QUERIES)
-    draw = jax.jit(jax.vmap(episodes(cell.images(part), cell.way, cell.shot, queries)))
+    turned = cell.rotations[1]
+    draw = episodes(cell.images(part), cell.way, cell.shot, queries, rotations=turned)
+    draw = jax.jit(jax.vmap(draw))
     keys = jax.random.split(jax.random.key(TEST_SEED if test else VALID_SEED), n)
     for start in range(0, n, AT_A_TIME):
         yield draw(keys[start : start + AT_A_TIME])
@@ -106,7 +108,7 @@ def _meta_trained(
         settings.train_way or cell.way,
         cell.shot,
         settings.queries,
-        rotations=cell.rotations,
+        rotations=cell.rotations[0],
     )
 
     def valid(theta: Any) -> dict[str, float]:

@@ -21,12 +21,14 @@ from ..nets import ConvNet, conv4
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on besides its method, its tasks and its seed."""
+    """What a run depends on besides its method, the kind of its tasks and its seed."""
 
     steps: int
     tasks: int
     queries: int
     outer_rate: float
+    size: int = 28  # of the images
+    channels: int = 1
     filters: tuple[int, int, int, int] = (64, 64, 64, 64)
     train_way: int | None = None  # None: that of the test tasks
     inner_steps: int = 0
@@ -35,13 +37,6 @@ class Settings:
     pull: float = 0.0  # lambda of the complex synapse, not learned
     beta: float = 0.0
     last_rate: float = 0.01  # of the outer rate, at the end of its cosine
-
-
-class ImageShape(NamedTuple):
-    """What a learner has to know of the images."""
-
-    size: int
-    channels: int
 
 
 class Learner(NamedTuple):
@@ -66,7 +61,12 @@ class Learner(NamedTuple):
     transductive: bool
 
 
-def fast_head(images: ImageShape, way: int, shot: int, settings: Settings) -> Learner:
+def _net(settings: Settings, classes: int | None = None) -> ConvNet:
+    size, channels = settings.size, settings.channels
+    return conv4(settings.filters, strided=True, channels=channels, size=size, classes=classes)
+
+
+def fast_head(way: int, shot: int, settings: Settings) -> Learner:
     """Slow features, and a ridge regression on them: `cml-head`.
 
     Departures: the published learner adapts all weights, in hundreds of steps. Here the contrast of
@@ -74,7 +74,7 @@ def fast_head(images: ImageShape, way: int, shot: int, settings: Settings) -> Le
     of a training task together, and in judging by those of training classes: so, other than in the
     published figures, no query image has a say in the verdict on another.
     """
-    net = conv4(settings.filters, strided=True, channels=images.channels, size=images.size)
+    net = _net(settings)
     train_way = settings.train_way or way
     judged = lambda body, task: _features(net, body[0], task, body[1])
     return Learner(
@@ -121,17 +121,13 @@ def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
 
-def fast_weights(
-    images: ImageShape, way: int, settings: Settings, estimator: Any, split: Any = None
-) -> Learner:
+def fast_weights(way: int, settings: Settings, estimator: Any, split: Any = None) -> Learner:
     """All weights are fast (or, given `split`, some), pulled to slow ones from where they start.
 
     As published, normalised by the batch: the support set by itself, and the query set by itself,
     which makes the verdicts transductive.
     """
-    net = conv4(
-        settings.filters, strided=True, channels=images.channels, size=images.size, classes=way
-    )
+    net = _net(settings, way)
     fast, whole = split or ((lambda theta: theta), (lambda phi, theta: phi))
     log_pull = float(np.log(settings.pull)) if settings.pull else None
 

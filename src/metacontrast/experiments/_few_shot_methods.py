@@ -8,7 +8,6 @@ from typing import Any
 import metacontrast as mc
 
 from ._few_shot_learners import (
-    ImageShape,
     Learner,
     Settings,
     fast_head,
@@ -40,8 +39,8 @@ _SYNAPSE = {
 _MAML = {5: (0.4, 1, 32), 20: (0.1, 5, 16)}
 
 
-def settings(name: str, way: int, shot: int, quick: bool = False) -> Settings:
-    """Those of a method on tasks of this kind; `quick` ones finish on a CPU, and are ours.
+def for_omniglot(name: str, way: int, shot: int, quick: bool = False) -> Settings:
+    """Settings of a method on tasks of this kind; `quick` ones finish on a CPU, and are ours.
 
     Raises:
         ValueError: an unknown method.
@@ -50,7 +49,7 @@ def settings(name: str, way: int, shot: int, quick: bool = False) -> Settings:
         raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
     if name == "cml-head":
         # As many examples of a class as make whole splits.
-        chosen = replace(_HEAD, queries=3 if shot == 1 else shot)
+        chosen = _HEAD if shot == 1 else replace(_HEAD, queries=shot, train_way=30)
         return replace(chosen, steps=chosen.steps // 10) if quick else chosen
     chosen = _full(name, way, shot)
     return _cpu_sized(chosen) if quick else chosen
@@ -92,12 +91,12 @@ def _cpu_sized(chosen: Settings) -> Settings:
     )
 
 
-def learner(name: str, images: ImageShape, way: int, shot: int, chosen: Settings) -> Learner:
+def learner(name: str, way: int, shot: int, chosen: Settings) -> Learner:
     """The learner of a method."""
     if name == "cml-head":
-        return fast_head(images, way, shot, chosen)
+        return fast_head(way, shot, chosen)
     split = modulation() if name == "cml-mod" else None
-    return fast_weights(images, way, chosen, _estimator(name, chosen), split)
+    return fast_weights(way, chosen, _estimator(name, chosen), split)
 
 
 def _estimator(name: str, chosen: Settings) -> Any:

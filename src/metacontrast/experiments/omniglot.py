@@ -17,13 +17,11 @@ import typer
 
 from ..tasks import omniglot
 from ._few_shot import Cell, run, shortened
-from ._few_shot_learners import ImageShape
 from ._few_shot_methods import METHODS as METHODS
-from ._few_shot_methods import learner, settings
+from ._few_shot_methods import for_omniglot, learner
 
 NAME = "omniglot"
 METRIC = "accuracy in percent on 1,000 tasks of test classes"
-SIZE = 28
 # The talk's figures. CML's is of the data set's own split, "background"; the others are quoted
 # there from the papers that made them, each with a split of its own at random.
 _TALK = {
@@ -62,15 +60,17 @@ def main(
 ) -> None:
     """Meta-learn to tell characters apart, and test on characters of other alphabets."""
     task = f"{way}w{shot}s"
-    chosen = shortened(settings(method, way, shot, quick), steps)
+    chosen = shortened(for_omniglot(method, way, shot, quick), steps)
     cell = Cell(
         NAME,
         label := f"{task} {method} {split}",
-        partial(omniglot, split=split, size=SIZE),
-        True,
+        partial(omniglot, split=split, size=chosen.size),
+        # As published: of Vinyals' split the rotated characters are classes to test on too, but not
+        # of the data set's own.
+        (True, split == "vinyals"),
         way,
         shot,
-        learner(method, ImageShape(SIZE, 1), way, shot, chosen),
+        learner(method, way, shot, chosen),
         chosen,
         REFERENCE.get(label, ""),
     )

@@ -30,7 +30,8 @@ def conv(
         w: kernels (k, k, channels, filters).
         stride: from one output to the next.
         padding: rows and columns of zeros on each side.
-        dtype: of the factors, `jnp.bfloat16` say; sums are kept in the type of `x`. Default: as is.
+        dtype: of the factors, `jnp.bfloat16` say; sums stay in the type of `x` and `w`. Default:
+            as is.
         lowering: "patches" or "lax". Default: "patches" on CPUs, "lax" elsewhere.
 
     Raises:
@@ -44,8 +45,8 @@ def conv(
     chosen = lowering or ("patches" if jax.default_backend() == "cpu" else "lax")
     if chosen not in LOWERINGS:
         raise ValueError(f"lowering: unknown {lowering!r}; choose one of {', '.join(LOWERINGS)}.")
-    kept = x.dtype
-    x, w = (x, w) if dtype is None else (x.astype(dtype), w.astype(dtype))
+    kept = jnp.result_type(x, w)
+    x, w = x.astype(dtype or kept), w.astype(dtype or kept)
     if chosen == "patches":
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         rows = _patches(x, w.shape[0], stride)
