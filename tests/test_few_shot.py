@@ -13,7 +13,8 @@ from test_sine import command
 
 from metacontrast import Data, Task
 from metacontrast.experiments import _few_shot, miniimagenet, omniglot
-from metacontrast.experiments._few_shot_learners import _folds, modulation
+from metacontrast.experiments._few_shot_head import _folds
+from metacontrast.experiments._few_shot_learners import modulation
 from metacontrast.experiments._few_shot_methods import METHODS, for_omniglot, learner
 from metacontrast.tasks import Images, episodes
 

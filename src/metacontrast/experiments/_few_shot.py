@@ -18,6 +18,7 @@ import metacontrast as mc
 from ..report import figure
 from ..tasks import Images, episodes
 from ..train import Trained, evaluator, meta_train, summarise, write_result
+from ._few_shot_figures import draw_episode, draw_learning
 from ._few_shot_learners import Learner, Settings
 
 # Task streams: training draws from the run's seed, these two from seeds no run may have.
@@ -94,8 +95,10 @@ def run(cell: Cell, name: str, seed: int, out: Path, resume: bool) -> dict[str, 
         transductive=cell.learner.transductive,
     )
     write_result(out, result)
-    figure(out / "episode", partial(_episode, cell, trained.best), 1, 2)
-    figure(out / "learning", partial(_learning, trained), 1, 2)
+    task = jax.tree.map(lambda x: x[0], next(held_out(cell, "test")))
+    theta = cell.learner.prepared(trained.best, _references(cell.images("train")))
+    figure(out / "episode", partial(draw_episode, cell.learner, theta, task), 1, 2)
+    figure(out / "learning", partial(draw_learning, trained.metrics), 1, 2)
     return result
 
 
@@ -148,44 +151,3 @@ def outer_optimizer(settings: Settings) -> Any:
 def shortened(settings: Settings, steps: int | None) -> Settings:
     """The settings with another number of meta-steps, if one is given."""
     return settings if steps is None else replace(settings, steps=steps)
-
-
-def _episode(cell: Cell, theta: Any, axes: Any) -> None:
-    """A test task: what is learned from, and one query of each class under its verdict."""
-    learner = cell.learner
-    task = jax.tree.map(lambda x: x[0], next(held_out(cell, "test")))
-    theta = learner.prepared(theta, _references(cell.images("train")))
-    phi = mc.learn(learner.judge, learner.solve, theta, task).phi
-    verdicts = np.argmax(learner.logits(phi, theta, task), axis=-1)[::TEST_QUERIES]
-    tiles = [(task.train.x[:: cell.shot], range(cell.way)), (task.test.x[::TEST_QUERIES], verdicts)]
-    for ax, (x, labels), title in zip(
-        axes.flat, tiles, ("learned from", "query: the class it is taken for"), strict=True
-    ):
-        _tile(ax, np.asarray(x), labels)
-        ax.set_title(title, fontsize=9)
-
-
-def _tile(ax: Any, x: np.ndarray, labels: Any) -> None:
-    """Images on a grid, five a row, each with its label; red where it is not its own number."""
-    n, side = len(x), x.shape[1]
-    sheet = np.ones((-(-n // 5) * (side + side // 3), 5 * (side + 4), x.shape[3]))
-    for i, (image, label) in enumerate(zip(x, labels, strict=True)):
-        top, left = i // 5 * (side + side // 3) + side // 3, i % 5 * (side + 4)
-        sheet[top : top + side, left : left + side] = 1 - image if x.shape[3] == 1 else image
-        ax.text(left, top - 2, str(label), fontsize=6, color="k" if label == i else "r")
-    ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1)
-    ax.set_axis_off()
-
-
-def _learning(trained: Trained, axes: Any) -> None:
-    """Meta-loss in training and accuracy on validation classes, by meta-step."""
-    steps = [line["step"] for line in trained.metrics]
-    for ax, name, label in zip(
-        axes.flat,
-        ("meta_loss", "valid_accuracy"),
-        ("meta-loss, training", "accuracy, validation classes (%)"),
-        strict=True,
-    ):
-        ax.plot(steps, [line[name] for line in trained.metrics])
-        ax.set_xlabel("meta-steps")
-        ax.set_ylabel(label)

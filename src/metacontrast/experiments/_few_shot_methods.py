@@ -7,10 +7,10 @@ from typing import Any
 
 import metacontrast as mc
 
+from ._few_shot_head import fast_head
 from ._few_shot_learners import (
     Learner,
     Settings,
-    fast_head,
     fast_weights,
     modulation,
     nesterov,
