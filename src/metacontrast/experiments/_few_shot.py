@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,18 @@ def _references(images: Images) -> jax.Array:
 
 def held_out(cell: Cell, part: str) -> Iterator[mc.Task]:
     """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
-    test = part == "test"
-    n, queries = (TEST_TASKS, TEST_QUERIES) if test else (VALID_TASKS, VALID_QUERIES)
+    n, seed = (TEST_TASKS, TEST_SEED) if part == "test" else (VALID_TASKS, VALID_SEED)
+    keys = jax.random.split(jax.random.key(seed), n)
+    for start in range(0, n, AT_A_TIME):
+        yield _drawer(cell, part)(keys[start : start + AT_A_TIME])
+
+
+@cache  # to compile it once, not at each validation
+def _drawer(cell: Cell, part: str) -> Callable[[jax.Array], mc.Task]:
+    queries = TEST_QUERIES if part == "test" else VALID_QUERIES
     turned = cell.rotations[1]
     draw = episodes(cell.images(part), cell.way, cell.shot, queries, rotations=turned)
-    draw = jax.jit(jax.vmap(draw))
-    keys = jax.random.split(jax.random.key(TEST_SEED if test else VALID_SEED), n)
-    for start in range(0, n, AT_A_TIME):
-        yield draw(keys[start : start + AT_A_TIME])
+    return jax.jit(jax.vmap(draw))
 
 
 def run(cell: Cell, name: str, seed: int, out: Path, resume: bool) -> dict[str, Any]:
