@@ -64,8 +64,8 @@ def _full(name: str, way: int, shot: int) -> Settings:
             inner_rate=0.01, pull=pull, beta=beta,
         )  # fmt: skip
     rate, steps, tasks = _MAML[20 if way >= 20 else 5]
-    # MAML's and first-order MAML's are published; so are, as far as we know, iMAML's lambda and steps
-    # of conjugate gradient and of the inner loop. What else the other two are given is ours.
+    # MAML's and first-order MAML's are published; so are, as far as we know, iMAML's lambda and its
+    # steps of both loops. What else the other two are given is ours.
     chosen = Settings(
         steps=60_000, tasks=tasks, queries=15, outer_rate=1e-3, inner_steps=steps, inner_rate=rate
     )
