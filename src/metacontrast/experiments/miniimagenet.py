@@ -41,8 +41,9 @@ def settings(method: str, way: int, shot: int, quick: bool = False) -> Settings:
     chosen = replace(chosen, filters=(32, 32, 32, 32), outer_rate=1e-3, tasks=4)
     if method in ("cml-syn", "cml-mod"):
         chosen = replace(chosen, beta=0.01, pull=0.25)
-        steps = {} if quick else {"steps": 25_000, "inner_steps": 100, "nudged_steps": 75}
-        return replace(chosen, **steps)
+        if quick:
+            return chosen
+        return replace(chosen, steps=25_000, inner_steps=100, nudged_steps=75)
     if method in ("maml", "fomaml"):
         return replace(chosen, inner_rate=0.01, inner_steps=5)
     return chosen
