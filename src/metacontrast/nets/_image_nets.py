@@ -40,6 +40,7 @@ def conv4(
         ValueError: an unknown norm, images too small, or not four numbers of filters.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> net = conv4(strided=True, classes=20)
         >>> phi = net.init(jax.random.key(0))
         >>> net.apply(phi, jnp.zeros((5, 28, 28, 1))).shape
@@ -88,6 +89,7 @@ def lenet5(
     Reference: LeCun, Bottou, Bengio, Haffner, 1998.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> net = lenet5()
         >>> net.apply(net.init(jax.random.key(0)), jnp.zeros((4, 32, 32, 3))).shape
         (4, 10)
