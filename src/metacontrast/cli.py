@@ -48,8 +48,8 @@ def _run() -> None:
 def list_() -> None:
     """Print the experiments and their methods."""
     for name, what in EXPERIMENTS.items():
-        typer.echo(f"{name:12} {what}")
-        typer.echo(f"{'':12} methods: {', '.join(_experiment(name).METHODS)}")
+        typer.echo(f"{name:16} {what}")
+        typer.echo(f"{'':16} methods: {', '.join(_experiment(name).METHODS)}")
 
 
 @app.command()

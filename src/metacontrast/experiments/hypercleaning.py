@@ -71,10 +71,8 @@ METHODS = {
     "implicit-cg": Method(mc.Implicit("cg", 20)),
     "t1t2": Method(mc.Implicit("identity")),
     "all": Method(None, Settings(steps=0, lam=1e-2)),
-    # Weights of 0 leave half of the loss, so the same balance needs half of lambda.
-    "clean": Method(
-        None, Settings(steps=0, lam=5e-4)
-    ),  # an oracle: it knows which labels are wrong
+    # An oracle. Its weights of 0 leave half of the loss: half of lambda keeps the balance.
+    "clean": Method(None, Settings(steps=0, lam=5e-4)),
     "valid": Method(None, Settings(steps=0)),  # learns from the validation set alone
 }
 
