@@ -297,3 +297,8 @@ def test_a_class_in_two_parts_of_the_split(cache, source):
     archives.miniimagenet(source)
     shutil.copy(source / "val.csv", source / "test.csv")
     refused("miniimagenet", source, cache, "n03 are in two parts")
+
+
+def test_background_characters_are_the_first(cache, source, monkeypatch):
+    monkeypatch.setattr(_structure, "BACKGROUND", 2)
+    refused("omniglot", archives.omniglot(source), cache, "halves")
