@@ -12,10 +12,11 @@ from problems import EPS, relative_error
 from test_sine import command
 
 from metacontrast import Data, Task
-from metacontrast.experiments import _few_shot, miniimagenet, omniglot
+from metacontrast.experiments import _few_shot, _few_shot_learners, miniimagenet, omniglot
 from metacontrast.experiments._few_shot_head import _folds
 from metacontrast.experiments._few_shot_learners import modulation
 from metacontrast.experiments._few_shot_methods import METHODS, for_omniglot, learner
+from metacontrast.nets import conv4
 from metacontrast.tasks import Images, episodes
 
 WAY, SIZE = 3, 16
@@ -35,8 +36,11 @@ def images(part, channels=1):
 
 @pytest.fixture(autouse=True)
 def few_tasks(monkeypatch):
-    for name, n in (("TEST_TASKS", 6), ("VALID_TASKS", 2), ("TEST_QUERIES", 4), ("AT_A_TIME", 4)):
-        monkeypatch.setattr(_few_shot, name, n)
+    # XLA's own convolutions compile faster, and tasks of one shape compile once.
+    lax = partial(conv4, lowering="lax")
+    monkeypatch.setattr(_few_shot_learners, "conv4", lax)
+    for name in ("TEST_TASKS", "VALID_TASKS", "TEST_QUERIES", "VALID_QUERIES", "AT_A_TIME"):
+        monkeypatch.setattr(_few_shot, name, 4)
 
 
 def cell(method, **changed):
@@ -46,14 +50,17 @@ def cell(method, **changed):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_leaves_its_result(method, tmp_path):
+def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     out = tmp_path / "run"
+    drawn = method in ("cml-head", "cml-mod")
+    if not drawn:
+        monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
     result = _few_shot.run(cell(method), method, 0, out, resume=False)
     assert result == json.loads((out / "result.json").read_text())
-    assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (6, 0, 2)
+    assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
     assert 0 < result["value"] <= 100
     assert result["transductive"] is (method != "cml-head")
-    assert {"episode.png", "learning.png"} <= {path.name for path in out.iterdir()}
+    assert ({"episode.png", "learning.png"} <= {path.name for path in out.iterdir()}) is drawn
 
 
 def test_test_classes_are_looked_at_once_after_all_choices(tmp_path):

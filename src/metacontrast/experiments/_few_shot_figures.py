@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 import metacontrast as mc
@@ -13,8 +14,13 @@ from ._few_shot_learners import Learner
 
 def draw_episode(learner: Learner, theta: Any, task: mc.Task, axes: Any) -> None:
     """A task: an example of each class to learn from, and one query of each under its verdict."""
-    phi = mc.learn(learner.judge, learner.solve, theta, task).phi
-    verdicts = np.argmax(learner.logits(phi, theta, task), axis=-1)
+
+    @jax.jit
+    def logits(theta: Any, task: mc.Task) -> jax.Array:
+        phi = mc.learn(learner.judge, learner.solve, theta, task).phi
+        return learner.logits(phi, theta, task)
+
+    verdicts = np.argmax(logits(theta, task), axis=-1)
     titles = ("learned from", "query: the class it is taken for")
     halves = ((task.train, task.train.y), (task.test, verdicts))
     for ax, (data, labels), title in zip(axes.flat, halves, titles, strict=True):
