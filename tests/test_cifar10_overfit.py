@@ -94,6 +94,7 @@ def test_a_run_lowers_the_validation_loss_and_resumes(small, clipped, monkeypatc
     assert result["value"] < result["first"]
     lowest = min(line["valid_loss"] for line in result["curve"])
     assert result["value"] == pytest.approx(lowest, rel=1e-6)
+    assert 0 < result["cosine"] <= 1
     assert (folder / "curves.png").stat().st_size > 0
     assert run("contrastive-linear", "--resume") == 0
     assert json.loads((folder / "result.json").read_text())["value"] == result["value"]

@@ -157,7 +157,7 @@ def _optimizer(settings: Settings) -> optax.GradientTransformation:
 def cosines(seed: int, names: tuple[str, ...] = tuple(METHODS)) -> dict[str, float]:
     """Of each method's first meta-gradient with the exact one of early-stopped learning.
 
-    The latter is backpropagation through all 100 steps.
+    The latter is backpropagation through all 100 steps. Both with respect to log lambda.
     """
     start, theta = _first(seed, Settings(steps=0))
     task = images(seed)
@@ -228,6 +228,7 @@ def run(
         reference=REFERENCE[name],
         first=curve[0]["valid_loss"],
         last=curve[-1]["valid_loss"],
+        cosine=cosines(seed, (name,)).get(name),
         accuracy=best["valid_accuracy"],
         curve=curve,
     )
