@@ -18,6 +18,7 @@ from metacontrast.experiments._few_shot_learners import modulation
 from metacontrast.experiments._few_shot_methods import METHODS, for_omniglot, learner
 from metacontrast.nets import conv4
 from metacontrast.tasks import Images, episodes
+from metacontrast.train import meta_train
 
 WAY, SIZE = 3, 16
 SMALL = dict(
@@ -63,18 +64,25 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     assert ({"episode.png", "learning.png"} <= {path.name for path in out.iterdir()}) is drawn
 
 
-def test_test_classes_are_looked_at_once_after_all_choices(tmp_path):
+def test_test_classes_are_looked_at_only_after_all_choices(tmp_path, monkeypatch):
     asked = []
 
     def spied(part):
         asked.append(part)
         return images(part)
 
-    spy = cell("cml-head", steps=20)._replace(images=spied)
+    def trained(*args, **kwargs):
+        done = meta_train(*args, **kwargs)
+        asked.append("trained")
+        return done
+
+    monkeypatch.setattr(_few_shot, "meta_train", trained)
+    monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
+    spy = replace(cell("cml-head"), images=spied)
     _few_shot.run(spy, "cml-head", 0, tmp_path / "run", resume=False)
-    first = asked.index("test")
-    assert asked[:first].count("valid") == 2
-    assert "valid" not in asked[first:]
+    chosen = asked.index("trained")
+    assert "valid" in asked[:chosen] and "test" not in asked[:chosen]
+    assert "test" in asked[chosen:] and "valid" not in asked[chosen:]
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):
