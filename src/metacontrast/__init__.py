@@ -30,5 +30,8 @@ from ._solve import until_converged as until_converged
 from ._stencil import stencil as stencil
 from ._unrolled import Unrolled as Unrolled
 from ._warm import warm as warm
+from .slow import HeadTheta as HeadTheta
 from .slow import attraction as attraction
+from .slow import ridge_head as ridge_head
+from .slow import ridge_newton as ridge_newton
 from .slow import synapse_contrast as synapse_contrast

@@ -1,4 +1,4 @@
-"""The command line: list, run, table, demo."""
+"""The command line: list, run, table, data, demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from ._data_cli import data
 from .experiments import EXPERIMENTS
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ class _Experiments(typer.core.TyperGroup):
 
 run = typer.Typer(cls=_Experiments, no_args_is_help=True)
 app.add_typer(run, name="run", help="Run one experiment: metacontrast run EXPERIMENT --help.")
+app.add_typer(data, name="data", help="Get the data sets of the image experiments, and check them.")
 
 
 @run.callback()
@@ -46,8 +48,8 @@ def _run() -> None:
 def list_() -> None:
     """Print the experiments and their methods."""
     for name, what in EXPERIMENTS.items():
-        typer.echo(f"{name:12} {what}")
-        typer.echo(f"{'':12} methods: {', '.join(_experiment(name).METHODS)}")
+        typer.echo(f"{name:16} {what}")
+        typer.echo(f"{'':16} methods: {', '.join(_experiment(name).METHODS)}")
 
 
 @app.command()
@@ -83,6 +85,6 @@ def main() -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 2."""
     try:
         app()
-    except (ValueError, TypeError, ArithmeticError, FileNotFoundError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
         typer.secho(f"metacontrast: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from error

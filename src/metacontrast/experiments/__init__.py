@@ -4,5 +4,9 @@ EXPERIMENTS = {
     "sine": "regression of sines from 10 points, net 1-40-40-1",
     "theory": "errors of the rule against beta, solver accuracy and cost",
     "estimators": "the sine experiment with every estimator, at equal wall-clock",
-    "complementary": "sines by an online, local process: tagging synapses and a replaying memory",
+    "complementary": "sines by an online, local process with a replaying memory",
+    "omniglot": "characters told apart from 1 or 5 drawings of each",
+    "miniimagenet": "photographs of 5 classes told apart from 1 or 5 of each",
+    "hypercleaning": "wrong labels of MNIST found by learning one weight an example",
+    "cifar10-overfit": "a lambda for each weight of LeNet-5, against overfitting 50 images",
 }

@@ -45,14 +45,15 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
     if not results:
         return method, "not run", "", reference, "0", "", ""
     means = np.array([result["value"] for result in results], float)
-    half = results[0]["ci95"] if len(means) == 1 else _half_width(means)
-    spread = math.sqrt(np.mean([result["std"] ** 2 for result in results]))
+    half = results[0]["ci95"] or math.nan if len(means) == 1 else _half_width(means)
+    spreads = [result["std"] for result in results if result["std"] is not None]
+    spread = f"{math.sqrt(np.mean(np.square(spreads))):.3f}" if spreads else ""
     diverged = sum(result["diverged"] for result in results)
     left_out = f" ({diverged} tasks diverged)" if diverged else ""
     return (
         method,
         f"{means.mean():.4f} +- {half:.4f}{left_out}",
-        f"{spread:.3f}",
+        spread,
         reference,
         str(len(results)),
         _range([result["meta_steps"] for result in results]),

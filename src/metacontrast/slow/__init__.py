@@ -2,3 +2,6 @@
 
 from ._attraction import attraction as attraction
 from ._attraction import synapse_contrast as synapse_contrast
+from ._head import HeadTheta as HeadTheta
+from ._head import ridge_head as ridge_head
+from ._head import ridge_newton as ridge_newton

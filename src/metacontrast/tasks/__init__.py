@@ -1,3 +1,9 @@
 """Families of tasks to learn to learn on."""
 
+from ._episodes import episodes as episodes
+from ._images import Images as Images
+from ._labelled import cifar10 as cifar10
+from ._labelled import mnist as mnist
+from ._miniimagenet import miniimagenet as miniimagenet
+from ._omniglot import omniglot as omniglot
 from ._sine import sine as sine

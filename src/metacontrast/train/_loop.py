@@ -77,7 +77,8 @@ def meta_train(
     All randomness follows from `seed` and the number of the meta-step, so that a run that was
     stopped, by an error or by `kill -9`, and resumed is bit for bit the run that was not. A task
     that diverged is left out of the means, and counted: one whose meta-loss or meta-gradient is not
-    finite, or whose inner loss ended more than ten times above where it started.
+    finite, or whose inner loss ended more than ten times above where it started (where seeing that
+    takes no second encoding of the task).
 
     Args:
         problem: what is learned.

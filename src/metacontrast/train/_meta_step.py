@@ -78,6 +78,8 @@ def stepper(
     def one(theta: PyTree, drawing: jax.Array, learning: jax.Array) -> Any:
         task = draw(drawing)
         (loss, said), grad = estimator.value_and_grad(problem, solve, theta, task, learning)
+        if problem.encode is not None:  # at the price of encoding the task a second time
+            return loss, said, grad, jnp.array(False)
         first = problem.loss(theta, task)(problem.init(theta, task))
         return loss, said, grad, _grew(first, said.get("inner", first))
 

@@ -1,0 +1,65 @@
+"""The fast head on slow features, as a learner of few-shot classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import metacontrast as mc
+
+from ..nets import ConvNet
+from ._few_shot_learners import Learner, Settings, network
+
+
+def fast_head(way: int, shot: int, settings: Settings) -> Learner:
+    """Slow features, and a ridge regression on them: `cml-head`.
+
+    Departures: the published learner adapts all weights, in hundreds of steps. Here the contrast of
+    both phases is all that the body sees of learning. Its activations are normalised by all images
+    of a training task together, and in judging by those of training classes: so, other than in the
+    published figures, no query image has a say in the verdict on another.
+    """
+    net = network(settings)
+    train_way = settings.train_way or way
+    judged = lambda body, task: _features(net, body[0], task, body[1])
+    return Learner(
+        lambda key: mc.HeadTheta(net.init(key), log_fit=2.8, log_scale=3.0),
+        mc.ridge_head(lambda body, task: _folds(_features(net, body, task), shot), train_way),
+        mc.ridge_head(judged, way),
+        lambda theta, x: theta._replace(body=(theta.body, net.statistics(theta.body, x))),
+        lambda phi, theta, task: judged(theta.body, task).test.x @ phi,
+        mc.ridge_newton(2),
+        mc.Contrastive(settings.beta, "symmetric", nudged=mc.ridge_newton(2)),
+        transductive=False,
+    )
+
+
+def _features(net: ConvNet, body: Any, task: mc.Task, stats: Any = None) -> mc.Task:
+    """The task with features, in rows of length about one, in place of its images."""
+    n = len(task.train.y)
+    f = net.apply(body, jnp.concatenate([task.train.x, task.test.x]), stats)
+    f = f / np.sqrt(f.shape[1]).astype(f.dtype)
+    return mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
+
+
+def _folds(task: mc.Task, shot: int) -> mc.Task:
+    """Each `shot` examples of a class in turn as the support set, all others as the query set.
+
+    Departure: published tasks are used in one split only. The features cost nearly all of the time,
+    and serve them all.
+    """
+    way = len(task.train.y) // shot
+    rows = lambda leaf: leaf.reshape(way, -1, *leaf.shape[1:])
+    every = jax.tree.map(lambda *x: jnp.concatenate([rows(leaf) for leaf in x], 1), *task)
+    flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+
+    def fold(k: int) -> mc.Task:
+        turned = jax.tree.map(lambda leaf: jnp.roll(leaf, -k * shot, axis=1), every)
+        half = lambda part: jax.tree.map(lambda leaf: flat(leaf[:, part]), turned)
+        return mc.Task(half(slice(None, shot)), half(slice(shot, None)))
+
+    folds = [fold(k) for k in range(every.y.shape[1] // shot)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *folds)

@@ -1,0 +1,131 @@
+"""Learners of few-shot classification, shared by Omniglot and miniImageNet.
+
+Settings follow the published ones where there are any; departures are named where they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metacontrast as mc
+
+from ..nets import ConvNet, conv4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on besides its method, the kind of its tasks and its seed."""
+
+    steps: int
+    tasks: int
+    queries: int
+    outer_rate: float
+    size: int = 28  # of the images
+    channels: int = 1
+    filters: tuple[int, int, int, int] = (64, 64, 64, 64)
+    train_way: int | None = None  # None: that of the test tasks
+    inner_steps: int = 0
+    nudged_steps: int = 0
+    inner_rate: float = 0.0
+    pull: float = 0.0  # lambda of the complex synapse, not learned
+    beta: float = 0.0
+    last_rate: float = 0.01  # of the outer rate, at the end of its cosine
+
+
+class Learner(NamedTuple):
+    """A learner: how it is meta-trained, and how its verdicts are had.
+
+    Attributes:
+        first: `key -> theta`.
+        train: the problem that is meta-trained.
+        judge: the problem it is judged on, whose theta is `prepared`.
+        prepared: `(theta, images) -> theta` of `judge`, given a few images of training classes.
+        logits: `(phi, theta, task) -> logits` of the query set.
+        transductive: whether a verdict depends on the other query images.
+    """
+
+    first: Callable[[jax.Array], Any]
+    train: mc.Problem
+    judge: mc.Problem
+    prepared: Callable[[Any, jax.Array], Any]
+    logits: Callable[[Any, Any, mc.Task], jax.Array]
+    solve: Any
+    estimator: Any
+    transductive: bool
+
+
+def network(settings: Settings, classes: int | None = None) -> ConvNet:
+    """The convolutional network of these settings: features, or logits of `classes`."""
+    size, channels = settings.size, settings.channels
+    return conv4(settings.filters, strided=True, channels=channels, size=size, classes=classes)
+
+
+def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+
+def fast_weights(way: int, settings: Settings, estimator: Any, split: Any = None) -> Learner:
+    """All weights are fast (or, given `split`, some), pulled to slow ones from where they start.
+
+    As published, normalised by the batch: the support set by itself, and the query set by itself,
+    which makes the verdicts transductive.
+    """
+    net = network(settings, way)
+    fast, whole = split or ((lambda theta: theta), (lambda phi, theta: phi))
+    log_pull = float(np.log(settings.pull)) if settings.pull else None
+
+    def loss(phi: Any, theta: Any, data: mc.Data) -> jax.Array:
+        return _cross_entropy(net.apply(whole(phi, theta), data.x), data.y)
+
+    def inner(phi: Any, theta: Any, task: mc.Task) -> jax.Array:
+        value = loss(phi, theta, task.train)
+        return value if log_pull is None else value + mc.attraction(phi, fast(theta), log_pull)
+
+    problem = mc.Problem(
+        init=lambda theta, task: fast(theta),
+        inner=inner,
+        outer=lambda phi, theta, task: loss(phi, theta, task.test),
+    )
+    return Learner(
+        net.init,
+        problem,
+        problem,
+        lambda theta, x: theta,
+        lambda phi, theta, task: net.apply(whole(phi, theta), task.test.x),
+        nesterov(settings.inner_rate, settings.inner_steps)
+        if settings.pull
+        else mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
+        estimator,
+        transductive=True,
+    )
+
+
+def nesterov(rate: float, steps: int) -> Any:
+    """The published inner optimiser of the contrastive rule."""
+    return mc.descend(optax.sgd(rate, 0.9, nesterov=True), steps)
+
+
+def modulation() -> Any:
+    """Gains, shifts and the head are fast; convolutions are slow.
+
+    Departure: the published modulated convolutions mix templates; here, as in the talk's simplest
+    form, a gain and a shift a channel.
+    """
+    fast_names = ("gain", "shift")
+
+    def fast(theta: Any) -> Any:
+        *body, head = theta
+        return [{name: layer[name] for name in fast_names} for layer in body] + [head]
+
+    def whole(phi: Any, theta: Any) -> Any:
+        *body, head = phi
+        return [slow | own for slow, own in zip(theta[:-1], body, strict=True)] + [head]
+
+    return fast, whole

@@ -1,0 +1,139 @@
+"""Convolutions agree in all their forms; networks are what was published, and say what they saw."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import EPS, relative_error
+
+from metacontrast.nets import conv, conv4, lenet5
+
+
+def drawn(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def by_hand(x, w, stride, padding):
+    """The definition, one output pixel at a time."""
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    k, side = w.shape[0], (x.shape[1] - w.shape[0]) // stride + 1
+    out = np.zeros((len(x), side, side, w.shape[-1]))
+    for i in range(side):
+        for j in range(side):
+            patch = x[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            out[:, i, j] = np.einsum("nijc,ijcf->nf", patch, w)
+    return out
+
+
+SHAPES = [(3, 1, 1, 8), (3, 2, 1, 7), (3, 2, 1, 8), (5, 1, 0, 9)]
+
+
+@pytest.mark.parametrize(("k", "stride", "padding", "side"), SHAPES)
+def test_both_lowerings_are_the_definition_in_values_and_gradients(k, stride, padding, side):
+    x, w = drawn(0, 2, side, side, 3), drawn(1, k, k, 3, 4)
+    v = drawn(2, *by_hand(x, w, stride, padding).shape)
+    results = []
+    for lowering in ("patches", "lax"):
+        convolve = lambda x, w, lowering=lowering: conv(
+            x, w, stride=stride, padding=padding, lowering=lowering
+        )
+        y, pull = jax.vjp(convolve, x, w)
+        # Sums of k k 3 products of order one.
+        np.testing.assert_allclose(y, by_hand(x, w, stride, padding), atol=1e3 * EPS)
+        results.append(pull(v))
+    # The gradient's longest sum is over all output pixels of both images, 128 terms at most.
+    for one, other in zip(*results, strict=True):
+        assert relative_error(one, other) < 1e3 * EPS
+
+
+def test_an_unknown_lowering_is_refused():
+    with pytest.raises(ValueError, match="lowering: unknown 'fft'"):
+        conv(drawn(0, 1, 4, 4, 1), drawn(0, 3, 3, 1, 1), lowering="fft")
+
+
+def count(phi):
+    return sum(leaf.size for leaf in jax.tree.leaves(phi))
+
+
+@pytest.mark.parametrize(
+    ("net", "weights"),
+    [
+        (lenet5(batch_norm=True), 62_458),
+        (lenet5(), 62_458 - 2 * (6 + 16 + 120 + 84)),
+        # 9 c f + f, and gain and shift, of four layers; the head on 2 2 64 or 64 features.
+        (conv4(strided=True, classes=20), 640 + 3 * 36_928 + 512 + 20 * 257),
+        (conv4(classes=20), 640 + 3 * 36_928 + 512 + 20 * 65),
+        (conv4(32, channels=3, size=84, norm=None), 896 + 3 * 9_248),
+    ],
+)
+def test_networks_have_the_published_number_of_weights(net, weights):
+    assert count(net.init(jax.random.key(0))) == weights
+
+
+def test_weights_start_kaiming_uniform_and_biases_at_zero():
+    layers = conv4(classes=5).init(jax.random.key(0))
+    for layer in layers:
+        fan_in = np.prod(layer["w"].shape[:-1])
+        bound = np.sqrt(6 / fan_in)
+        assert np.abs(layer["w"]).max() <= bound
+        # The variance of n uniform draws is that of one up to sqrt(0.8 / n), relatively.
+        n = layer["w"].size
+        assert abs(np.var(layer["w"]) * 3 / bound**2 - 1) < 5 * np.sqrt(0.8 / n)
+        assert not layer["b"].any()
+
+
+IMAGES = drawn(3, 6, 16, 16, 2)
+
+
+@pytest.mark.parametrize(("strided", "side"), [(True, 1), (False, 1)])
+def test_features_have_one_row_an_image(strided, side):
+    net = conv4(4, strided=strided, channels=2, size=16)
+    assert net.apply(net.init(jax.random.key(0)), IMAGES).shape == (6, side * side * 4)
+
+
+@pytest.mark.parametrize("make", [conv4, lenet5])
+def test_images_too_small_are_refused(make):
+    with pytest.raises(ValueError, match="size: images must be at least 16"):
+        make(size=12)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(ValueError, match="norm: unknown 'layer'"):
+        conv4(norm="layer")
+
+
+SMALL = conv4(4, strided=True, channels=2, size=16)
+PHI = SMALL.init(jax.random.key(1))
+
+
+def test_by_its_own_statistics_an_image_is_judged_with_the_others():
+    alone = SMALL.apply(PHI, IMAGES[:2])
+    assert relative_error(SMALL.apply(PHI, IMAGES)[:2], alone) > 0.01
+
+
+def test_by_given_statistics_each_image_is_judged_by_itself():
+    stats = SMALL.statistics(PHI, IMAGES)
+    alone = SMALL.apply(PHI, IMAGES[:2], stats)
+    assert relative_error(SMALL.apply(PHI, IMAGES, stats)[:2], alone) < 100 * EPS
+    assert relative_error(SMALL.apply(PHI, IMAGES, stats), SMALL.apply(PHI, IMAGES)) < 100 * EPS
+
+
+def test_normalised_layers_do_not_see_scale_or_offset():
+    x = IMAGES - 1.0
+    phi = [layer | {"w": 3 * layer["w"]} for layer in PHI]
+    # The added 1e-5 stands beside variances of about 0.1 and more.
+    assert relative_error(SMALL.apply(phi, x), SMALL.apply(PHI, x)) < 1e-3
+
+
+def test_bfloat16_products_give_what_float32_gives_to_their_precision():
+    phi = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PHI)
+    x = IMAGES.astype(jnp.float32)
+    coarse = conv4(4, strided=True, channels=2, size=16, dtype=jnp.bfloat16)
+    loss = lambda net, phi: jnp.mean(net.apply(phi, x) ** 3)
+    exact, exact_grad = jax.value_and_grad(lambda phi: loss(SMALL, phi))(phi)
+    value, grad = jax.value_and_grad(lambda phi: loss(coarse, phi))(phi)
+    assert {leaf.dtype for leaf in jax.tree.leaves((value, grad))} == {jnp.dtype("float32")}
+    # Factors are rounded to 2^-8 of themselves, in four layers forwards and four backwards.
+    assert 0 < abs(value / exact - 1) < 16 * 2.0**-8
+    weights = lambda tree: [layer["w"] for layer in tree]
+    assert 0 < relative_error(weights(grad), weights(exact_grad)) < 16 * 2.0**-8
