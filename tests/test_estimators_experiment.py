@@ -17,7 +17,7 @@ def test_a_rate_is_chosen_by_validation_and_a_diverging_one_is_not(one_method, t
     speeds = estimators.measured_speeds(tmp_path)
     assert speeds == json.loads((tmp_path / "speeds.json").read_text())
     assert speeds["first-order"] > 0
-    result = estimators.run("first-order", 10, 0, tmp_path / "run")
+    result = estimators.run("first-order", 2.0, 5.0, 0, tmp_path / "run")
     assert (result["outer_rate"], result["meta_steps"]) == (0.01, 10)
     assert result["validation"]["1000000000.0"] is None or (
         result["validation"]["1000000000.0"] > result["validation"]["0.01"]

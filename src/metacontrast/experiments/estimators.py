@@ -12,7 +12,6 @@ rate is chosen for each, in the run itself, on validation tasks, in a quarter of
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -77,7 +76,7 @@ def main(
     for name in METHODS if method == "all" else [method]:
         folder = out / name / f"seed{seed}"
         if not (resume and (folder / "result.json").is_file()):
-            result = run(name, seconds * speeds[name], seed, folder, resume)
+            result = run(name, seconds, speeds[name], seed, folder, resume)
             print(f"{name}: {result['value']} after {result['meta_steps']} meta-steps")
 
 
@@ -104,12 +103,13 @@ def _seconds(name: str) -> float:
     return min(line["seconds"] for line in lines) / CHUNK
 
 
-def run(name: str, meta_steps: float, seed: int, out: Path, resume: bool = False) -> dict[str, Any]:
-    """One estimator, one seed: choose a rate, meta-train, test; result.json."""
-    n = max(1, int(meta_steps / CHUNK))
+def run(
+    name: str, seconds: float, speed: float, seed: int, out: Path, resume: bool = False
+) -> dict[str, Any]:
+    """One estimator, one seed, at `speed` meta-steps a second: choose a rate, meta-train, test."""
+    n = max(1, int(seconds * speed / CHUNK))
     config = {"experiment": NAME, "method": name, "seed": seed}
     open_folder(out, config | asdict(SETTINGS) | {"steps": n * CHUNK}, resume)
-    began = time.perf_counter()
     scores = sine.scorer(_learner(name))
     theta, rate, valid = _best(name, n, seed, scores)
     values = (
@@ -124,7 +124,7 @@ def run(name: str, meta_steps: float, seed: int, out: Path, resume: bool = False
         metric=METRIC,
         seeds=[seed],
         meta_steps=n * CHUNK,
-        seconds=time.perf_counter() - began,
+        seconds=n * CHUNK / speed,
         reference=REFERENCE[name],
         outer_rate=rate,
         validation={str(rate): x if np.isfinite(x) else None for rate, x in valid.items()},
