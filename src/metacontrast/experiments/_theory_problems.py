@@ -42,7 +42,9 @@ def quadratic(seed: int) -> Part:
     )
     task = {"train": rng.normal(size=n), "test": rng.normal(size=n)}
     theta, task = jax.tree.map(jnp.asarray, (theta, task))
-    return Part(problem, theta, task, 0.05, (20, 45, 80, 120, 170, 220), np.logspace(-7, 3, 81))
+    return Part(
+        problem, theta, task, 0.05, (20, 45, 80, 120, 170, 220, 280), np.logspace(-7, 3, 81)
+    )
 
 
 def digits(seed: int) -> Part:

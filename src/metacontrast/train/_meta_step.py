@@ -152,7 +152,8 @@ def _stop_unless(good: np.ndarray, none_learned: np.ndarray, t: int) -> None:
             f"meta-step {t + i + 1}: every task diverged. Lower the inner learning rate, take "
             "fewer inner steps, or clip the inner gradient (optax.clip_by_global_norm). Or lower "
             "|beta|: a negative nudge, which scheme='symmetric' has, minimises L_in - |beta| L_out "
-            "and can make it unbounded below."
+            "and can make it unbounded below. With Implicit('cg'), add damping: it gives NaN where "
+            "the Hessian has negative curvature."
         )
     raise DivergedError(
         f"meta-step {t + i + 1}: theta is not finite after the update. Lower the learning rate of "
