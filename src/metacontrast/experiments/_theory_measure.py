@@ -202,4 +202,7 @@ def _branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndar
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Of a straight line through logarithms; NaN, which counts as not measured, of two points."""
+    if len(x) < 3:
+        return float("nan")
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
