@@ -13,7 +13,7 @@ from ._check import shapes
 from ._contrast import Encoded, encoded
 from ._diagnostics import Diagnostics, contrasted, warn_if_unbounded
 from ._holomorphic import complexified, require_analytic
-from ._problem import Loss, Problem, PyTree
+from ._problem import Loss, Problem, PyTree, is_free
 from ._solve import Solution, Solver, settle
 from ._stencil import stencil
 from ._suggest import choose
@@ -130,7 +130,7 @@ class Contrastive:
         phis = [self._phase(solve, loss.nudged(b), free) for b in nodes]
         grad = seen.contrast(nodes, weights, phis)
         nudged = [
-            (loss.nudged(b), phi) for b, phi in zip(nodes, phis, strict=True) if not _is_zero(b)
+            (loss.nudged(b), phi) for b, phi in zip(nodes, phis, strict=True) if not is_free(b)
         ]
         told = contrasted(loss, free.phi, nudged)
         warn_if_unbounded(nodes, told)
@@ -146,7 +146,7 @@ class Contrastive:
         return found.beta, {"beta": found.beta, "expected_error": found.error}
 
     def _phase(self, solve: Solver, loss: Loss, free: Solution) -> PyTree:
-        if _is_zero(loss.beta) and not self.control:
+        if is_free(loss.beta) and not self.control:
             return free.phi
         if self.carry and free.state is None:
             raise ValueError(
@@ -156,10 +156,6 @@ class Contrastive:
         state = free.state if self.carry else None
         start = complexified(free.phi) if jnp.iscomplexobj(loss.beta) else free.phi
         return settle(self.nudged or solve, loss, start, state).phi
-
-
-def _is_zero(beta: Any) -> bool:
-    return isinstance(beta, int | float) and beta == 0
 
 
 def _can_learn_in_complex_numbers(solve: Solver) -> None:

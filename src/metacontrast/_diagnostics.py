@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ._holomorphic import gradient
-from ._problem import Loss, PyTree
+from ._problem import Loss, PyTree, is_free
 
 Diagnostics = dict[str, Any]
 
@@ -34,7 +34,7 @@ def contrasted(loss: Loss, phi_0: PyTree, nudged: list[tuple[Loss, PyTree]]) -> 
 
 def warn_if_unbounded(nodes: Sequence[Any], told: Diagnostics) -> None:
     """Warn, where the numbers are known, of a negative nudge that has no minimum to settle in."""
-    betas = [b for b in nodes if not (isinstance(b, int | float) and b == 0)]
+    betas = [b for b in nodes if not is_free(b)]
     names = ("nudged_curvature", "distance", "nudged_residual")
     for beta, curvature, way, slope in zip(betas, *(told[name] for name in names), strict=True):
         if any(isinstance(x, jax.core.Tracer) for x in (beta, curvature)) or isinstance(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ._problem import Loss, PyTree
+from ._problem import Loss, PyTree, is_free
 from ._solve import Solution, Solver, positive
 from .slow import attraction
 from .slow._attraction import broadcast
@@ -134,8 +134,9 @@ def _parts(loss: Any, phi0: PyTree) -> tuple[jax.Array, jax.Array, list[Any]]:
     omega, log_lam = inner.prior(loss.theta)
     lam = jnp.exp(ravel_pytree(broadcast(log_lam, phi0))[0])
     # A free phase has no test residuals, rather than residuals of weight nought.
-    free = isinstance(loss.beta, int | float) and loss.beta == 0
-    residuals = [_half(inner, loss, 1.0)] + ([] if free else [_half(outer, loss, loss.beta)])
+    residuals = [_half(inner, loss, 1.0)] + (
+        [] if is_free(loss.beta) else [_half(outer, loss, loss.beta)]
+    )
     omega = jax.tree.map(jnp.zeros_like, phi0) if omega is None else omega
     return lam, ravel_pytree(omega)[0], residuals
 

@@ -78,6 +78,11 @@ class Problem:
         return Loss(self, theta, self.encoded(theta, task), beta, key)
 
 
+def is_free(beta: Any) -> bool:
+    """Whether `beta` is the number 0, known before anything runs: the nudge of a free phase."""
+    return isinstance(beta, int | float) and beta == 0
+
+
 @dataclass(frozen=True, eq=False)
 class Loss:
     """The augmented loss `L(phi) = L_in(phi, theta, z) + beta L_out(phi, theta, z)` of one task.
@@ -95,7 +100,7 @@ class Loss:
     def __call__(self, phi: PyTree) -> Scalar:
         inner = self.problem.inner(phi, self.theta, self.z)
         # The free phase must not pay for a test loss that it multiplies by zero.
-        if isinstance(self.beta, int | float) and self.beta == 0:
+        if is_free(self.beta):
             return inner
         return inner + self.beta * self.problem.outer(phi, self.theta, self.z)
 

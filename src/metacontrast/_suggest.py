@@ -10,7 +10,7 @@ import numpy as np
 
 from ._check import shapes
 from ._contrast import Encoded, encoded
-from ._problem import Loss, Problem, PyTree
+from ._problem import Loss, Problem, PyTree, is_free
 from ._solve import Solution, Solver, positive, settle
 from ._stencil import DEFAULT_ORDER
 from ._trial import Phase, Trial, unit
@@ -106,9 +106,7 @@ def suggest_beta(
     """
 
     def phase(loss: Any, free: Solution) -> PyTree:
-        # The number 0 is the node of the free phase itself.
-        at_rest = isinstance(loss.beta, float) and loss.beta == 0
-        return free.phi if at_rest else settle(nudged or solve, loss, free.phi).phi
+        return free.phi if is_free(loss.beta) else settle(nudged or solve, loss, free.phi).phi
 
     _checked(scheme, trials)
     shapes(problem, theta, task)

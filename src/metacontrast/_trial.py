@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,16 +56,15 @@ def polished(loss: Loss, phi: PyTree) -> PyTree:
     flat, unravel = ravel_pytree(phi)
     slope = jax.grad(lambda x: loss(unravel(x)))
 
-    def newton(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        flat, g = carry
+    def newton(flat: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = cg(lambda v: differenced(slope, flat, v), g, POLISH, ENOUGH)
         # No minimum is near where the first curvature is negative: at least its size is right.
         stuck = (found.curvature <= 0) & (found.iterations == 1)
         there = flat - jnp.where(stuck, g / jnp.abs(found.curvature), found.x)
         return there, slope(there)
 
-    first = newton(0, (flat, slope(flat)))
-    second = newton(1, first)
+    first = newton(flat, slope(flat))
+    second = newton(*first)
     # A phase far from its minimum needs the second step; at round-off it would only add noise.
     better = jnp.linalg.norm(second[1]) < 0.5 * jnp.linalg.norm(first[1])
     return unravel(jnp.where(better, second[0], first[0]))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree, Task
+from .._problem import PyTree, Task, is_free
 from .._solve import positive
 
 NUDGES = ("gain", "mix")
@@ -82,7 +82,7 @@ class Hippocampus:
     def replay(self, memory: Memory, t: Any, beta: Any = 0.0) -> list[tuple[PyTree, Any]]:
         """The items replayed at step `t` of a phase, each with its gain."""
         (train, test), (n, m) = memory
-        if isinstance(beta, int | float) and beta == 0:
+        if is_free(beta):
             return [(_item(train, t), n)]
         if self.nudge == "gain":
             return [(_item(train, t), n), (_item(test, t), beta * m)]
