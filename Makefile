@@ -19,7 +19,7 @@ test-torch: .venv-torch/ready
 
 .venv-torch/ready: .venv/ready requirements-torch.lock
 	.venv/bin/python -m venv --clear .venv-torch
-	.venv/bin/python -c 'import site; print(site.getsitepackages()[0])' > \
+	.venv/bin/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > \
 	  "$$(.venv-torch/bin/python -c 'import site; print(site.getsitepackages()[0])')/main.pth"
 	.venv-torch/bin/python -m pip install --quiet --require-hashes --requirement requirements-torch.lock
 	touch $@
