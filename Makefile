@@ -10,9 +10,8 @@ demo: .venv/ready
 test: .venv/ready lint
 	.venv/bin/python -m pytest
 
-# PyTorch's part, with a second environment on top of the first. On Linux pip must find a CPU build
-# of torch (PyTorch has an index of them: PIP_EXTRA_INDEX_URL); it refuses PyPI's, whose CUDA
-# packages are not in the lock.
+# PyTorch's part, in a second environment on top of the first. On Linux pip must find the CPU build of
+# torch: PyTorch has an index of them for PIP_EXTRA_INDEX_URL.
 test-torch: .venv-torch/ready
 	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py docs/torch.md
 	.venv-torch/bin/python -m mypy
@@ -37,9 +36,9 @@ lint: .venv/ready
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Renews both locks (needs uv); the files name no index, so any mirror serves them. torch is one by
-# itself, without its gigabytes of CUDA packages; the hash added is that of its CPU build for
-# CPython 3.11 on x86-64 Linux, which is not on PyPI.
+# Renews both locks (needs uv); the files name no index, so any mirror serves them. torch has one by
+# itself, without its gigabytes of CUDA packages: on Linux it is the CPU build, which is not on PyPI
+# and whose hash (CPython 3.11, x86-64) is given here.
 TORCH = 2.13.0
 TORCH_CPU = 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
@@ -48,10 +47,11 @@ lock:
 	uv pip compile pyproject.toml --group dev --extra plots --extra sklearn --universal --python-version 3.11 \
 	  --generate-hashes --no-header --upgrade --quiet --output-file requirements.lock
 	printf '%s\n' $(CUDA) > .venv-cuda.txt
+	rm -f requirements-torch.lock
 	echo 'torch==$(TORCH)' | uv pip compile - --excludes .venv-cuda.txt --universal \
 	  --python-version 3.11 --constraints requirements.lock --generate-hashes --no-header \
 	  --no-annotate --quiet --output-file requirements-torch.lock
-	sed -i.old 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' requirements-torch.lock
+	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; sys_platform == 'linux' \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements-torch.lock
 	rm .venv-cuda.txt requirements-torch.lock.old
 
 clean:

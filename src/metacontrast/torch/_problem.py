@@ -86,13 +86,14 @@ class Problem:
     @property
     def slow(self) -> dict[str, Any]:
         """The meta-parameters by name; hand `slow.values()` to the outer optimiser."""
-        return {n: p for n, p in self.module.named_parameters() if self._named(n)}
+        return self._learned(slow=True)
 
     @property
     def fast(self) -> dict[str, Any]:
         """What a task's learner changes, by name."""
-        named = self.module.named_parameters()
-        return {n: p for n, p in named if p.requires_grad and not self._named(n)}
+        return self._learned(slow=False)
 
-    def _named(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.meta)
+    def _learned(self, slow: bool) -> dict[str, Any]:
+        named = lambda name: any(fnmatchcase(name, pattern) for pattern in self.meta)
+        every = self.module.named_parameters()
+        return {name: p for name, p in every if p.requires_grad and named(name) == slow}
