@@ -1,6 +1,8 @@
 """Learners outside JAX: the rule in NumPy, numerical slopes, black boxes, tasks side by side."""
 
-import importlib.util
+import importlib
+import os
+import sys
 from dataclasses import replace
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import joblib
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 from problems import EPS, closed_form, meta_grad, newton, random_ridge, ridge, ridge_solution
 
 import metacontrast as mc
@@ -179,6 +182,8 @@ RULE = mc.Contrastive(beta=1e-3)
 def check_mean(mean):
     each = [external.value_and_grad(PULL, 1.0, task, RULE) for task in (3.0, 1.0, 2.0)]
     assert mean.value == pytest.approx(np.mean([value for (value, _), _ in each]), rel=10 * EPS)
+    with joblib.parallel_config("sequential"):
+        assert mean == external.meta_gradient(PULL, 1.0, TASKS, RULE)
     assert mean.grad == pytest.approx(np.mean([grad for _, grad in each]), rel=10 * EPS)
     assert [said["outer"] for said in mean.told] == [value for (value, _), _ in each]
     assert mean.failed == [
@@ -193,17 +198,18 @@ def test_failed_tasks_are_left_out_and_counted(n_jobs):
         check_mean(external.meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=n_jobs))
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("distributed") is None, reason="dask.distributed is not installed"
-)
 def test_tasks_on_a_dask_cluster():
-    from distributed import Client
-
+    where = replace(PULL, outer=lambda phi, theta, task: float(os.getpid()))
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with (
-        Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None),
+        LocalCluster(host="127.0.0.1", processes=True, **settings) as cluster,
+        Client(cluster) as client,
         joblib.parallel_config("dask"),
     ):
         check_mean(external.meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=2))
+        workers = set(client.run(os.getpid).values())
+        used = {said["outer"] for said in external.meta_gradient(where, 1.0, TASKS, RULE).told}
+    assert used <= workers and os.getpid() not in workers
 
 
 def test_no_task_or_none_that_is_learned():
@@ -216,3 +222,11 @@ def test_no_task_or_none_that_is_learned():
 def test_an_absent_package_names_its_extra():
     with pytest.raises(ImportError, match=r"pip install 'metacontrast\[sklearn\]'"):
         external._optional.optional("absent_package.part")
+
+
+def test_without_torch_the_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("metacontrast.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"pip install 'metacontrast\[torch\]'"):
+        importlib.import_module("metacontrast.torch")

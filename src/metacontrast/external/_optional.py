@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any
 
 
-def optional(module: str) -> Any:
-    """Import a module of the extra `sklearn`; if it is absent, say how to install it."""
+def optional(module: str, extra: str = "sklearn") -> Any:
+    """Import a module of an extra; if it is absent, say how to install it."""
     try:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{module.partition('.')[0]}: not installed; pip install 'metacontrast[sklearn]'."
+            f"{module.partition('.')[0]}: not installed; pip install 'metacontrast[{extra}]'."
         ) from error

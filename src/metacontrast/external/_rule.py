@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 
 from .._contrastive import Contrastive
 from .._problem import PyTree
@@ -59,7 +59,7 @@ class Learner:
 def value_and_grad(
     learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive
 ) -> tuple[tuple[float, dict[str, Any]], PyTree]:
-    """`((L_out(phi_0), diagnostics), meta-gradient)` of a learner outside JAX, in NumPy.
+    """`((L_out(phi_0), diagnostics), meta-gradient)` of a learner outside JAX.
 
     Learn freely, learn again with every nudge of the rule, each time from `phi_0`, and contrast:
     `sum_k w_k dL/dtheta(phi_{b_k}, b_k)`.
@@ -78,7 +78,7 @@ def value_and_grad(
     Raises:
         ValueError: for beta="auto", the holomorphic scheme and carry=True, which need JAX.
     """
-    nodes, weights = _nodes(rule)
+    nodes, weights = nudges(rule)
     phi_0 = learner.solve(theta, task, 0.0, None)
     nudged = rule.nudged or learner.solve
     phis = [
@@ -86,9 +86,7 @@ def value_and_grad(
         for b in nodes
     ]
     slopes = [learner.by_theta(phi, theta, task, b) for b, phi in zip(nodes, phis, strict=True)]
-    grad = jax.tree.map(
-        lambda *g: sum(w * np.asarray(x) for w, x in zip(weights, g, strict=True)), *slopes
-    )
+    grad = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *slopes)
     others = [phi for b, phi in zip(nodes, phis, strict=True) if b]
     value = float(learner.outer(phi_0, theta, task))
     told: dict[str, Any] = {
@@ -101,7 +99,8 @@ def value_and_grad(
     return (value, told), grad
 
 
-def _nodes(rule: Contrastive) -> tuple[list[float], list[float]]:
+def nudges(rule: Contrastive) -> tuple[list[float], list[float]]:
+    """Nodes and weights of a rule that a learner outside JAX can follow."""
     if isinstance(rule.beta, str):
         raise ValueError("beta: 'auto' needs a learner in JAX; give a number, try 0.01.")
     if rule.scheme == "holomorphic":
@@ -115,5 +114,7 @@ def _nodes(rule: Contrastive) -> tuple[list[float], list[float]]:
 
 
 def _distance(phi: PyTree, phi_0: PyTree) -> float:
-    squares = jax.tree.map(lambda a, b: np.sum((np.asarray(a) - np.asarray(b)) ** 2), phi, phi_0)
-    return float(np.sqrt(sum(jax.tree.leaves(squares))))
+    leaves = zip(jax.tree.leaves(phi), jax.tree.leaves(phi_0), strict=True)
+    # By the arrays' own arithmetic: they may be PyTorch's, on a device that NumPy cannot read.
+    squares = [(a - b) ** 2 for a, b in leaves]
+    return math.sqrt(sum(float(x.sum() if hasattr(x, "sum") else x) for x in squares))

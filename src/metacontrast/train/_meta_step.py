@@ -81,7 +81,7 @@ def stepper(
         if problem.encode is not None:  # at the price of encoding the task a second time
             return loss, said, grad, jnp.array(False)
         first = problem.loss(theta, task)(problem.init(theta, task))
-        return loss, said, grad, _grew(first, said.get("inner", first))
+        return loss, said, grad, grew(first, said.get("inner", first))
 
     def step(state: State, t: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         each = jax.vmap(one, in_axes=(None, 0, 0))
@@ -119,9 +119,9 @@ def _finite(tree: PyTree, axis: int | None = None) -> jax.Array:
     return jnp.all(jnp.stack(rows), axis=0)
 
 
-def _grew(first: Any, last: Any) -> jax.Array:
+def grew(first: Any, last: Any) -> Any:
     """Whether the inner loss ended far above where it started: divergence that is still finite."""
-    return last > first + 10 * (jnp.abs(first) + 1e-6)
+    return last > first + 10 * (abs(first) + 1e-6)
 
 
 def _mean(learned: jax.Array, rows: jax.Array) -> jax.Array:

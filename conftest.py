@@ -1,0 +1,5 @@
+"""What needs torch, which is large and no part of the main lock, waits for `make test-torch`."""
+
+from importlib.util import find_spec
+
+collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]

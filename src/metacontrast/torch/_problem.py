@@ -1,0 +1,99 @@
+"""What is learned: a module of which some parameters are slow, and its two losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+Loss = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learned: a module whose slow parameters say how its fast ones learn a task.
+
+    The free phase minimises `inner` over the fast parameters; `outer` judges what was learned and
+    is what the meta-gradient, with respect to the slow ones, improves. A parameter with
+    `requires_grad=False` is neither: it stays as it is.
+
+    Args:
+        module: holds all parameters, fast and slow: weights, and those of a regulariser (see
+            `Synapse`).
+        inner: `(module, task) -> scalar tensor`, the loss the learner minimises.
+        outer: `(module, task) -> scalar tensor`, the loss on held-out data.
+        meta: names of the slow parameters, as `module.named_parameters()` says them, or patterns
+            of names: `["omega.*"]`, `["body.*"]`. All others are fast.
+        init: `(module, task)`, which sets the fast parameters to where a task's learning starts, in
+            place (`Synapse.reset`). Default: where they are when the call is made; it leaves them
+            there. The rule finds no gradient through `init`: a slow parameter that is to draw the
+            start to itself must be in a loss too.
+
+    Raises:
+        TypeError: a module that is none.
+        ValueError: a pattern that fits no parameter or a frozen one; no fast parameter left.
+
+    Example: a slow body and a fast head.
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+        >>> mse = lambda net, data: torch.nn.functional.mse_loss(net(data.x), data.y)
+        >>> problem = Problem(
+        ...     net,
+        ...     inner=lambda net, task: mse(net, task.train),
+        ...     outer=lambda net, task: mse(net, task.test),
+        ...     meta=["0.*"],
+        ... )
+        >>> list(problem.slow), list(problem.fast)
+        (['0.weight', '0.bias'], ['2.weight', '2.bias'])
+    """
+
+    module: Any
+    inner: Loss
+    outer: Loss
+    meta: Sequence[str]
+    init: Callable[[Any, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.module, nn.Module):
+            raise TypeError(
+                f"module: must be a torch.nn.Module, not {type(self.module).__name__}; put several "
+                "into a torch.nn.ModuleDict."
+            )
+        if isinstance(self.meta, str):
+            raise ValueError(f"meta: must be a list of names or patterns; write [{self.meta!r}].")
+        names = dict(self.module.named_parameters())
+        for pattern in self.meta:
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise ValueError(
+                    f"meta: {pattern!r} fits no parameter of the module, which has "
+                    f"{', '.join(names) or 'none'}."
+                )
+            if frozen := [name for name in found if not names[name].requires_grad]:
+                raise ValueError(
+                    f"meta: {', '.join(frozen)} has requires_grad=False; set it to True, or do not "
+                    "name it."
+                )
+        if not self.slow or not self.fast:
+            raise ValueError(
+                f"meta: leaves {len(self.slow)} slow and {len(self.fast)} fast parameters; there "
+                "must be at least one of each that requires_grad."
+            )
+
+    @property
+    def slow(self) -> dict[str, Any]:
+        """The meta-parameters by name; hand `slow.values()` to the outer optimiser."""
+        return self._learned(slow=True)
+
+    @property
+    def fast(self) -> dict[str, Any]:
+        """What a task's learner changes, by name."""
+        return self._learned(slow=False)
+
+    def _learned(self, slow: bool) -> dict[str, Any]:
+        named = lambda name: any(fnmatchcase(name, pattern) for pattern in self.meta)
+        every = self.module.named_parameters()
+        return {name: p for name, p in every if p.requires_grad and named(name) == slow}
