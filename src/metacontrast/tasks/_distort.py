@@ -28,13 +28,14 @@ def distorted(key: jax.Array, x: jax.Array, strength: float = 1.0) -> jax.Array:
     """
     n, height, width, _ = x.shape
     turn, down, right, *maps = jax.random.uniform(key, (7, n), x.dtype, -strength, strength)
-    rows, columns = (jnp.arange(size, dtype=x.dtype) - (size - 1) / 2 for size in (height, width))
+    sides = [jnp.arange(size, dtype=x.dtype) - (size - 1) / 2 for size in (height, width)]
+    rows, columns = (side[None] for side in jnp.meshgrid(*sides, indexing="ij"))
     a, b, c, d = (STRETCH * entry[:, None, None] for entry in maps)
     turn, down, right = (
         entry[:, None, None] for entry in (TURN * turn, SHIFT * down, SHIFT * right)
     )
-    at_row = (1 + a) * rows[:, None] + (b - turn) * columns + down * height + (height - 1) / 2
-    at_column = (c + turn) * rows[:, None] + (1 + d) * columns + right * width + (width - 1) / 2
+    at_row = (1 + a) * rows + (b - turn) * columns + down * height + (height - 1) / 2
+    at_column = (c + turn) * rows + (1 + d) * columns + right * width + (width - 1) / 2
     one = lambda image, *at: jax.scipy.ndimage.map_coordinates(image, at, order=1)
     channels = jax.vmap(one, (-1, None, None), -1)
     return jax.vmap(channels)(x, at_row, at_column)
