@@ -116,6 +116,7 @@ def _meta_trained(
         cell.shot,
         settings.queries,
         rotations=cell.rotations[0],
+        distort=settings.distort,
     )
 
     def valid(theta: Any) -> dict[str, float]:

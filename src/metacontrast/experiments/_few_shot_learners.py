@@ -37,6 +37,7 @@ class Settings:
     pull: float = 0.0  # lambda of the complex synapse, not learned
     beta: float = 0.0
     last_rate: float = 0.01  # of the outer rate, at the end of its cosine
+    distort: float = 0.0  # of training images, see `episodes`
 
 
 class Learner(NamedTuple):

@@ -87,16 +87,14 @@ PROBLEM = mc.Problem(
 )
 
 
-def learner(settings: Settings, steps: int, hippocampus: Hippocampus) -> Plasticity:
-    """One item at a time, at a rate that falls: what the last items did must not stand out."""
-    rate = optax.cosine_decay_schedule(settings.rate, steps, 0.05)
-    return Plasticity(_item, rate, steps, hippocampus)
-
-
-def parts(name: str, settings: Settings) -> tuple[Any, Any]:
-    """How tasks are learned, and the meta-gradient found."""
+def parts(name: str, settings: Settings, item: Any = _item) -> tuple[Any, Any]:
+    """How tasks are learned, given the loss of an item, and the meta-gradient found."""
     memory = Hippocampus(settings.capacity, settings.memory_noise, settings.nudge)
-    phases: list[Any] = [learner(settings, n, memory) for n in (settings.free, settings.nudged)]
+    # One item at a time, at a rate that falls: what the last items did must not stand out.
+    rate = partial(optax.cosine_decay_schedule, settings.rate, alpha=0.05)
+    phases: list[Any] = [
+        Plasticity(item, rate(n), n, memory) for n in (settings.free, settings.nudged)
+    ]
     if name == "full-batch":
         phases = [mc.descend(optax.sgd(phase.rate), phase.steps) for phase in phases]
     free, nudged = phases

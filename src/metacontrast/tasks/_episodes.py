@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from .._problem import Data, Task
 from .._solve import positive
+from ._distort import distorted
 from ._images import Images
 
 
 def episodes(
-    images: Images, way: int, shot: int, query: int, *, rotations: bool = False
+    images: Images,
+    way: int,
+    shot: int,
+    query: int,
+    *,
+    rotations: bool = False,
+    distort: float = 0.0,
 ) -> Callable[[jax.Array], Task]:
     """`draw(key) -> task`: tell `way` classes apart from `shot` examples of each.
 
@@ -29,13 +37,16 @@ def episodes(
         query: examples of each class to be judged on, at least 1.
         rotations: make four classes of each, by turning all of its images by 0, 90, 180 and 270
             degrees (Santoro et al., 2016). A task may hold several turns of one class.
+        distort: how strongly each image is shifted, turned, stretched and sheared on its own, for
+            training. At 1, within 7% of its side, 10 degrees and 12%. Default: not at all.
 
     Returns:
         `draw`. Its tasks have x (way * shot, H, W, C), float32 in [0, 1], and y (way * shot,),
         int32, 0 to way - 1, ordered by class; likewise the test data with `query`.
 
     Raises:
-        ValueError: a number below 1, or more than the images have; images not square to be turned.
+        ValueError: a number below 1, or more than the images have; images not square to be turned;
+            a negative `distort`.
 
     Example:
         >>> import numpy as np
@@ -45,6 +56,10 @@ def episodes(
         ((5, 28, 28, 1), (75,))
     """
     classes, per_class = _checked(images, way, shot, query, rotations)
+    if not distort >= 0:
+        raise ValueError(
+            f"distort: must not be negative, got {distort}; 0 leaves images as they are."
+        )
     pixels = jnp.asarray(images.pixels)
 
     def draw(key: jax.Array) -> Task:
@@ -55,6 +70,10 @@ def episodes(
         drawn = pixels[(chosen % len(pixels))[:, None], rows]
         if rotations:
             drawn = jax.vmap(_turned)(drawn, chosen // len(pixels))
+        drawn = drawn.astype(jnp.float32) / 255
+        if distort:
+            warp = partial(distorted, strength=distort)
+            drawn = jax.vmap(warp)(jax.random.split(jax.random.fold_in(key, 0), way), drawn)
         return Task(_data(drawn[:, :shot]), _data(drawn[:, shot:]))
 
     return draw
@@ -85,5 +104,5 @@ def _turned(drawn: jax.Array, quarters: jax.Array) -> jax.Array:
 
 def _data(drawn: jax.Array) -> Data:
     way, each = drawn.shape[:2]
-    x = drawn.reshape(way * each, *drawn.shape[2:]).astype(jnp.float32) / 255
+    x = drawn.reshape(way * each, *drawn.shape[2:])
     return Data(x, jnp.repeat(jnp.arange(way, dtype=jnp.int32), each))
