@@ -7,10 +7,8 @@ import jax.numpy as jnp
 
 from .._problem import PyTree
 from .._solve import positive
-from ._layers import Activation, Layers, layers
+from ._layers import Activation, Layers, States, layers
 from ._rule import Apply, Rule, credited
-
-States = list[jax.Array]
 
 
 def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh) -> Apply:

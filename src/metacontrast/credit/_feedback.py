@@ -83,7 +83,7 @@ def feedback_alignment(feedback: Sequence[jax.Array], activation: Activation = j
 def direct_feedback_alignment(
     feedback: Sequence[jax.Array], activation: Activation = jnp.tanh
 ) -> Rule:
-    """Direct feedback alignment: every hidden layer hears the output's error by a matrix of its own.
+    """Direct feedback alignment: each hidden layer hears the error by a matrix of its own.
 
         delta_L = error,   delta_l = f'(a_l) B_l' error,   dW_l = delta_l h_(l-1)'
 

@@ -86,7 +86,7 @@ def by(solve: Solver, problem: Callable[[Apply], Problem], rule: Rule) -> Solver
         ...     loss = lambda phi, data: (apply(phi, data.x) - data.y) ** 2
         ...     return mc.Problem(
         ...         init=lambda theta, task: theta,
-        ...         inner=lambda phi, theta, task: loss(phi, task.train) + mc.attraction(phi, theta),
+        ...         inner=lambda phi, w, task: loss(phi, task.train) + mc.attraction(phi, w),
         ...         outer=lambda phi, theta, task: loss(phi, task.test),
         ...     )
         >>> line = lambda w, x: w * x
