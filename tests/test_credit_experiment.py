@@ -66,7 +66,9 @@ def test_equilibrium_propagation_is_judged_by_its_own_equilibrium():
     ]
     assert errors[0] != pytest.approx(errors[1], rel=1e-2)
     found = credit.scorer("equilibrium-propagation", small, 0)(theta, tasks)[0]
-    mean = np.mean([(apply(phi, x) - y) ** 2 for x, y in zip(task.test.x, task.test.y)])
+    mean = np.mean(
+        [(apply(phi, x) - y) ** 2 for x, y in zip(task.test.x, task.test.y, strict=True)]
+    )
     assert found == pytest.approx(mean, rel=1e-9)
 
 
