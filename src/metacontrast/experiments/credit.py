@@ -53,9 +53,9 @@ class Settings:
     gamma: float = 0.05  # equilibrium propagation: feedback
     inner_beta: float = 0.5
     sweeps: int = 4
-    nudge: float = 0.05  # predictive coding
+    nudge: float = 0.01  # predictive coding
     scale: float = 1e-2  # node perturbation
-    samples: int = 8
+    samples: int = 4
 
 
 METHODS = (
