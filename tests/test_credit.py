@@ -32,7 +32,8 @@ RULES = {
 
 def gradient(rule, phi=PHI, key=None):
     """Of a loss that is not a sum of squares: nothing about the loss is built into a rule."""
-    return jax.grad(lambda phi: jnp.sum(jnp.logaddexp(0.0, _apply(rule, phi, key) - Y)))(phi)
+    loss = lambda phi: jnp.sum(jnp.logaddexp(0.0, _apply(rule, phi, key) - Y))
+    return jax.jit(jax.grad(loss))(phi)
 
 
 def _apply(rule, phi, key):
@@ -66,7 +67,7 @@ def test_direct_feedback_reaches_each_layer_by_its_own_matrix():
 def test_predictive_coding_is_backpropagation_to_first_order_in_the_nudge():
     nudges = [0.1, 0.05, 0.025, 0.0125]
     exact = gradient(NET.apply)
-    errors = [relative_error(gradient(credit.predictive_coding(c, 30)), exact) for c in nudges]
+    errors = [relative_error(gradient(credit.predictive_coding(c, 10)), exact) for c in nudges]
     # The slope's own error is the next order's, at most the nudge times a number of order one.
     assert slope(nudges, errors) == pytest.approx(1.0, abs=0.1)
 
@@ -100,7 +101,7 @@ def test_predictive_coding_rests_where_a_gradient_flow_on_its_energy_rests():
     )
     assert flow.converged
     expected = jax.grad(energy)(PHI, flow.phi, error, nudge)
-    rule = credit.predictive_coding(nudge, 60)
+    rule = credit.predictive_coding(nudge, 30)
     found = jax.grad(lambda phi: rule(phi, X) @ error)(PHI)
     # The energy's minimum is nearly that of |a|^2 / 2: a is as far away as its gradient is long.
     assert relative_error(jax.tree.map(lambda g: g * nudge, found), expected) < 1e-11
@@ -140,23 +141,23 @@ def implicit(gamma):
 def test_equilibrium_propagation_is_implicit_differentiation_to_second_order_in_beta():
     betas = [0.8, 0.4, 0.2, 0.1]
     exact = implicit(gamma=0.5)
-    rules = [credit.equilibrium_propagation(beta, 0.5, 100) for beta in betas]
+    rules = [credit.equilibrium_propagation(beta, 0.5, 40) for beta in betas]
     errors = [relative_error(gradient(rule), exact) for rule in rules]
     # The next order is beta^2 relative to this one.
     assert slope(betas, errors) == pytest.approx(2.0, abs=0.1)
     # And far enough down, before round-off, that nothing else is left.
-    last = relative_error(gradient(credit.equilibrium_propagation(1e-3, 0.5, 100)), exact)
+    last = relative_error(gradient(credit.equilibrium_propagation(1e-3, 0.5, 40)), exact)
     assert last < errors[-1] * 1e-3
 
 
 def test_the_derivative_of_an_equilibrium_is_implicit_differentiation():
-    assert relative_error(gradient(credit.equilibrium(0.5, 100)), implicit(0.5)) < 1e-12
+    assert relative_error(gradient(credit.equilibrium(0.5, 40)), implicit(0.5)) < 1e-12
 
 
 def test_without_feedback_an_equilibrium_is_the_feedforward_pass_to_first_order():
     gammas = [0.1, 0.05, 0.025]
     expected = NET.apply(PHI, X)
-    far = [jnp.linalg.norm(credit.equilibrium(g, 60)(PHI, X) - expected) for g in gammas]
+    far = [jnp.linalg.norm(credit.equilibrium(g, 20)(PHI, X) - expected) for g in gammas]
     assert slope(gammas, far) == pytest.approx(1.0, abs=0.1)
     assert relative_error(credit.equilibrium(0.1, 1)(PHI, X), expected) < 10 * EPS
 
@@ -169,7 +170,7 @@ def test_node_perturbation_is_unbiased():
     rule = credit.node_perturbation(1e-3, 1)
     keys = jax.random.split(jax.random.key(2), n)
     flat = lambda key: ravel_pytree(gradient(rule, key=key))[0]
-    found = jax.lax.map(flat, keys, batch_size=500)
+    found = jax.jit(jax.vmap(flat))(keys)
     z = (jnp.mean(found, 0) - ravel_pytree(gradient(NET.apply))[0]) / (
         jnp.std(found, 0, ddof=1) / jnp.sqrt(n)
     )
@@ -183,7 +184,7 @@ def test_more_samples_are_less_noise():
     def spread(samples):
         rule = credit.node_perturbation(1e-3, samples)
         keys = jax.random.split(jax.random.key(3), 400)
-        found = jax.vmap(lambda key: ravel_pytree(gradient(rule, key=key))[0])(keys)
+        found = jax.jit(jax.vmap(lambda key: ravel_pytree(gradient(rule, key=key))[0]))(keys)
         return jnp.sum(jnp.var(found, 0))
 
     # A ratio of two sums of variances, each of 400 draws: off by a tenth or so.
@@ -221,7 +222,7 @@ def test_every_rule_learns(name):
     exact, theta, task = setting(name)
     solve = credit.by(mc.descend(optax.sgd(1e-2), 100), problem, RULES[name])
     loss = exact.loss(theta, task)
-    phi = mc.learn(exact, solve, theta, task, jax.random.key(4)).phi
+    phi = jax.jit(lambda key: mc.learn(exact, solve, theta, task, key).phi)(jax.random.key(4))
     assert loss(phi) < 0.5 * loss(PHI)
 
 
@@ -232,19 +233,20 @@ def test_the_pull_to_omega_and_the_nudge_are_exact():
     seen = []
 
     def spy(loss, phi0):
-        seen.append(jax.grad(loss)(phi0))
+        seen.append(jax.jit(jax.grad(loss))(phi0))
         return phi0
 
     loss = exact.loss(theta, task, beta=-0.7)
     credit.by(spy, problem, rule)(loss, PHI)
-    assert relative_error(seen[0], jax.grad(loss)(PHI)) < 100 * EPS
+    assert relative_error(seen[0], jax.jit(jax.grad(loss))(PHI)) < 100 * EPS
 
 
 def record(noise):
     """A solver that takes three steps and says what gradients it met."""
 
     def solve(loss, phi0):
-        noise.append([jax.grad(loss.at)(phi0, t) for t in range(3)])
+        step = jax.jit(jax.grad(loss.at))
+        noise.append([step(phi0, t) for t in range(3)])
         return phi0
 
     return solve
@@ -266,9 +268,10 @@ def test_every_phase_draws_the_same_noise_and_every_step_its_own():
 
 
 def test_noise_follows_an_example_whatever_its_place():
-    rule = lambda x: jax.grad(lambda phi: jnp.sum(NOISY(phi, x, jax.random.key(6))))(PHI)
+    heard = lambda x: jax.grad(lambda phi: jnp.sum(NOISY(phi, x, jax.random.key(6))))(PHI)
+    rule = jax.jit(jax.vmap(heard))
     one, other = jnp.array([0.3, 1.0]), jnp.array([1.0, 0.3])
-    there, back = (jax.vmap(rule)(jnp.stack(pair)) for pair in ((one, other), (other, one)))
+    there, back = (rule(jnp.stack(pair)) for pair in ((one, other), (other, one)))
     same = jax.tree.map(lambda leaf: leaf[::-1], back)
     assert relative_error(there, same) < 100 * EPS
     # The output's bias hears nothing but its own noise, times the outcome.
@@ -286,8 +289,10 @@ def test_a_problem_that_samples_still_does():
     )
     rule = credit.predictive_coding(1.0, sweeps=1)  # backpropagation
     solve = mc.descend(optax.sgd(1e-2), 3)
-    expected = mc.learn(drawn, solve, theta, task, jax.random.key(0)).phi
-    found = mc.learn(drawn, credit.by(solve, problem, rule), theta, task, jax.random.key(0)).phi
+    expected, found = (
+        mc.learn(drawn, s, theta, task, jax.random.key(0)).phi
+        for s in (solve, credit.by(solve, problem, rule))
+    )
     assert relative_error(found, expected) < 100 * EPS
 
 
@@ -299,12 +304,12 @@ def test_training_can_be_differentiated_through_the_rule(name):
     key = jax.random.key(9)
     flat, unravel = ravel_pytree(theta)
     along = jax.random.normal(jax.random.key(10), flat.shape)
-    value = lambda t: loss(unravel(flat + t * along), task, key)
+    both = jax.jit(jax.value_and_grad(lambda t: loss(unravel(flat + t * along), task, key)))
     h = EPS ** (1 / 3)
-    grad = ravel_pytree(jax.grad(loss)(theta, task, key))[0]
     # Central differences: h^2 of truncation and EPS / h of round-off, times what the loss is like;
     # the contrast inside (over beta gamma^2, over scale) magnifies round-off by 1e4.
-    np.testing.assert_allclose(grad @ along, (value(h) - value(-h)) / (2 * h), rtol=1e-5)
+    difference = (both(h)[0] - both(-h)[0]) / (2 * h)
+    np.testing.assert_allclose(both(0.0)[1], difference, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -313,10 +318,10 @@ def test_tasks_are_learned_side_by_side(name):
     tasks = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), task)
     keys = jax.random.split(jax.random.key(11), 2)
     solve = credit.by(mc.descend(optax.sgd(1e-2), 2), problem, RULES[name])
-    both = jax.vmap(lambda task, key: mc.learn(exact, solve, theta, task, key).phi)(tasks, keys)
+    learn = lambda task, key: mc.learn(exact, solve, theta, task, key).phi
+    both, single = jax.jit(jax.vmap(learn))(tasks, keys), jax.jit(learn)
     for i in range(2):
-        task = jax.tree.map(lambda leaf, i=i: leaf[i], tasks)
-        alone = mc.learn(exact, solve, theta, task, keys[i]).phi
+        alone = single(jax.tree.map(lambda leaf, i=i: leaf[i], tasks), keys[i])
         one = jax.tree.map(lambda leaf, i=i: leaf[i], both)
         # Sums in another order; the inner contrast divides round-off by 2 beta gamma^2 = 2e-3.
         assert relative_error(one, alone) < 1e3 * EPS / 2e-3

@@ -39,13 +39,16 @@ def draw_panels(root: Path, methods: Sequence[str], axes: Any) -> None:
     for ax in (error, cosine):
         ax.set_xticks(range(len(methods)), [_SHORT[name] for name in methods], fontsize=7)
         ax.tick_params(axis="x", rotation=90)
-    error.set_ylabel("mean squared error, test tasks")
-    cosine.set_ylabel("cosine with the exact meta-gradient")
-    cosine.set_title("before (grey) and after meta-training", fontsize=8)
+    error.set_yscale("log")
+    error.set_ylabel("squared error, test tasks")
+    cosine.set_ylabel("cosine")
+    cosine.set_title(
+        "with the exact meta-gradient,\nbefore (grey) and after meta-training", fontsize=8
+    )
     curves.set_yscale("log")
     curves.set_xlabel("meta-step")
-    curves.set_ylabel("mean squared error, validation")
-    curves.legend(fontsize=6)
+    curves.set_ylabel("squared error, validation")
+    curves.legend(fontsize=6, loc="center right")
 
 
 def _bar(ax: Any, x: float, width: float, values: list[float], color: str) -> None:

@@ -141,7 +141,9 @@ def main(
         folder = root / name / f"seed{seed}"
         if not (resume and (folder / "result.json").is_file()):
             _say(run(name, seed, steps, folder, resume, quick))
-    print(f"Figure: {figure(root / 'credit', partial(draw_panels, root, METHODS), 1, 3)}")
+    print(
+        f"Figure: {figure(root / 'credit', partial(draw_panels, root, METHODS), 1, 3, (3.4, 3.4))}"
+    )
 
 
 def _say(result: dict[str, Any]) -> None:
