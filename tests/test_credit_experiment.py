@@ -20,7 +20,8 @@ def gradient(name, seed=0, **settings):
     learned, solve, estimator = credit.parts(name, replace(SMALL, **settings), seed)
     theta = sine.first_theta(0, 5.0)
     task = jax.tree.map(lambda leaf: leaf[0], sine.held_out(7, 1, queries=10))
-    return estimator.value_and_grad(learned, solve, theta, task, jax.random.key(0))[1]
+    grad = jax.jit(lambda theta, key: estimator.value_and_grad(learned, solve, theta, task, key)[1])
+    return grad(theta, jax.random.key(0))
 
 
 def test_random_feedback_is_drawn_once_a_seed():
