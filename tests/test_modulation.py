@@ -140,7 +140,7 @@ def test_slow_weights_act_through_both_phases(exact):
     ],
 )
 def test_other_networks_are_refused(weights):
-    with pytest.raises(ValueError, match="weights: must be those of nets.mlp"):
+    with pytest.raises(ValueError, match="weights: must be those of"):
         mc.modulation(weights)
 
 

@@ -52,7 +52,9 @@ def modulation(weights: PyTree) -> Modulation:
         201
     """
     *body, head = _layers(weights)
-    biases = [layer.bias if isinstance(layer, eqx.nn.Linear) else layer["b"] for layer in body]
+    biases: list[Any] = [
+        layer.bias if isinstance(layer, eqx.nn.Linear) else layer["b"] for layer in body
+    ]
     return Modulation([jnp.ones_like(b) for b in biases], [jnp.zeros_like(b) for b in biases], head)
 
 
@@ -95,7 +97,8 @@ def modulated(phi: Modulation, weights: PyTree) -> PyTree:
 
 def _modulated(layer: Any, gain: jax.Array, shift: jax.Array) -> Any:
     if isinstance(layer, eqx.nn.Linear):
-        new = (gain[:, None] * layer.weight, layer.bias + shift)
+        bias: Any = layer.bias
+        new = (gain[:, None] * layer.weight, bias + shift)
         return eqx.tree_at(lambda linear: (linear.weight, linear.bias), layer, new)
     if "gain" in layer:  # normalisation would undo what comes before it
         return layer | {"gain": gain * layer["gain"], "shift": layer["shift"] + shift}
