@@ -39,7 +39,7 @@ class Settings:
     beta: float = 0.05
     trials: int = TRIALS
     online_seeds: int = GAMES
-    every: int = 50
+    block: int = 50  # trials from one update to the next
     batch: int = 256
     updates: int = 2
     rate: float = 0.0  # of gradient descent
@@ -129,5 +129,5 @@ def greedy(learner: Learner, theta: Any, chosen: Settings) -> Agent:
         start=lambda key: learner.problem.init(theta, None),
         act=lambda phi, x, key: jnp.argmax(learner.predict(phi, theta, x), axis=1),
         learn=learn,
-        every=chosen.every,
+        every=chosen.block,
     )

@@ -48,7 +48,7 @@ def _features(weights: Any, x: jax.Array) -> jax.Array:
     """What the network's head sees, and a constant."""
     body = weights.layers[:-1]
     for layer in body:
-        x = jax.nn.relu(x @ layer.weight.T + layer.bias)
+        x = jax.nn.relu(x @ layer.weight.T + layer.bias[None])
     return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
 
 

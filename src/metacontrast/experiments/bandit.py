@@ -40,14 +40,15 @@ _PLAYS_ONLY = Settings(steps=0, tasks=0, pulls=0, queries=0, fewest=None, outer_
 
 METHODS = {
     "cml-mod": Settings(
-        steps=1000, tasks=8, pulls=128, queries=64, fewest=10, outer_rate=1e-2, first_lambda=1.0,
+        steps=200, tasks=8, pulls=64, queries=32, fewest=10, outer_rate=5e-3, first_lambda=50.0,
+        batch=128,
     ),
     "cml-syn": Settings(
-        steps=1000, tasks=4, pulls=64, queries=32, fewest=10, outer_rate=3e-3, first_lambda=1.0,
+        steps=200, tasks=8, pulls=64, queries=32, fewest=10, outer_rate=5e-3, first_lambda=50.0,
         batch=128,
     ),
     "maml": Settings(
-        steps=3000, tasks=32, pulls=128, queries=64, fewest=10, outer_rate=1e-3, rate=0.03,
+        steps=600, tasks=16, pulls=64, queries=32, fewest=10, outer_rate=1e-3, rate=0.03,
         batch=512, updates=100,
     ),
     "neural-linear": _PLAYS_ONLY,
@@ -107,9 +108,9 @@ def run(
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, play, write result.json, regrets and figures into `out`."""
     chosen = replace(_chosen(name, seed, steps, quick), trials=trials, online_seeds=online_seeds)
-    if trials < 1 or trials % chosen.every:
+    if trials < 1 or trials % chosen.block:
         raise ValueError(
-            f"trials: must be a multiple of {chosen.every}, the trials between two updates, not "
+            f"trials: must be a multiple of {chosen.block}, the trials between two updates, not "
             f"{trials}."
         )
     out = out or Path("runs") / NAME / name / f"seed{seed}"
@@ -181,7 +182,7 @@ def _player(name: str, chosen: Settings, seed: int, out: Path, resume: bool) -> 
     config = {"experiment": NAME, "method": name, "schedule": chosen.steps} | asdict(chosen)
     if not chosen.steps:
         open_folder(out, config | {"seed": seed}, resume)
-        return (uniform if name == "uniform" else neural_linear)(chosen.every), 0.0
+        return (uniform if name == "uniform" else neural_linear)(chosen.block), 0.0
     made = learner(name, chosen)
     scores = evaluator(made.problem, made.solve)
     draw = partial(wheel, pulls=chosen.pulls, queries=chosen.queries, fewest=chosen.fewest)

@@ -176,7 +176,7 @@ METHODS = {
         _modulation_least_squares(),
         mc.gauss_newton(10),
         mc.Contrastive(0.05, nudged=mc.gauss_newton(4)),
-        Settings(steps=400, tasks=25, queries=20, outer_rate=1e-2, first_lambda=5.0),
+        Settings(steps=400, tasks=25, queries=20, outer_rate=3e-3, first_lambda=50.0),
         mc.modulation,
         lambda phi, theta: mc.modulated(phi, theta[0]),
     ),
