@@ -80,7 +80,7 @@ def neural_linear(every: int) -> Agent:
         weights, found = state
         f = _features(weights, x)
         noise, weighing = jax.random.split(key)
-        s2 = found.b / jax.random.gamma(noise, found.a, (len(x), ARMS))
+        s2 = found.b[None] / jax.random.gamma(noise, found.a[None], (len(x), ARMS))
         # What an arm pays is all that is needed of its weights, and is normal too.
         mean = f @ found.mean.T
         spread = jnp.einsum("nd,kde,ne->nk", f, found.cov, f)
