@@ -31,7 +31,9 @@ def draw_regrets(root: Path, deltas: Sequence[float], methods: Iterable[str], ax
                 found[0]["trial"], percent.min(0), percent.max(0), color=f"C{i}", alpha=0.15, lw=0
             )
     for ax, delta in zip(axes.flat, deltas, strict=True):
-        ax.set(xscale="log", yscale="log", xlabel="trial", title=f"$\\delta$ = {delta}")
+        ax.set(
+            xscale="log", yscale="log", xlabel="trial", ylim=(1, 300), title=f"$\\delta$ = {delta}"
+        )
     axes.flat[0].set_ylabel("regret so far, % of uniform's")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
