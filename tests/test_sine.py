@@ -74,7 +74,7 @@ def test_a_run_leaves_its_result_and_the_table_shows_it(tmp_path, monkeypatch, c
     table = capsys.readouterr().out
     (maml,) = [line for line in table.splitlines() if " maml " in line]
     assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
-    assert table.count("not run") == 5
+    assert table.count("not run") == 6
     assert command(monkeypatch, *run) == 2
     assert "--resume" in capsys.readouterr().err
     assert command(monkeypatch, *run, "--resume") == 0
@@ -112,4 +112,4 @@ def test_a_run_without_meta_steps_keeps_its_folder_too(tmp_path, monkeypatch, ca
 
 def test_list_names_experiments_and_methods(monkeypatch, capsys):
     assert command(monkeypatch, "list") == 0
-    assert "cml-gn, maml" in capsys.readouterr().out
+    assert "cml-gn, cml-mod, maml" in capsys.readouterr().out

@@ -31,7 +31,10 @@ from ._stencil import stencil as stencil
 from ._unrolled import Unrolled as Unrolled
 from ._warm import warm as warm
 from .slow import HeadTheta as HeadTheta
+from .slow import Modulation as Modulation
 from .slow import attraction as attraction
+from .slow import modulated as modulated
+from .slow import modulation as modulation
 from .slow import ridge_head as ridge_head
 from .slow import ridge_newton as ridge_newton
 from .slow import synapse_contrast as synapse_contrast

@@ -10,5 +10,6 @@ EXPERIMENTS = {
     "omniglot": "characters told apart from 1 or 5 drawings of each",
     "miniimagenet": "photographs of 5 classes told apart from 1 or 5 of each",
     "hypercleaning": "wrong labels of MNIST found by learning one weight an example",
+    "bandit": "a wheel whose rare, rich arms are found by what was learned of other wheels",
     "cifar10-overfit": "a lambda for each weight of LeNet-5, against overfitting 50 images",
 }

@@ -72,14 +72,18 @@ def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
 
-def fast_weights(way: int, settings: Settings, estimator: Any, split: Any = None) -> Learner:
-    """All weights are fast (or, given `split`, some), pulled to slow ones from where they start.
+def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool = False) -> Learner:
+    """All weights are fast (or gains, shifts and the head are), pulled to where they start.
+
+    Departure, where they are modulated: the published modulated convolutions mix templates; here,
+    as in the talk's simplest form, a gain and a shift a channel.
 
     As published, normalised by the batch: the support set by itself, and the query set by itself,
     which makes the verdicts transductive.
     """
     net = network(settings, way)
-    fast, whole = split or ((lambda theta: theta), (lambda phi, theta: phi))
+    fast = mc.modulation if modulated else (lambda theta: theta)
+    whole = mc.modulated if modulated else (lambda phi, theta: phi)
     log_pull = float(np.log(settings.pull)) if settings.pull else None
 
     def loss(phi: Any, theta: Any, data: mc.Data) -> jax.Array:
@@ -111,22 +115,3 @@ def fast_weights(way: int, settings: Settings, estimator: Any, split: Any = None
 def nesterov(rate: float, steps: int) -> Any:
     """The published inner optimiser of the contrastive rule."""
     return mc.descend(optax.sgd(rate, 0.9, nesterov=True), steps)
-
-
-def modulation() -> Any:
-    """Gains, shifts and the head are fast; convolutions are slow.
-
-    Departure: the published modulated convolutions mix templates; here, as in the talk's simplest
-    form, a gain and a shift a channel.
-    """
-    fast_names = ("gain", "shift")
-
-    def fast(theta: Any) -> Any:
-        *body, head = theta
-        return [{name: layer[name] for name in fast_names} for layer in body] + [head]
-
-    def whole(phi: Any, theta: Any) -> Any:
-        *body, head = phi
-        return [slow | own for slow, own in zip(theta[:-1], body, strict=True)] + [head]
-
-    return fast, whole

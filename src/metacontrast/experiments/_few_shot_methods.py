@@ -8,13 +8,7 @@ from typing import Any
 import metacontrast as mc
 
 from ._few_shot_head import fast_head
-from ._few_shot_learners import (
-    Learner,
-    Settings,
-    fast_weights,
-    modulation,
-    nesterov,
-)
+from ._few_shot_learners import Learner, Settings, fast_weights, nesterov
 
 METHODS = ("cml-head", "cml-syn", "cml-mod", "maml", "fomaml", "reptile", "imaml-cg")
 
@@ -94,8 +88,7 @@ def learner(name: str, way: int, shot: int, chosen: Settings) -> Learner:
     """The learner of a method."""
     if name == "cml-head":
         return fast_head(way, shot, chosen)
-    split = modulation() if name == "cml-mod" else None
-    return fast_weights(way, chosen, _estimator(name, chosen), split)
+    return fast_weights(way, chosen, _estimator(name, chosen), modulated=name == "cml-mod")
 
 
 def _estimator(name: str, chosen: Settings) -> Any:

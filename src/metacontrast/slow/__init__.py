@@ -5,3 +5,6 @@ from ._attraction import synapse_contrast as synapse_contrast
 from ._head import HeadTheta as HeadTheta
 from ._head import ridge_head as ridge_head
 from ._head import ridge_newton as ridge_newton
+from ._modulation import Modulation as Modulation
+from ._modulation import modulated as modulated
+from ._modulation import modulation as modulation

@@ -7,3 +7,5 @@ from ._labelled import mnist as mnist
 from ._miniimagenet import miniimagenet as miniimagenet
 from ._omniglot import omniglot as omniglot
 from ._sine import sine as sine
+from ._wheel import Pulled as Pulled
+from ._wheel import wheel as wheel
