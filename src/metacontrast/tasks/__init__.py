@@ -6,4 +6,5 @@ from ._labelled import cifar10 as cifar10
 from ._labelled import mnist as mnist
 from ._miniimagenet import miniimagenet as miniimagenet
 from ._omniglot import omniglot as omniglot
+from ._population import population as population
 from ._sine import sine as sine
