@@ -52,14 +52,14 @@ class Settings:
 
     rate: float
     outer_rate: float
-    steps: int = 200
+    steps: int = 100
     tasks: int = 5
     free: int = 10
     nudged: int = 6
     beta: float = 0.1
     first_lambda: float = 10.0
-    momentum: float = 0.0
-    readout_rate: float = 1.0  # of the rate, for W_out, whose curvature is a hundred times larger
+    momentum: float = 0.9
+    readout_rate: float = 0.3  # of the rate, for W_out, whose curvature is a hundred times larger
     clip: float = 100.0  # of the norm of an inner gradient
     fired: float = 0.0  # the price of a rate that is not 0.2
     truncate: int | None = None
@@ -69,8 +69,8 @@ METHODS = {
     "cml-eprop": Settings(rate=1e-3, outer_rate=3e-3),
     "cml-eprop-random": Settings(rate=1e-3, outer_rate=3e-3),
     "bptt": Settings(rate=1e-3, outer_rate=3e-3),
-    "eprop-bptt": Settings(rate=1e-3, outer_rate=1e-3),
-    "eprop-tbptt": Settings(rate=1e-3, outer_rate=1e-3, truncate=5),
+    "eprop-bptt": Settings(rate=1e-3, outer_rate=3e-3),
+    "eprop-tbptt": Settings(rate=1e-3, outer_rate=3e-3, truncate=5),
 }
 REFERENCE = dict.fromkeys(METHODS, "")
 
@@ -115,15 +115,12 @@ def feedback() -> jax.Array:
 
 
 def learner(settings: Settings, steps: int) -> Any:
-    """Clipped gradient descent, W_out at a rate of its own."""
+    """Gradient descent with momentum, its rate falling on a cosine, W_out at a lower one."""
     slower = optax.stateless(
         lambda updates, _: updates._replace(readout=settings.readout_rate * updates.readout)
     )
-    rate = settings.rate
-    if settings.momentum:
-        descent = optax.sgd(optax.cosine_decay_schedule(rate, steps, 0.05), settings.momentum, True)
-    else:
-        descent = optax.sgd(rate)
+    rate = optax.cosine_decay_schedule(settings.rate, steps, 0.05)
+    descent = optax.sgd(rate, settings.momentum, nesterov=True)
     return mc.descend(optax.chain(optax.clip_by_global_norm(settings.clip), slower, descent), steps)
 
 
