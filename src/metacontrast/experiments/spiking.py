@@ -30,7 +30,7 @@ import typer
 import metacontrast as mc
 
 from ..credit import eprop
-from ..nets import Spiking, Weights, fast_sigmoid
+from ..nets import Spiking, Weights
 from ..report import figure
 from ..tasks import population, sine
 from ..train import evaluator, meta_train, summarise, write_result
@@ -41,9 +41,9 @@ METRIC = "mean squared error on 500 held-out tasks"
 SHOTS, QUERIES, TEST_TASKS, TEST_QUERIES, VALID_TASKS = 10, 10, 500, 50, 60
 # Task streams: training draws from the run's seed, these two from seeds no run may have.
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
+# Departure: backpropagation has e-prop's surrogate too. With that of the published baseline,
+# `nets.fast_sigmoid`, it ended at 3.5 on validation tasks, where this one ended at 0.15.
 NET = Spiking(inputs=100, neurons=100, outputs=1)
-# Forward in time it is the same network; the paper gives backpropagation another surrogate.
-BACK = replace(NET, surrogate=fast_sigmoid)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,14 @@ class Settings:
     truncate: int | None = None
 
 
+# Without momentum, and W_out at the rate of the rest: better for them on validation tasks.
+_BACK = Settings(rate=1e-3, outer_rate=1e-3, momentum=0.0, readout_rate=1.0, truncate=5)
 METHODS = {
     "cml-eprop": Settings(rate=1e-3, outer_rate=3e-3),
     "cml-eprop-random": Settings(rate=1e-3, outer_rate=3e-3),
-    "bptt": Settings(rate=1e-3, outer_rate=3e-3),
-    "eprop-bptt": Settings(rate=1e-3, outer_rate=3e-3),
-    "eprop-tbptt": Settings(rate=1e-3, outer_rate=3e-3, truncate=5),
+    "bptt": replace(_BACK, truncate=None),
+    "eprop-bptt": replace(_BACK, truncate=None),
+    "eprop-tbptt": _BACK,
 }
 REFERENCE = dict.fromkeys(METHODS, "")
 
@@ -92,8 +94,8 @@ def problem(name: str, settings: Settings) -> mc.Problem:
     """The complex synapse for the contrastive rule; for the others, where learning starts."""
     contrastive = name.startswith("cml")
     rule = eprop(NET, feedback() if name.endswith("random") else None)
-    learned = BACK.apply if name == "bptt" else rule
-    judged = rule if contrastive else BACK.apply
+    learned = NET.apply if name == "bptt" else rule
+    judged = rule if contrastive else NET.apply
 
     def inner(phi: Weights, theta: Any, task: mc.Task) -> jax.Array:
         data = squares(learned, phi, task.train)
@@ -120,7 +122,7 @@ def learner(settings: Settings, steps: int) -> Any:
         lambda updates, _: updates._replace(readout=settings.readout_rate * updates.readout)
     )
     rate = optax.cosine_decay_schedule(settings.rate, steps, 0.05)
-    descent = optax.sgd(rate, settings.momentum, nesterov=True)
+    descent = optax.sgd(rate, settings.momentum or None, nesterov=settings.momentum > 0)
     return mc.descend(optax.chain(optax.clip_by_global_norm(settings.clip), slower, descent), steps)
 
 
