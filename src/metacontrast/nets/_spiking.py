@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ class Spiking:
                 "numbers by tasks.population."
             )
 
-        def step(carry: tuple[jax.Array, jax.Array], current: jax.Array) -> tuple[tuple, tuple]:
+        def step(carry: tuple[jax.Array, jax.Array], current: jax.Array) -> tuple[Any, Any]:
             v = self.integrate(*carry, current, phi.recurrent)
             z = self.fire(v)
             return (v, z), (v, z)
