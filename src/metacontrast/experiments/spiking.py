@@ -91,8 +91,12 @@ def squares(apply: Any, phi: Weights, data: mc.Data) -> jax.Array:
 
 
 def problem(name: str, settings: Settings) -> mc.Problem:
-    """The complex synapse for the contrastive rule; for the others, where learning starts."""
+    """The complex synapse; for full backpropagation, where learning starts.
+
+    Truncated backpropagation does not reach the start: omega acts through its pull alone.
+    """
     contrastive = name.startswith("cml")
+    pulled = contrastive or settings.truncate is not None
     rule = eprop(NET, feedback() if name.endswith("random") else None)
     learned = NET.apply if name == "bptt" else rule
     judged = rule if contrastive else NET.apply
@@ -102,7 +106,7 @@ def problem(name: str, settings: Settings) -> mc.Problem:
         if settings.fired:
             unusual = learned(phi, task.train.x).rate - 0.2
             data = data + settings.fired * jnp.sum(unusual**2)
-        return data + mc.attraction(phi, *theta) if contrastive else data
+        return data + mc.attraction(phi, *theta) if pulled else data
 
     return mc.Problem(
         init=lambda theta, task: theta[0],
