@@ -1,5 +1,6 @@
 """How a network's own gradient is found: credit rules, for any solver."""
 
+from ._eprop import eprop as eprop
 from ._equilibrium import equilibrium as equilibrium
 from ._equilibrium import equilibrium_propagation as equilibrium_propagation
 from ._feedback import direct_feedback_alignment as direct_feedback_alignment

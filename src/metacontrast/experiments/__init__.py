@@ -7,6 +7,7 @@ EXPERIMENTS = {
     "complementary": "sines by an online, local process with a replaying memory",
     "complementary-characters": "characters told apart by the same process, image by image",
     "credit": "sines learned without backpropagation: other inner gradients",
+    "spiking": "sines by a recurrent spiking network, e-prop and the contrastive rule",
     "omniglot": "characters told apart from 1 or 5 drawings of each",
     "miniimagenet": "photographs of 5 classes told apart from 1 or 5 of each",
     "hypercleaning": "wrong labels of MNIST found by learning one weight an example",

@@ -7,3 +7,8 @@ from ._image_nets import lenet5 as lenet5
 from ._net import Net as Net
 from ._net import mlp as mlp
 from ._net import net as net
+from ._spiking import Response as Response
+from ._spiking import Spiking as Spiking
+from ._spiking import Weights as Weights
+from ._spiking import fast_sigmoid as fast_sigmoid
+from ._spiking import triangle as triangle

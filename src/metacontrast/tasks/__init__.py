@@ -6,6 +6,7 @@ from ._labelled import cifar10 as cifar10
 from ._labelled import mnist as mnist
 from ._miniimagenet import miniimagenet as miniimagenet
 from ._omniglot import omniglot as omniglot
+from ._population import population as population
 from ._sine import sine as sine
 from ._wheel import Pulled as Pulled
 from ._wheel import wheel as wheel
