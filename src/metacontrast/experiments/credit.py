@@ -43,7 +43,7 @@ class Settings:
     steps: int = 300
     tasks: int = 10
     queries: int = 10
-    outer_rate: float = 2e-2
+    outer_rate: float = 4e-2
     first_lambda: float = 5.0
     beta: float = 0.05
     free: int = 100
