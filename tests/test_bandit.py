@@ -139,7 +139,7 @@ def test_figures_show_finished_runs(tmp_path):
     [
         (("--method", "nonsense"), "method: unknown 'nonsense'"),
         (("--method", "uniform", "--steps", "5"), "steps: uniform takes no"),
-        (("--seed", str(2**31 - 2)), "draws held-out tasks and games"),
+        (("--seed", str(2**31 - 2)), "draws held-out tasks"),
         (("--method", "uniform", "--trials", "7"), "trials: must be a multiple of"),
     ],
 )

@@ -18,11 +18,10 @@ import metacontrast as mc
 from ..report import figure
 from ..tasks import Images, episodes
 from ..train import Trained, evaluator, meta_train, summarise, write_result
+from ._common import TEST_SEED, VALID_SEED
 from ._few_shot_figures import draw_episode, draw_learning
 from ._few_shot_learners import Learner, Settings
 
-# Task streams: training draws from the run's seed, these two from seeds no run may have.
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 TEST_TASKS, TEST_QUERIES, VALID_TASKS, VALID_QUERIES, REFERENCES = 1000, 15, 100, 5, 500
 AT_A_TIME = 20  # tasks whose images are in memory together
 

@@ -23,6 +23,7 @@ import optax
 import typer
 
 from ..report import figure
+from ..report._table import half_width
 from ..tasks import wheel
 from ..tasks._wheel import ARMS, uniform_regret
 from ..train import evaluator, meta_train, open_folder, summarise, write_result
@@ -30,11 +31,11 @@ from ._bandit_figures import draw_policies, draw_regrets
 from ._bandit_learners import GAMES, TRIALS, Learner, Settings, greedy, initialised, pulled_back
 from ._bandit_neural_linear import neural_linear
 from ._bandit_online import FIRST, Agent, plays
+from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
 
 NAME = "bandit"
 METRIC = "cumulative regret, percent of the uniform player's, mean of all deltas"
 DELTAS = (0.5, 0.7, 0.9, 0.95, 0.99)
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 VALID_TASKS = 50
 _PLAYS_ONLY = Settings(steps=0, tasks=0, pulls=0, queries=0, fewest=None, outer_rate=0.0)
 
@@ -81,11 +82,11 @@ def games(seed: int, n: int) -> jax.Array:
 
 def main(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "cml-mod",
-    seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/bandit/METHOD/seedSEED.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the meta-steps.")] = False,
+    seed: Seed = 0,
+    steps: Steps = None,
+    out: Out = None,
+    resume: Resume = False,
+    quick: Quick = False,
     trials: Annotated[int, typer.Option(help="Of each game; published: 80000.")] = TRIALS,
     online_seeds: Annotated[int, typer.Option(help="Games a delta; published: 50.")] = GAMES,
 ) -> None:
@@ -107,13 +108,13 @@ def run(
     online_seeds: int = GAMES,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, play, write result.json, regrets and figures into `out`."""
-    chosen = replace(_chosen(name, seed, steps, quick), trials=trials, online_seeds=online_seeds)
+    out = folder(NAME, METHODS, name, seed, out)
+    chosen = replace(_chosen(name, steps, quick), trials=trials, online_seeds=online_seeds)
     if trials < 1 or trials % chosen.block:
         raise ValueError(
             f"trials: must be a multiple of {chosen.block}, the trials between two updates, not "
             f"{trials}."
         )
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     player, seconds = _player(name, chosen, seed, out, resume)
     each = regret(player, TEST_SEED, chosen.online_seeds, chosen.trials)
     _save(out, each)
@@ -157,15 +158,10 @@ def _save(out: Path, each: np.ndarray) -> None:
 
 
 def _interval(row: np.ndarray) -> tuple[float, float]:
-    half = 1.96 * row.std(ddof=1) / np.sqrt(len(row))
-    return float(row.mean()), float(half)
+    return float(row.mean()), half_width(row)
 
 
-def _chosen(name: str, seed: int, steps: int | None, quick: bool) -> Settings:
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
-    if seed in (VALID_SEED, TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks and games; choose another.")
+def _chosen(name: str, steps: int | None, quick: bool) -> Settings:
     chosen = METHODS[name]
     if quick:
         chosen = replace(chosen, steps=chosen.steps // 10)

@@ -36,6 +36,7 @@ from ..nets import lenet5
 from ..report import figure
 from ..tasks import cifar10
 from ..train import meta_train, summarise, write_result
+from ._common import Out, Resume, Steps, folder
 
 NAME = "cifar10-overfit"
 METRIC = "lowest validation cross-entropy reached, 950 images"
@@ -186,12 +187,10 @@ def main(
         str, typer.Option(help=f"One of {', '.join(METHODS)}.")
     ] = "contrastive-linear",
     seed: Annotated[int, typer.Option(help="Chooses the images and the start of learning.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
+    steps: Steps = None,
     clipped: Annotated[bool, typer.Option("--clipped", help="Learn lambda, not its log.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Default: runs/cifar10-overfit/METHOD/seedSEED.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Meta-learn a regulariser of LeNet-5 that overfits the validation set."""
     result = run(method, seed, steps, clipped, out, resume)
@@ -210,11 +209,9 @@ def run(
     resume: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: meta-learn lambda, write result.json and the curves beside it."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
+    out = folder(NAME, METHODS, name, seed, out)
     steps = METHODS[name].steps if steps is None or name == "none" else steps
     settings = Settings(steps, clipped=clipped)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     values, curve, seconds = _meta_trained(name, settings, seed, out, resume)
     best = min(curve, key=lambda line: line["valid_loss"] or math.inf)
     result = summarise(

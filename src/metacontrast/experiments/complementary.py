@@ -30,6 +30,7 @@ from ..report import figure
 from ..tasks import sine as draw
 from ..train import evaluator, meta_train, summarise, write_result
 from . import sine
+from ._common import TEST_SEED, VALID_SEED, Resume, Seed, Steps, folder
 from ._complementary_figure import PANELS, draw_panels
 
 NAME = "complementary"
@@ -108,13 +109,13 @@ def main(
     method: Annotated[
         str, typer.Option(help=f"One of {', '.join(METHODS)}; or all, for the figure.")
     ] = "online",
-    seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Default: runs/complementary/METHOD/seedSEED; all: runs/complementary."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Meta-learn sines by an online process, perfect or with one thing spoiled."""
     if method != "all":
@@ -122,9 +123,9 @@ def main(
         return
     root = out or Path("runs") / NAME
     for name in METHODS:
-        folder = root / name / f"seed{seed}"
-        if not (resume and (folder / "result.json").is_file()):
-            _say(run(name, seed, steps, folder, resume))
+        at = root / name / f"seed{seed}"
+        if not (resume and (at / "result.json").is_file()):
+            _say(run(name, seed, steps, at, resume))
     path = figure(root / "imperfections", partial(draw_panels, root), 2, 3)
     print(f"Figure: {path}")
 
@@ -145,15 +146,11 @@ def run(
     resume: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json into `out`."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose all or one of {', '.join(METHODS)}.")
-    if seed in (sine.VALID_SEED, sine.TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
+    out = folder(NAME, METHODS, name, seed, out)
     settings = METHODS[name]
     settings = settings if steps is None else replace(settings, steps=steps)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     trained = _meta_trained(name, settings, seed, out, resume)
-    tests = sine.held_out(sine.TEST_SEED, sine.TEST_TASKS)
+    tests = sine.held_out(TEST_SEED, sine.TEST_TASKS)
     spoiled = settings.capacity is not None or settings.memory_noise > 0
     # Judged with a perfect memory, so that what is seen is what meta-learning lost, and not what a
     # learner of fewer points cannot know; and then with its own.
@@ -187,7 +184,7 @@ def scorer(name: str, settings: Settings, perfect: bool) -> Any:
 
 def _meta_trained(name: str, settings: Settings, seed: int, out: Path, resume: bool) -> Any:
     scores = scorer(name, settings, perfect=True)
-    valid_tasks = sine.held_out(sine.VALID_SEED, sine.VALID_TASKS)
+    valid_tasks = sine.held_out(VALID_SEED, sine.VALID_TASKS)
     rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, 0.02)
     solve, estimator = parts(name, settings)
     return meta_train(

@@ -25,6 +25,7 @@ import metacontrast as mc
 from ..nets import mlp
 from ..tasks import episodes, omniglot
 from ..train import evaluator, meta_train, summarise, write_result
+from ._common import TEST_SEED, VALID_SEED, Out, Resume, Seed, Steps, folder
 from .complementary import METHODS as SPOILED
 from .complementary import Settings, parts
 
@@ -32,8 +33,6 @@ NAME = "complementary-characters"
 METRIC = "accuracy in percent on 1,000 tasks of test characters"
 WAY, SHOT, SIDE, QUERIES, TEST_QUERIES = 5, 1, 14, 5, 15
 TEST_TASKS, VALID_TASKS = 1000, 200
-# Task streams: training draws from the run's seed, these two from seeds no run may have.
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 NET = mlp(SIDE**2, 64, 1, WAY)
 METHODS = {
     name: replace(spoiled, steps=3000, outer_rate=1e-2, first_lambda=0.1, rate=3e-2)
@@ -74,12 +73,10 @@ def drawer(part: str, queries: int) -> Any:
 
 def main(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "online",
-    seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Default: runs/complementary-characters/METHOD/seedSEED.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    seed: Seed = 0,
+    steps: Steps = None,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Meta-learn characters by an online process, perfect or with one thing spoiled."""
     result = run(method, seed, steps, out, resume)
@@ -94,13 +91,9 @@ def run(
     resume: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json into `out`."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
-    if seed in (VALID_SEED, TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
+    out = folder(NAME, METHODS, name, seed, out)
     settings = METHODS[name]
     settings = settings if steps is None else replace(settings, steps=steps)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     trained = _meta_trained(name, settings, seed, out, resume)
     result = summarise(
         scorer(name, settings)(trained.theta, held_out("test")),

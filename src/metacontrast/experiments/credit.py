@@ -29,6 +29,7 @@ from ..report import figure
 from ..tasks import sine as draw
 from ..train import evaluator, meta_train, summarise, write_result
 from . import sine
+from ._common import TEST_SEED, VALID_SEED, Quick, Resume, Steps, folder
 from ._credit_figure import draw_panels
 
 NAME = "credit"
@@ -125,12 +126,12 @@ def main(
         str, typer.Option(help=f"One of {', '.join(METHODS)}; or all, for the figure.")
     ] = "equilibrium-propagation",
     seed: Annotated[int, typer.Option(help="Draws network, feedback and training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: 300.")] = None,
+    steps: Steps = None,
     out: Annotated[
         Path | None, typer.Option(help="Default: runs/credit/METHOD/seedSEED; all: runs/credit.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the meta-steps.")] = False,
+    resume: Resume = False,
+    quick: Quick = False,
 ) -> None:
     """Meta-learn sines by another inner credit assignment than backpropagation."""
     if method != "all":
@@ -138,9 +139,9 @@ def main(
         return
     root = out or Path("runs") / NAME
     for name in METHODS:
-        folder = root / name / f"seed{seed}"
-        if not (resume and (folder / "result.json").is_file()):
-            _say(run(name, seed, steps, folder, resume, quick))
+        at = root / name / f"seed{seed}"
+        if not (resume and (at / "result.json").is_file()):
+            _say(run(name, seed, steps, at, resume, quick))
     print(
         f"Figure: {figure(root / 'credit', partial(draw_panels, root, METHODS), 1, 3, (3.4, 3.4))}"
     )
@@ -165,16 +166,12 @@ def run(
     settings: Settings | None = None,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, compare gradients, test, write result.json into `out`."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose all or one of {', '.join(METHODS)}.")
-    if seed in (sine.VALID_SEED, sine.TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
+    out = folder(NAME, METHODS, name, seed, out)
     s = settings or Settings()
     s = replace(s, steps=(s.steps // 10 if quick else s.steps) if steps is None else steps)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     trained = _meta_trained(name, s, seed, out, resume)
     first = sine.first_theta(seed, s.first_lambda)
-    values = scorer(name, s, seed)(trained.theta, sine.held_out(sine.TEST_SEED, sine.TEST_TASKS))
+    values = scorer(name, s, seed)(trained.theta, sine.held_out(TEST_SEED, sine.TEST_TASKS))
     result = summarise(
         values,
         experiment=NAME,
@@ -209,7 +206,7 @@ def cosines(name: str, s: Settings, seed: int, thetas: dict[str, Any]) -> dict[s
     two means over tasks, which is what a meta-step follows.
     """
     learned, solve, estimator = parts(name, s, seed)
-    tasks = sine.held_out(sine.VALID_SEED, s.cosines, s.queries)
+    tasks = sine.held_out(VALID_SEED, s.cosines, s.queries)
     keys = jax.random.split(jax.random.key(seed), s.cosines)
 
     @jax.jit
@@ -238,7 +235,7 @@ def _cosine(a: Any, b: Any) -> Any:
 def _meta_trained(name: str, s: Settings, seed: int, out: Path, resume: bool) -> Any:
     learned, solve, estimator = parts(name, s, seed)
     scores = scorer(name, s, seed)
-    valid_tasks = sine.held_out(sine.VALID_SEED, sine.VALID_TASKS)
+    valid_tasks = sine.held_out(VALID_SEED, sine.VALID_TASKS)
     return meta_train(
         learned,
         solve,

@@ -28,6 +28,7 @@ import metacontrast as mc
 from ..tasks import sine as draw
 from ..train import DivergedError, meta_train, open_folder, summarise, write_json, write_result
 from . import sine
+from ._common import TEST_SEED, VALID_SEED
 
 NAME = "estimators"
 METRIC = f"{sine.METRIC}, after equal wall-clock"
@@ -115,7 +116,7 @@ def run(
     values = (
         np.full(sine.TEST_TASKS, np.nan)
         if theta is None
-        else scores(theta, sine.held_out(sine.TEST_SEED, sine.TEST_TASKS))
+        else scores(theta, sine.held_out(TEST_SEED, sine.TEST_TASKS))
     )
     result = summarise(
         values,
@@ -135,7 +136,7 @@ def run(
 
 def _best(name: str, n: int, seed: int, scores: Any) -> tuple[Any, float, dict[float, float]]:
     """theta after `n` dispatches at the rate that validation tasks chose; the rate; its losses."""
-    tasks = sine.held_out(sine.VALID_SEED, sine.VALID_TASKS)
+    tasks = sine.held_out(VALID_SEED, sine.VALID_TASKS)
     short = max(1, n // 4)
     valid = {rate: _loss(scores, _trained(name, short, seed, rate), tasks) for rate in RATES}
     rate = min(RATES, key=lambda rate: valid[rate])

@@ -28,6 +28,7 @@ import metacontrast as mc
 from ..report import figure
 from ..tasks import mnist
 from ..train import meta_train, summarise, write_result
+from ._common import Out, Resume, Steps, folder
 
 NAME = "hypercleaning"
 METRIC = "accuracy on MNIST's 10,000 test images"
@@ -129,11 +130,9 @@ def detection(theta: Any, wrong: np.ndarray) -> float:
 def main(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "cml",
     seed: Annotated[int, typer.Option(help="Chooses the images and the wrong labels.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Default: runs/hypercleaning/METHOD/seedSEED.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    steps: Steps = None,
+    out: Out = None,
+    resume: Resume = False,
 ) -> None:
     """Find wrong labels by meta-learning a weight for each image, and test the learner."""
     result = run(method, seed, steps, out, resume)
@@ -152,13 +151,11 @@ def run(
     resume: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: find the weights, learn, test, write result.json and a figure."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
+    out = folder(NAME, METHODS, name, seed, out)
     method = METHODS[name]
     settings = method.settings
     if method.estimator is not None and steps is not None:
         settings = replace(settings, steps=steps)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     cleaning = images(seed)
     theta, seconds, curve = _weights(name, settings, seed, out, resume, cleaning)
     told, told_with_valid = _accuracies(theta, name, settings.lam, cleaning)

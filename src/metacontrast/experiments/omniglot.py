@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from ..tasks import omniglot
+from ._common import Resume, Seed, Steps
 from ._few_shot import Cell, run, shortened
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
@@ -50,12 +51,12 @@ def main(
     way: Annotated[int, typer.Option(help="Classes a task.")] = 20,
     shot: Annotated[int, typer.Option(help="Drawings of each to learn from.")] = 1,
     split: Annotated[str, typer.Option(help=f"One of {', '.join(SPLITS)}.")] = "vinyals",
-    seed: Annotated[int, typer.Option(help="Draws the first theta and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
+    seed: Seed = 0,
+    steps: Steps = None,
     out: Annotated[
         Path | None, typer.Option(help="Default: runs/omniglot/TASK/SPLIT/METHOD/seedSEED.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    resume: Resume = False,
     quick: Annotated[bool, typer.Option("--quick", help="Small settings, for a CPU.")] = False,
 ) -> None:
     """Meta-learn to tell characters apart, and test on characters of other alphabets."""

@@ -27,6 +27,7 @@ from ..nets import mlp
 from ..report import figure, print_table
 from ..tasks import sine
 from ..train import evaluator, meta_train, open_folder, summarise, write_result
+from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
 
 NAME = "sine"
 METRIC = "mean squared error on 1,000 held-out tasks"
@@ -41,8 +42,6 @@ REFERENCE = {
     "scratch": "1.999 +- 3.500",
 }
 SHOTS, TEST_TASKS, TEST_QUERIES, VALID_TASKS = 10, 1000, 100, 200
-# Task streams: training draws from the run's seed, these two from seeds no run may have.
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
 
@@ -232,11 +231,11 @@ def scorer(method: Method) -> Any:
 
 def main(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "cml-gn",
-    seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/sine/METHOD/seedSEED.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the meta-steps.")] = False,
+    seed: Seed = 0,
+    steps: Steps = None,
+    out: Out = None,
+    resume: Resume = False,
+    quick: Quick = False,
 ) -> None:
     """Meta-learn to regress sines, and test on held-out tasks."""
     result = run(method, seed, steps, out, resume, quick)
@@ -252,10 +251,7 @@ def run(
     quick: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure into `out`."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
-    if seed in (VALID_SEED, TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
+    out = folder(NAME, METHODS, name, seed, out)
     method = METHODS[name]
     settings = method.settings
     if method.estimator is not None:
@@ -263,7 +259,6 @@ def run(
         settings = replace(settings, steps=default if steps is None else steps)
     elif steps is not None:
         raise ValueError(f"steps: {name} takes no meta-steps; leave it out.")
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     scores = scorer(method)
     theta, seconds = _meta_trained(name, method, settings, seed, out, resume, scores)
     values = scores(theta, held_out(TEST_SEED, TEST_TASKS))

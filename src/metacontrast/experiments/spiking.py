@@ -34,13 +34,12 @@ from ..nets import Spiking, Weights
 from ..report import figure
 from ..tasks import population, sine
 from ..train import evaluator, meta_train, summarise, write_result
+from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
 from ._spiking_figure import draw_panels
 
 NAME = "spiking"
 METRIC = "mean squared error on 500 held-out tasks"
 SHOTS, QUERIES, TEST_TASKS, TEST_QUERIES, VALID_TASKS = 10, 10, 500, 50, 60
-# Task streams: training draws from the run's seed, these two from seeds no run may have.
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 # Departure: backpropagation has e-prop's surrogate too. With that of the published baseline,
 # `nets.fast_sigmoid`, it ended at 3.4 on validation tasks, where this one ended at 0.15.
 NET = Spiking(inputs=100, neurons=100, outputs=1)
@@ -163,11 +162,11 @@ def first_theta(seed: int, lam: float) -> Any:
 
 def main(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "cml-eprop",
-    seed: Annotated[int, typer.Option(help="Draws the first network and the training tasks.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Meta-steps. Default: the method's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/spiking/METHOD/seedSEED.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the meta-steps.")] = False,
+    seed: Seed = 0,
+    steps: Steps = None,
+    out: Out = None,
+    resume: Resume = False,
+    quick: Quick = False,
 ) -> None:
     """Meta-learn sines with a recurrent spiking network, and test on held-out tasks."""
     result = run(method, seed, steps, out, resume, quick)
@@ -186,14 +185,10 @@ def run(
     quick: bool = False,
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure into `out`."""
-    if name not in METHODS:
-        raise ValueError(f"method: unknown {name!r}; choose one of {', '.join(METHODS)}.")
-    if seed in (VALID_SEED, TEST_SEED):
-        raise ValueError(f"seed: {seed} draws held-out tasks; choose another.")
+    out = folder(NAME, METHODS, name, seed, out)
     settings = METHODS[name]
     default = settings.steps // 10 if quick else settings.steps
     settings = replace(settings, steps=default if steps is None else steps)
-    out = out or Path("runs") / NAME / name / f"seed{seed}"
     trained = _meta_trained(name, settings, seed, out, resume)
     values = scorer(name, settings)(trained.best, held_out(TEST_SEED, TEST_TASKS))
     result = summarise(

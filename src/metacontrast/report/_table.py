@@ -45,7 +45,7 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
     if not results:
         return method, "not run", "", reference, "0", "", ""
     means = np.array([result["value"] for result in results], float)
-    half = results[0]["ci95"] or math.nan if len(means) == 1 else _half_width(means)
+    half = results[0]["ci95"] or math.nan if len(means) == 1 else half_width(means)
     spreads = [result["std"] for result in results if result["std"] is not None]
     spread = f"{math.sqrt(np.mean(np.square(spreads))):.3f}" if spreads else ""
     diverged = sum(result["diverged"] for result in results)
@@ -61,7 +61,8 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
     )
 
 
-def _half_width(means: np.ndarray) -> float:
+def half_width(means: np.ndarray) -> float:
+    """Half the 95% interval of the mean of a few independent numbers, by Student's t."""
     return _T.get(len(means) - 1, 1.96) * float(means.std(ddof=1)) / math.sqrt(len(means))
 
 
