@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._problem import PyTree
 from .._solve import positive
-from ._layers import Activation, Layers, States, layers
+from ._layers import Activation, Layers, States, layers, local
 from ._rule import Apply, Rule, credited
 
 
@@ -96,12 +96,11 @@ def equilibrium_propagation(
         net = layers(phi)
         free = _free(net, x, gamma, sweeps, activation)
         ends = [_nudged(net, x, free, b * error, gamma, sweeps, activation) for b in (beta, -beta)]
-        leaves = []
-        for i in range(len(net)):
-            weight = -(gamma ** (i + 1 - len(net))) / (2 * beta)
-            hebb = [jnp.outer(s[i], x if i == 0 else s[i - 1]) for s in ends]
-            leaves += [weight * (hebb[0] - hebb[1]), weight * (ends[0][i] - ends[1][i])]
-        return jax.tree.unflatten(jax.tree.structure(phi), leaves)
+        scales = [-(gamma ** (i + 1 - len(net))) / (2 * beta) for i in range(len(net))]
+        up, down = (
+            local(phi, [c * a for c, a in zip(scales, s, strict=True)], [x, *s[:-1]]) for s in ends
+        )
+        return jax.tree.map(jnp.subtract, up, down)
 
     return credited(equilibrium(gamma, sweeps, activation), answer)
 

@@ -46,8 +46,9 @@ def draw_policies(
     side = jnp.linspace(-1, 1, 241)
     x = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
     outside = np.asarray(jnp.linalg.norm(x, axis=1) > 1)
+    learned = jax.jit(lambda delta: played(agent, delta, key, trials)[0])
     for delta, column in zip(deltas, axes.T, strict=True):
-        state = jax.jit(lambda key, d=delta: played(agent, d, key, trials)[0])(key)
+        state = learned(delta)
         best = jnp.argmax(mean_rewards(x, delta), axis=1)
         for ax, arm in zip(column, (best, agent.act(state, x, key)), strict=True):
             shown = np.where(outside, np.nan, arm).reshape(len(side), -1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..train import read_result
+from ..train import read_metrics, read_result
 
 _SHORT = {
     "backprop": "backprop",
@@ -57,5 +56,4 @@ def _bar(ax: Any, x: float, width: float, values: list[float], color: str) -> No
 
 
 def _curve(folder: Path) -> list[tuple[float, float]]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(line["step"], line["valid_loss"]) for line in map(json.loads, lines)]
+    return [(line["step"], line["valid_loss"]) for line in read_metrics(folder)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import metacontrast as mc
 
 from ..report import figure
 from ..tasks import Images, episodes
 from ..train import Trained, evaluator, meta_train, summarise, write_result
-from ._common import TEST_SEED, VALID_SEED
+from ._common import TEST_SEED, VALID_SEED, first_key, outer_optimizer
 from ._few_shot_figures import draw_episode, draw_learning
 from ._few_shot_learners import Learner, Settings
 
@@ -122,8 +121,7 @@ def _meta_trained(
         values = scores(theta, "valid")
         return {"loss": 100.0 - float(np.mean(values)), "accuracy": float(np.mean(values))}
 
-    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
-    theta = cell.learner.first(jax.random.fold_in(jax.random.key(seed), 2**31))
+    theta = cell.learner.first(first_key(seed))
     every = max(10, settings.steps // 200 * 10)
     return meta_train(
         cell.learner.train,
@@ -131,7 +129,7 @@ def _meta_trained(
         cell.learner.estimator,
         draw,
         theta,
-        outer_optimizer(settings),
+        outer_optimizer(settings.outer_rate, settings.steps, settings.last_rate),
         steps=settings.steps,
         tasks=settings.tasks,
         seed=seed,
@@ -144,14 +142,3 @@ def _meta_trained(
         every=every,
         valid=valid,
     )
-
-
-def outer_optimizer(settings: Settings) -> Any:
-    """Adam on clipped meta-gradients, its rate falling on a cosine."""
-    rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, settings.last_rate)
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
-
-
-def shortened(settings: Settings, steps: int | None) -> Settings:
-    """The settings with another number of meta-steps, if one is given."""
-    return settings if steps is None else replace(settings, steps=steps)

@@ -16,9 +16,10 @@ def draw_panels(
     net: Spiking, learned: Callable[[int], tuple[Any, Any, Any]], trained: Any, axes: Any
 ) -> None:
     """Test tasks 0 and 1, the spikes at x = 0 after learning task 0, the validation losses."""
-    for i, ax in enumerate(axes.flat[:2]):
-        _curves(net, *learned(i), ax)
-    _raster(net, learned(0)[1], axes.flat[2])
+    tasks = [learned(i) for i in (0, 1)]
+    for task, ax in zip(tasks, axes.flat[:2], strict=True):
+        _curves(net, *task, ax)
+    _raster(net, tasks[0][1], axes.flat[2])
     ax = axes.flat[3]
     ax.plot(
         [line["step"] for line in trained.metrics],

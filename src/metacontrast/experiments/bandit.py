@@ -19,11 +19,9 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import typer
 
-from ..report import figure
-from ..report._table import half_width
+from ..report import figure, half_width
 from ..tasks import wheel
 from ..tasks._wheel import ARMS, uniform_regret
 from ..train import evaluator, meta_train, open_folder, summarise, write_result
@@ -31,7 +29,19 @@ from ._bandit_figures import draw_policies, draw_regrets
 from ._bandit_learners import GAMES, TRIALS, Learner, Settings, greedy, initialised, pulled_back
 from ._bandit_neural_linear import neural_linear
 from ._bandit_online import FIRST, Agent, plays
-from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
+from ._common import (
+    TEST_SEED,
+    VALID_SEED,
+    Out,
+    Quick,
+    Resume,
+    Seed,
+    Steps,
+    first_key,
+    folder,
+    outer_optimizer,
+    shortened,
+)
 
 NAME = "bandit"
 METRIC = "cumulative regret, percent of the uniform player's, mean of all deltas"
@@ -39,15 +49,14 @@ DELTAS = (0.5, 0.7, 0.9, 0.95, 0.99)
 VALID_TASKS = 50
 _PLAYS_ONLY = Settings(steps=0, tasks=0, pulls=0, queries=0, fewest=None, outer_rate=0.0)
 
+_PULLED_BACK = Settings(
+    steps=200, tasks=8, pulls=64, queries=32, fewest=10, outer_rate=5e-3, first_lambda=50.0,
+    batch=128,
+)  # fmt: skip
+
 METHODS = {
-    "cml-mod": Settings(
-        steps=200, tasks=8, pulls=64, queries=32, fewest=10, outer_rate=5e-3, first_lambda=50.0,
-        batch=128,
-    ),
-    "cml-syn": Settings(
-        steps=200, tasks=8, pulls=64, queries=32, fewest=10, outer_rate=5e-3, first_lambda=50.0,
-        batch=128,
-    ),
+    "cml-mod": _PULLED_BACK,
+    "cml-syn": _PULLED_BACK,
     "maml": Settings(
         steps=600, tasks=16, pulls=64, queries=32, fewest=10, outer_rate=1e-3, rate=0.03,
         batch=512, updates=100,
@@ -129,7 +138,10 @@ def run(
         seconds=seconds,
         reference=REFERENCE[name],
         trials=chosen.trials,
-        by_delta={str(d): _interval(row) for d, row in zip(DELTAS, percent, strict=True)},
+        by_delta={
+            str(delta): (float(row.mean()), half_width(row))
+            for delta, row in zip(DELTAS, percent, strict=True)
+        },
     )
     write_result(out, result)
     figure(out / "regret", partial(draw_regrets, out.parent.parent, DELTAS, METHODS), 1, 5)
@@ -157,19 +169,11 @@ def _save(out: Path, each: np.ndarray) -> None:
     np.savez(out / "regrets.npz", trial=trial, total=total[:, :, trial - 1])
 
 
-def _interval(row: np.ndarray) -> tuple[float, float]:
-    return float(row.mean()), half_width(row)
-
-
 def _chosen(name: str, steps: int | None, quick: bool) -> Settings:
     chosen = METHODS[name]
-    if quick:
-        chosen = replace(chosen, steps=chosen.steps // 10)
-    if steps is None:
-        return chosen
-    if not chosen.steps:
+    if steps is not None and not chosen.steps:
         raise ValueError(f"steps: {name} takes no meta-steps; leave it out.")
-    return replace(chosen, steps=steps)
+    return shortened(chosen, steps, quick)
 
 
 def _player(name: str, chosen: Settings, seed: int, out: Path, resume: bool) -> tuple[Agent, float]:
@@ -188,9 +192,8 @@ def _player(name: str, chosen: Settings, seed: int, out: Path, resume: bool) -> 
         made.solve,
         made.estimator,
         draw,
-        # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
-        made.first(jax.random.fold_in(jax.random.key(seed), 2**31)),
-        outer_optimizer(chosen),
+        made.first(first_key(seed)),
+        outer_optimizer(chosen.outer_rate, chosen.steps, chosen.last_rate),
         steps=chosen.steps,
         tasks=chosen.tasks,
         seed=seed,
@@ -201,9 +204,3 @@ def _player(name: str, chosen: Settings, seed: int, out: Path, resume: bool) -> 
         valid=lambda theta: {"loss": float(np.mean(scores(theta, tasks)))},
     )
     return greedy(made, trained.theta, chosen), trained.seconds
-
-
-def outer_optimizer(chosen: Settings) -> Any:
-    """Adam on clipped meta-gradients, its rate falling on a cosine."""
-    rate = optax.cosine_decay_schedule(chosen.outer_rate, chosen.steps, chosen.last_rate)
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))

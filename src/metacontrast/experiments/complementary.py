@@ -30,7 +30,16 @@ from ..report import figure
 from ..tasks import sine as draw
 from ..train import evaluator, meta_train, summarise, write_result
 from . import sine
-from ._common import TEST_SEED, VALID_SEED, Resume, Seed, Steps, folder
+from ._common import (
+    TEST_SEED,
+    VALID_SEED,
+    Resume,
+    Seed,
+    Steps,
+    folder,
+    shortened,
+    unfinished,
+)
 from ._complementary_figure import PANELS, draw_panels
 
 NAME = "complementary"
@@ -122,10 +131,8 @@ def main(
         _say(run(method, seed, steps, out, resume))
         return
     root = out or Path("runs") / NAME
-    for name in METHODS:
-        at = root / name / f"seed{seed}"
-        if not (resume and (at / "result.json").is_file()):
-            _say(run(name, seed, steps, at, resume))
+    for name, at in unfinished(root, METHODS, seed, resume):
+        _say(run(name, seed, steps, at, resume))
     path = figure(root / "imperfections", partial(draw_panels, root), 2, 3)
     print(f"Figure: {path}")
 
@@ -147,8 +154,7 @@ def run(
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json into `out`."""
     out = folder(NAME, METHODS, name, seed, out)
-    settings = METHODS[name]
-    settings = settings if steps is None else replace(settings, steps=steps)
+    settings = shortened(METHODS[name], steps)
     trained = _meta_trained(name, settings, seed, out, resume)
     tests = sine.held_out(TEST_SEED, sine.TEST_TASKS)
     spoiled = settings.capacity is not None or settings.memory_noise > 0

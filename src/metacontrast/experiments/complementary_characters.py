@@ -25,7 +25,7 @@ import metacontrast as mc
 from ..nets import mlp
 from ..tasks import episodes, omniglot
 from ..train import evaluator, meta_train, summarise, write_result
-from ._common import TEST_SEED, VALID_SEED, Out, Resume, Seed, Steps, folder
+from ._common import TEST_SEED, VALID_SEED, Out, Resume, Seed, Steps, folder, shortened, synapses
 from .complementary import METHODS as SPOILED
 from .complementary import Settings, parts
 
@@ -92,8 +92,7 @@ def run(
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json into `out`."""
     out = folder(NAME, METHODS, name, seed, out)
-    settings = METHODS[name]
-    settings = settings if steps is None else replace(settings, steps=steps)
+    settings = shortened(METHODS[name], steps)
     trained = _meta_trained(name, settings, seed, out, resume)
     result = summarise(
         scorer(name, settings)(trained.theta, held_out("test")),
@@ -130,9 +129,6 @@ def _meta_trained(name: str, settings: Settings, seed: int, out: Path, resume: b
     scores, tasks = scorer(name, settings), held_out("valid")
     rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, 0.02)
     solve, estimator = parts(name, settings, _item)
-    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
-    omega = NET.init(jax.random.fold_in(jax.random.key(seed), 2**31))
-    log_lam = jax.tree.map(lambda x: jnp.full_like(x, jnp.log(settings.first_lambda)), omega)
 
     def valid(theta: Any) -> dict[str, float]:
         mean = float(np.mean(scores(theta, tasks)))
@@ -143,7 +139,7 @@ def _meta_trained(name: str, settings: Settings, seed: int, out: Path, resume: b
         solve,
         estimator,
         drawer("train", QUERIES),
-        (omega, log_lam),
+        synapses(NET.init, seed, settings.first_lambda),
         # Each weight by itself: no norm over all of them, which no synapse knows.
         optax.chain(optax.clip(1.0), optax.adam(rate)),
         steps=settings.steps,

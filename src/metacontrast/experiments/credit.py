@@ -12,7 +12,7 @@ training, of what this learner's own training, by its own rule, ends with.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,17 @@ from ..report import figure
 from ..tasks import sine as draw
 from ..train import evaluator, meta_train, summarise, write_result
 from . import sine
-from ._common import TEST_SEED, VALID_SEED, Quick, Resume, Steps, folder
+from ._common import (
+    TEST_SEED,
+    VALID_SEED,
+    Quick,
+    Resume,
+    Steps,
+    folder,
+    outer_optimizer,
+    shortened,
+    unfinished,
+)
 from ._credit_figure import draw_panels
 
 NAME = "credit"
@@ -138,10 +148,8 @@ def main(
         _say(run(method, seed, steps, out, resume, quick))
         return
     root = out or Path("runs") / NAME
-    for name in METHODS:
-        at = root / name / f"seed{seed}"
-        if not (resume and (at / "result.json").is_file()):
-            _say(run(name, seed, steps, at, resume, quick))
+    for name, at in unfinished(root, METHODS, seed, resume):
+        _say(run(name, seed, steps, at, resume, quick))
     print(
         f"Figure: {figure(root / 'credit', partial(draw_panels, root, METHODS), 1, 3, (3.4, 3.4))}"
     )
@@ -167,8 +175,7 @@ def run(
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, compare gradients, test, write result.json into `out`."""
     out = folder(NAME, METHODS, name, seed, out)
-    s = settings or Settings()
-    s = replace(s, steps=(s.steps // 10 if quick else s.steps) if steps is None else steps)
+    s = shortened(settings or Settings(), steps, quick)
     trained = _meta_trained(name, s, seed, out, resume)
     first = sine.first_theta(seed, s.first_lambda)
     values = scorer(name, s, seed)(trained.theta, sine.held_out(TEST_SEED, sine.TEST_TASKS))
@@ -242,7 +249,7 @@ def _meta_trained(name: str, s: Settings, seed: int, out: Path, resume: bool) ->
         estimator,
         partial(draw, shots=sine.SHOTS, queries=s.queries),
         sine.first_theta(seed, s.first_lambda),
-        sine.outer_optimizer(sine.Settings(s.steps, s.tasks, s.queries, s.outer_rate)),
+        outer_optimizer(s.outer_rate, s.steps, 0.02),
         steps=s.steps,
         tasks=s.tasks,
         seed=seed,

@@ -12,7 +12,7 @@ once, at the end of a run. Settings were chosen on 5,000 further training images
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -28,7 +28,7 @@ import metacontrast as mc
 from ..report import figure
 from ..tasks import mnist
 from ..train import meta_train, summarise, write_result
-from ._common import Out, Resume, Steps, folder
+from ._common import Out, Resume, Steps, folder, shortened
 
 NAME = "hypercleaning"
 METRIC = "accuracy on MNIST's 10,000 test images"
@@ -154,8 +154,8 @@ def run(
     out = folder(NAME, METHODS, name, seed, out)
     method = METHODS[name]
     settings = method.settings
-    if method.estimator is not None and steps is not None:
-        settings = replace(settings, steps=steps)
+    if method.estimator is not None:
+        settings = shortened(settings, steps)
     cleaning = images(seed)
     theta, seconds, curve = _weights(name, settings, seed, out, resume, cleaning)
     told, told_with_valid = _accuracies(theta, name, settings.lam, cleaning)

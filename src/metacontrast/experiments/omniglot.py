@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from ..tasks import omniglot
-from ._common import Resume, Seed, Steps
-from ._few_shot import Cell, run, shortened
+from ._common import Resume, Seed, Steps, shortened
+from ._few_shot import Cell, run
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
 

@@ -10,7 +10,7 @@ published settings are named where they are made.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,7 +27,19 @@ from ..nets import mlp
 from ..report import figure, print_table
 from ..tasks import sine
 from ..train import evaluator, meta_train, open_folder, summarise, write_result
-from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
+from ._common import (
+    TEST_SEED,
+    VALID_SEED,
+    Out,
+    Quick,
+    Resume,
+    Seed,
+    Steps,
+    folder,
+    outer_optimizer,
+    shortened,
+    synapses,
+)
 
 NAME = "sine"
 METRIC = "mean squared error on 1,000 held-out tasks"
@@ -58,6 +70,14 @@ class Settings:
     shots: int = SHOTS
 
 
+def _all(slow: Any) -> Any:
+    return slow
+
+
+def _itself(phi: Any, theta: Any) -> Any:
+    return phi
+
+
 class Method(NamedTuple):
     """A learner, how its meta-gradient is found, and its settings."""
 
@@ -65,8 +85,8 @@ class Method(NamedTuple):
     solve: Any
     estimator: Any
     settings: Settings
-    fast: Any = lambda slow: slow  # what of the network's weights is learned, and pulled
-    whole: Any = lambda phi, theta: phi  # the network's weights, once that is learned
+    fast: Any = _all  # what of the network's weights is learned, and pulled
+    whole: Any = _itself  # the network's weights, once that is learned
 
 
 def _errors(phi: Any, data: mc.Data) -> jax.Array:
@@ -98,32 +118,20 @@ def _synapse(batch: int = SHOTS) -> mc.Problem:
     )
 
 
-def _synapse_least_squares() -> mc.Problem:
-    """The same problem, said in a way that `gauss_newton` understands."""
+def _least_squares(fast: Any = _all, whole: Any = _itself) -> mc.Problem:
+    """What is fast, all weights or those of `_SYSTEMS`, is pulled; said for `gauss_newton`.
 
-    def residual(phi: Any, theta: Any, example: mc.Data) -> jax.Array:
-        return NET.apply(phi, example.x) - example.y
-
-    return mc.Problem(
-        init=lambda theta, task: theta[0],
-        inner=mc.LeastSquares(residual, lambda task: task.train, prior=lambda theta: theta),
-        outer=mc.LeastSquares(residual, lambda task: task.test),
-    )
-
-
-def _modulation_least_squares() -> mc.Problem:
-    """Two systems: a slow network, and fast gains, shifts and head, each pulled to its start.
-
-    Departure: the published ones are not pulled back; a thousand small steps keep them near.
+    Departure, of the two systems: the published ones are not pulled back; a thousand small steps
+    keep them near.
     """
 
     def residual(phi: Any, theta: Any, example: mc.Data) -> jax.Array:
-        return NET.apply(mc.modulated(phi, theta[0]), example.x) - example.y
+        return NET.apply(whole(phi, theta), example.x) - example.y
 
     return mc.Problem(
-        init=lambda theta, task: mc.modulation(theta[0]),
+        init=lambda theta, task: fast(theta[0]),
         inner=mc.LeastSquares(
-            residual, lambda task: task.train, lambda theta: (mc.modulation(theta[0]), theta[1])
+            residual, lambda task: task.train, lambda theta: (fast(theta[0]), theta[1])
         ),
         outer=mc.LeastSquares(residual, lambda task: task.test),
     )
@@ -152,6 +160,9 @@ def nesterov(steps: int) -> Any:
 # steps on the same mini-batches, so that what is not yet converged or noisy cancels.
 _SYMMETRIC = mc.Contrastive(0.05, "symmetric", nudged=nesterov(50))
 
+# A slow network, and fast gains, shifts and head.
+_SYSTEMS = (mc.modulation, lambda phi, theta: mc.modulated(phi, theta[0]))
+
 METHODS = {
     "cml-gd": Method(
         _synapse(),
@@ -166,18 +177,17 @@ METHODS = {
         Settings(steps=1000, tasks=25, queries=10, outer_rate=2e-2, first_lambda=5.0),
     ),
     "cml-gn": Method(
-        _synapse_least_squares(),
+        _least_squares(),
         mc.gauss_newton(10),
         mc.Contrastive(0.05, nudged=mc.gauss_newton(4)),
         Settings(steps=1500, tasks=25, queries=20, outer_rate=2e-2, first_lambda=50.0),
     ),
     "cml-mod": Method(
-        _modulation_least_squares(),
+        _least_squares(*_SYSTEMS),
         mc.gauss_newton(10),
         mc.Contrastive(0.05, nudged=mc.gauss_newton(4)),
         Settings(steps=400, tasks=25, queries=20, outer_rate=3e-3, first_lambda=50.0),
-        mc.modulation,
-        lambda phi, theta: mc.modulated(phi, theta[0]),
+        *_SYSTEMS,
     ),
     "maml": Method(
         _initialisation(),
@@ -201,17 +211,7 @@ METHODS = {
 }
 
 
-def first_theta(seed: int, lam: float, fast: Any = lambda slow: slow) -> Any:
-    """omega, a random network, and log lambda, one a weight that is fast."""
-    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
-    omega = NET.init(jax.random.fold_in(jax.random.key(seed), 2**31))
-    return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(lam)), fast(omega))
-
-
-def outer_optimizer(settings: Settings) -> Any:
-    """Adam on clipped meta-gradients, its rate falling on a cosine."""
-    rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, settings.last_rate)
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
+first_theta = partial(synapses, NET.init)
 
 
 def held_out(seed: int, n: int, queries: int = TEST_QUERIES) -> mc.Task:
@@ -255,8 +255,7 @@ def run(
     method = METHODS[name]
     settings = method.settings
     if method.estimator is not None:
-        default = settings.steps // 10 if quick else settings.steps
-        settings = replace(settings, steps=default if steps is None else steps)
+        settings = shortened(settings, steps, quick)
     elif steps is not None:
         raise ValueError(f"steps: {name} takes no meta-steps; leave it out.")
     scores = scorer(method)
@@ -294,7 +293,7 @@ def _meta_trained(
         method.estimator,
         partial(sine, shots=settings.shots, queries=settings.queries),
         theta,
-        outer_optimizer(settings),
+        outer_optimizer(settings.outer_rate, settings.steps, settings.last_rate),
         steps=settings.steps,
         tasks=settings.tasks,
         seed=seed,

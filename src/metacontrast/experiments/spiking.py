@@ -34,7 +34,19 @@ from ..nets import Spiking, Weights
 from ..report import figure
 from ..tasks import population, sine
 from ..train import evaluator, meta_train, summarise, write_result
-from ._common import TEST_SEED, VALID_SEED, Out, Quick, Resume, Seed, Steps, folder
+from ._common import (
+    TEST_SEED,
+    VALID_SEED,
+    Out,
+    Quick,
+    Resume,
+    Seed,
+    Steps,
+    folder,
+    outer_optimizer,
+    shortened,
+    synapses,
+)
 from ._spiking_figure import draw_panels
 
 NAME = "spiking"
@@ -153,11 +165,7 @@ def scorer(name: str, settings: Settings) -> Any:
     return evaluator(learned, solve, metric=metric, batch=20)
 
 
-def first_theta(seed: int, lam: float) -> Any:
-    """omega, a random network, and log lambda, one a weight."""
-    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
-    omega = NET.init(jax.random.fold_in(jax.random.key(seed), 2**31))
-    return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(lam)), omega)
+first_theta = partial(synapses, NET.init)
 
 
 def main(
@@ -186,9 +194,7 @@ def run(
 ) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure into `out`."""
     out = folder(NAME, METHODS, name, seed, out)
-    settings = METHODS[name]
-    default = settings.steps // 10 if quick else settings.steps
-    settings = replace(settings, steps=default if steps is None else steps)
+    settings = shortened(METHODS[name], steps, quick)
     trained = _meta_trained(name, settings, seed, out, resume)
     values = scorer(name, settings)(trained.best, held_out(TEST_SEED, TEST_TASKS))
     result = summarise(
@@ -219,13 +225,12 @@ def _learned(name: str, settings: Settings, theta: Any, i: int) -> tuple[Any, An
 def _meta_trained(name: str, settings: Settings, seed: int, out: Path, resume: bool) -> Any:
     scores = scorer(name, settings)
     valid_tasks = held_out(VALID_SEED, VALID_TASKS)
-    rate = optax.cosine_decay_schedule(settings.outer_rate, settings.steps, 0.02)
     every = max(5, settings.steps // 10 // 5 * 5)
     return meta_train(
         *parts(name, settings),
         draw,
         first_theta(seed, settings.first_lambda),
-        optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate)),
+        outer_optimizer(settings.outer_rate, settings.steps, 0.02),
         steps=settings.steps,
         tasks=settings.tasks,
         seed=seed,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._problem import Data, Task
+from .._solve import positive
 
 ARMS = 5
 SAFE, BEST, RICH = 1.0, 1.2, 50.0  # arms 0-3; arm 4; the arm of its quadrant, outside
@@ -97,9 +98,8 @@ def wheel(
         >>> task.train.x.shape, task.train.y.arm.shape, task.test.y.reward.shape
         ((64, 2), (64,), (50,))
     """
-    for name, count in (("pulls", pulls), ("queries", queries)):
-        if count < 1:
-            raise ValueError(f"{name}: at least 1 is needed, not {count}.")
+    positive("pulls", pulls)
+    positive("queries", queries)
     if fewest is not None and not 1 <= fewest <= pulls:
         raise ValueError(f"fewest: must be from 1 to pulls={pulls}, not {fewest}.")
     keys, n = jax.random.split(key, 5), pulls + queries

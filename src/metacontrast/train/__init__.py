@@ -3,10 +3,12 @@
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluator as evaluator
 from ._folder import open_folder as open_folder
+from ._folder import read_metrics as read_metrics
 from ._folder import write_json as write_json
 from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train
 from ._meta_step import DivergedError as DivergedError
+from ._result import RESULT as RESULT
 from ._result import read_result as read_result
 from ._result import summarise as summarise
 from ._result import write_result as write_result

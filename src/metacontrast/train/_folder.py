@@ -134,6 +134,11 @@ class Folder:
         self._checkpoints.save(line["step"], reached)
 
 
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """The lines of the `metrics.jsonl` of a run."""
+    return _complete(Path(folder) / METRICS)
+
+
 def _complete(path: Path) -> list[dict[str, Any]]:
     """The lines but for a last one that was torn by a crash."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
