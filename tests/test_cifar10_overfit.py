@@ -60,7 +60,7 @@ def test_the_linear_contrast_is_the_gradient_of_converged_learning(small, clippe
     theta = jax.tree.map(lambda leaf: jnp.full(leaf.shape, first), start)
     task = overfit.images(0)
     solve = mc.lbfgs(1e-8, 300)
-    rule = overfit.Linear(1e-4, mc.descend(optax.sgd(0.3, 0.9, nesterov=True), 600))
+    rule = mc.LinearNudge(1e-4, nudged=mc.descend(optax.sgd(0.3, 0.9, nesterov=True), 600))
     (value, _), grad = rule.value_and_grad(learner, solve, theta, task)
     (same, _), exact = mc.Implicit("exact").value_and_grad(learner, solve, theta, task)
     assert float(value) == pytest.approx(float(same), rel=1e-9)

@@ -11,6 +11,7 @@ from ._first_order import FirstOrder as FirstOrder
 from ._gauss_newton import LeastSquares as LeastSquares
 from ._gauss_newton import gauss_newton as gauss_newton
 from ._implicit import Implicit as Implicit
+from ._linear_nudge import LinearNudge as LinearNudge
 from ._meta_loss import Estimator as Estimator
 from ._meta_loss import meta_loss as meta_loss
 from ._newton import closed_form as closed_form

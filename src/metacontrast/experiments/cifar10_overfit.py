@@ -59,33 +59,6 @@ def _nesterov(steps: int) -> Any:
     return mc.descend(optax.sgd(RATE, 0.9, nesterov=True), steps)
 
 
-@dataclass(frozen=True)
-class Linear:
-    """The symmetric contrast with the outer loss taken as linear about phi_0.
-
-    A variant of the rule: the nudge is `beta <v, phi>`, v the unit vector along dL_out/dphi, so
-    that the nudged phases see the 50 images alone, and a negative nudge is as safe as a positive.
-    """
-
-    beta: float
-    nudged: Any
-
-    def value_and_grad(
-        self, problem: mc.Problem, solve: Any, theta: Any, task: Any, key: Any = None
-    ) -> Any:
-        """`((L_out(phi_0), diagnostics), meta-gradient)`."""
-        phi = mc.learn(problem, solve, theta, task).phi
-        value, slope = jax.value_and_grad(problem.outer)(phi, theta, task)
-        size = optax.tree.norm(slope)
-        along = optax.tree.scale(1 / size, slope)
-        nudged = mc.Problem(
-            lambda *_: phi, problem.inner, lambda phi, *_: optax.tree.vdot(along, phi)
-        )
-        rule = mc.Contrastive(self.beta, "symmetric", nudged=self.nudged)
-        (_, said), grad = rule.value_and_grad(nudged, lambda loss, phi: phi, theta, task)
-        return (value, {"inner": said["inner"]}), optax.tree.scale(size, grad)
-
-
 class Method(NamedTuple):
     """How the meta-gradient is found, and how many meta-steps the common budget allows."""
 
@@ -98,7 +71,7 @@ METHODS = {
     # Learning stops early, and what is left of it would be divided by beta: hence control.
     "contrastive": Method(mc.Contrastive(1e-3, nudged=NUDGED, control=True)),
     "contrastive-symmetric": Method(mc.Contrastive(1e-3, "symmetric", nudged=NUDGED)),
-    "contrastive-linear": Method(Linear(1e-2, NUDGED)),
+    "contrastive-linear": Method(mc.LinearNudge(1e-2, nudged=NUDGED)),
     "t1t2": Method(mc.Implicit("identity"), steps=30 * (STEPS + EXTRA) // STEPS),
     # Where learning stops early the Hessian is indefinite, which damping makes up for.
     "cg": Method(mc.Implicit("cg", EXTRA // 2, damping=0.3)),
