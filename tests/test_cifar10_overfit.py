@@ -11,6 +11,7 @@ from archives import png
 from test_sine import command
 
 import metacontrast as mc
+from metacontrast.experiments import _cifar10
 from metacontrast.experiments import cifar10_overfit as overfit
 from metacontrast.nets import ConvNet
 from metacontrast.tasks._import_images import packed
@@ -36,7 +37,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("METACONTRAST_DATA", str(tmp_path))
     monkeypatch.setattr(overfit, "LEARNED", 20)
     monkeypatch.setattr(overfit, "HELD_OUT", 30)
-    monkeypatch.setattr(overfit, "NET", ConvNet(small_init, small_apply, None))
+    for module in (overfit, _cifar10):
+        monkeypatch.setattr(module, "NET", ConvNet(small_init, small_apply, None))
 
 
 def flat(tree):
@@ -44,7 +46,7 @@ def flat(tree):
 
 
 def test_images_are_normalised_and_in_one_half(small):
-    train, test = overfit.images(0)
+    train, test = overfit.images_of(0)
     assert (train.x.shape, test.x.shape) == ((20, 32, 32, 3), (30, 32, 32, 3))
     both = np.concatenate([train.x, test.x])
     np.testing.assert_allclose(both.mean((0, 1, 2)), 0, atol=1e-3)  # sums in float32
@@ -58,7 +60,7 @@ def test_the_linear_contrast_is_the_gradient_of_converged_learning(small, clippe
     learner = overfit.problem(start, clipped)
     first = 0.01 if clipped else jnp.log(0.01)
     theta = jax.tree.map(lambda leaf: jnp.full(leaf.shape, first), start)
-    task = overfit.images(0)
+    task = overfit.images_of(0)
     solve = mc.lbfgs(1e-8, 300)
     rule = mc.LinearNudge(1e-4, nudged=mc.descend(optax.sgd(0.3, 0.9, nesterov=True), 600))
     (value, _), grad = rule.value_and_grad(learner, solve, theta, task)

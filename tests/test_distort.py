@@ -49,6 +49,15 @@ def test_an_affine_map_within_its_bounds(strength):
     assert len(np.unique(np.round(offsets[:, 0], 6))) == N  # each image its own
 
 
+def test_half_of_the_images_are_mirrored():
+    x = ramps()
+    found = distorted(jax.random.key(0), x, 0.0, mirror=True)
+    kept = np.all(found == x, axis=(1, 2, 3))
+    np.testing.assert_array_equal(found[~kept], x[~kept][:, :, ::-1])
+    # Four standard deviations of 200 fair coins.
+    assert abs(kept.sum() - N / 2) < 4 * np.sqrt(N) / 2
+
+
 def test_episodes_distort_each_image_on_its_own():
     images = Images(np.full((4, 6, SIDE, SIDE, 1), 255, np.uint8), tuple("abcd"))
     key = jax.random.key(0)

@@ -11,18 +11,18 @@ import pytest
 from problems import EPS, relative_error
 from test_sine import command
 
-from metacontrast import Data, Task
+from metacontrast import Data, Task, learn
 from metacontrast.experiments import _few_shot, _few_shot_learners, miniimagenet, omniglot
-from metacontrast.experiments._few_shot_head import _folds
+from metacontrast.experiments._few_shot_head import _features, _folds
 from metacontrast.experiments._few_shot_methods import METHODS, for_omniglot, learner
 from metacontrast.nets import conv4
-from metacontrast.tasks import Images, episodes
+from metacontrast.tasks import Images, distorted, episodes
 from metacontrast.train import meta_train
 
 WAY, SIZE = 3, 16
 SMALL = dict(
     steps=2, tasks=2, queries=2, size=SIZE, filters=(2, 2, 2, 2), train_way=WAY, inner_steps=3,
-    nudged_steps=2,
+    nudged_steps=2, views=1,
 )  # fmt: skip
 
 
@@ -106,6 +106,32 @@ def test_the_head_judges_each_query_by_itself_and_the_published_learners_do_not(
     # Sums of tens of products of order one.
     assert relative_error(verdicts("cml-head", 2), verdicts("cml-head", 12)) < 1e4 * EPS
     assert relative_error(verdicts("cml-syn", 2), verdicts("cml-syn", 12)) > 1e-3
+
+
+def test_views_are_averaged():
+    net = conv4((2, 2, 2, 2), strided=True, size=SIZE, lowering="lax")
+    body = net.init(jax.random.key(0))
+    task = episodes(images("test"), WAY, 1, 4)(jax.random.key(0))
+    stats = net.statistics(body, task.test.x)
+    plain, seen = (_features(net, body, task, stats, views) for views in (0, 2))
+    each = [
+        net.apply(body, jnp.concatenate([distorted(key, x[None]) for x in task.test.x]), stats)
+        for key in jax.random.split(jax.random.key(0), 2)
+    ]
+    mean = (plain.test.x + sum(each) / np.sqrt(each[0].shape[1])) / 3
+    assert relative_error(seen.test.x, mean) < 1e3 * EPS
+    assert relative_error(seen.test.x, plain.test.x) > 1e-3
+
+
+def test_anil_adapts_the_head_alone():
+    made = cell("anil").learner
+    theta = made.first(jax.random.key(0))
+    task = episodes(images("train"), WAY, 1, 2)(jax.random.key(1))
+    phi = learn(made.train, made.solve, theta, task).phi
+    assert jax.tree.map(jnp.shape, phi) == jax.tree.map(jnp.shape, theta["head"])
+    assert not np.array_equal(phi["w"], theta["head"]["w"])
+    _, grad = made.estimator.value_and_grad(made.train, made.solve, theta, task)
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grad["body"][0]["w"]))
 
 
 @pytest.mark.parametrize(("shot", "query"), [(1, 3), (2, 2)])

@@ -30,9 +30,9 @@ def bilevel_solution():
     return jnp.linalg.solve(hessian, 2 * inverse @ (TARGET - inverse @ TASK))
 
 
-def single_loop(solve, estimator, meta, steps):
+def single_loop(solve, estimator, meta, steps, **words):
     """Everything in one scan, which also shows that the state keeps its structure."""
-    loop = mc.warm(PROBLEM, solve, estimator)
+    loop = mc.warm(PROBLEM, solve, estimator, **words)
 
     def step(carry, _):
         theta, meta_state, state = carry
@@ -69,6 +69,19 @@ def test_one_step_a_phase_finds_the_bilevel_solution(name, solve, estimator, met
     theta, _, values = single_loop(mc.descend(solve, 1), estimator, meta, steps)
     np.testing.assert_allclose(theta, bilevel_solution(), atol=tol)
     assert values[-1] < values[0]
+
+
+LINEAR = mc.LinearNudge(1.0, nudged=mc.descend(SGD, 100))
+
+
+@pytest.mark.parametrize(
+    "estimator", [mc.Contrastive(1e-3, "symmetric", nudged=LINEAR.nudged), LINEAR]
+)
+def test_fresh_nudged_phases_start_where_the_free_one_has_got_to(estimator):
+    theta, state, _ = single_loop(mc.descend(SGD, 1), estimator, optax.sgd(0.1), 1500, fresh=True)
+    assert len(state.phases) == 1  # nothing else is carried
+    # 0.8^100 of the way is left: 2e-10, over beta 2e-7.
+    np.testing.assert_allclose(theta, bilevel_solution(), atol=1e-5)
 
 
 def test_f2sa_by_hand():
@@ -134,7 +147,7 @@ def test_stochastic_learners_take_a_key():
 
 
 def test_other_estimators_are_refused():
-    with pytest.raises(TypeError, match="estimator: must be Contrastive or Implicit"):
+    with pytest.raises(TypeError, match="estimator: must be Contrastive, LinearNudge or Implicit"):
         mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Reptile()).init(jnp.zeros(4), TASK)
     with pytest.raises(ValueError, match="beta: 'auto' tries other phases"):
         mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Contrastive("auto")).init(jnp.zeros(4), TASK)

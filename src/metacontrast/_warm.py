@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ._contrastive import Contrastive
 from ._implicit import Implicit
+from ._linear_nudge import LinearNudge
 from ._problem import Problem, PyTree
 from ._solve import Solution, Solver, settle
 
@@ -32,7 +33,7 @@ class Warm(NamedTuple):
     value_and_grad: Callable[..., Any]
 
 
-def warm(problem: Problem, solve: Solver, estimator: Any) -> Warm:
+def warm(problem: Problem, solve: Solver, estimator: Any, *, fresh: bool = False) -> Warm:
     """An estimator whose phases start where they stopped at the meta-step before.
 
     `problem.init` is used once, by `init`, which learns as one cold meta-step would. After that the
@@ -49,8 +50,12 @@ def warm(problem: Problem, solve: Solver, estimator: Any) -> Warm:
     Args:
         problem: what is learned. Where it samples, give each meta-step its own key.
         solve: how it is learned.
-        estimator: `Contrastive` or `Implicit`; or a function from the number of meta-steps taken
-            (traced under `jit`) to one, always with the same scheme: a schedule for beta.
+        estimator: `Contrastive`, `LinearNudge` or `Implicit`; or a function from the number of
+            meta-steps taken (traced under `jit`) to one, always with the same scheme: a schedule
+            for beta.
+        fresh: start the nudged phases where the free one has got to in this meta-step, not where
+            they stopped at the last. For losses with many minima, in which phases that go their own
+            ways drift apart, and their distance has no more to do with the nudge.
 
     Raises:
         TypeError: another estimator; those that look at where learning started make no sense here.
@@ -78,16 +83,19 @@ def warm(problem: Problem, solve: Solver, estimator: Any) -> Warm:
 
     def run(phases: Any, step: Any, theta: PyTree, task: PyTree, key: Any) -> Any:
         rule = at(step)
-        if not isinstance(rule, Contrastive | Implicit):
-            raise TypeError(f"estimator: must be Contrastive or Implicit, not {rule!r}.")
+        if not isinstance(rule, Contrastive | LinearNudge | Implicit):
+            raise TypeError(
+                f"estimator: must be Contrastive, LinearNudge or Implicit, not {rule!r}."
+            )
         if isinstance(rule, Contrastive) and isinstance(rule.beta, str):
             raise ValueError(
                 "beta: 'auto' tries other phases than those that are carried; ask "
                 "accuracy.suggest_beta once, and give the number."
             )
         record = _Record(phases)
-        if isinstance(rule, Contrastive):
-            rule = replace(rule, nudged=record.resumed(rule.nudged or solve))
+        if not isinstance(rule, Implicit):
+            nudged = rule.nudged or solve
+            rule = replace(rule, nudged=nudged if fresh else record.resumed(nudged))
         out, grad = rule.value_and_grad(problem, record.resumed(solve), theta, task, key)
         return out, grad, Phases(jnp.asarray(step), tuple(record.after))
 

@@ -13,4 +13,5 @@ EXPERIMENTS = {
     "hypercleaning": "wrong labels of MNIST found by learning one weight an example",
     "bandit": "a wheel whose rare, rich arms are found by what was learned of other wheels",
     "cifar10-overfit": "a lambda for each weight of LeNet-5, against overfitting 50 images",
+    "cifar10-l2": "a lambda for each weight of LeNet-5, against the best one for all",
 }

@@ -115,6 +115,7 @@ def _meta_trained(
         settings.queries,
         rotations=cell.rotations[0],
         distort=settings.distort,
+        mirror=settings.mirror,
     )
 
     def valid(theta: Any) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 import metacontrast as mc
 
 from ..nets import ConvNet
+from ..tasks import distorted
 from ._few_shot_learners import Learner, Settings, network
 
 
@@ -20,11 +21,12 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
     Departures: the published learner adapts all weights, in hundreds of steps. Here the contrast of
     both phases is all that the body sees of learning. Its activations are normalised by all images
     of a training task together, and in judging by those of training classes: so, other than in the
-    published figures, no query image has a say in the verdict on another.
+    published figures, no query image has a say in the verdict on another. In judging, an image's
+    features are the mean over it and `settings.views` distorted copies of it.
     """
     net = network(settings)
     train_way = settings.train_way or way
-    judged = lambda body, task: _features(net, body[0], task, body[1])
+    judged = lambda body, task: _features(net, body[0], task, body[1], settings.views)
     return Learner(
         lambda key: mc.HeadTheta(net.init(key), log_fit=2.8, log_scale=3.0),
         mc.ridge_head(lambda body, task: _folds(_features(net, body, task), shot), train_way),
@@ -37,10 +39,17 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
     )
 
 
-def _features(net: ConvNet, body: Any, task: mc.Task, stats: Any = None) -> mc.Task:
+def _features(net: ConvNet, body: Any, task: mc.Task, stats: Any = None, views: int = 0) -> mc.Task:
     """The task with features, in rows of length about one, in place of its images."""
     n = len(task.train.y)
-    f = net.apply(body, jnp.concatenate([task.train.x, task.test.x]), stats)
+    x = jnp.concatenate([task.train.x, task.test.x])
+    f = net.apply(body, x, stats)
+    if views:
+        # In each view one map moves all images, so that none depends on how many others there are.
+        moved = lambda key: jax.vmap(lambda image: distorted(key, image[None])[0])(x)
+        keys = jax.random.split(jax.random.key(0), views)
+        f = f + jnp.sum(jax.lax.map(lambda key: net.apply(body, moved(key), stats), keys), 0)
+    f = f / (views + 1)
     f = f / np.sqrt(f.shape[1]).astype(f.dtype)
     return mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
 

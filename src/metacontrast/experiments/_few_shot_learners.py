@@ -38,6 +38,9 @@ class Settings:
     beta: float = 0.0
     last_rate: float = 0.01  # of the outer rate, at the end of its cosine
     distort: float = 0.0  # of training images, see `episodes`
+    mirror: bool = False  # half of the training images
+    views: int = 0  # distorted copies of an image whose features are averaged in judging it
+    linear: bool = False  # the nudge, see `LinearNudge`
 
 
 class Learner(NamedTuple):
@@ -107,6 +110,45 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
         nesterov(settings.inner_rate, settings.inner_steps)
         if settings.pull
         else mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
+        estimator,
+        transductive=True,
+    )
+
+
+def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
+    """The head alone is fast, from where it starts, by a few steps of gradient descent.
+
+    As of Raghu, Raghu, Bengio, Vinyals, "Rapid learning or feature reuse?", 2020. Departure:
+    features in rows of length about one, so that one rate fits networks of any width. Normalised
+    and transductive as `fast_weights`.
+    """
+    net = network(settings)
+
+    def features(theta: Any, task: mc.Task) -> mc.Task:
+        rows = lambda x: net.apply(theta["body"], x)
+        seen = [mc.Data(rows(half.x), half.y) for half in task]
+        return mc.Task(*(half._replace(x=half.x / np.sqrt(half.x.shape[1])) for half in seen))
+
+    def first(key: jax.Array) -> Any:
+        body = net.init(key)
+        image = jnp.zeros((2, settings.size, settings.size, settings.channels))
+        width = jax.eval_shape(net.apply, body, image).shape[1]
+        return {"body": body, "head": {"w": jnp.zeros((width, way)), "b": jnp.zeros(way)}}
+
+    logits = lambda phi, data: data.x @ phi["w"] + phi["b"][None]
+    problem = mc.Problem(
+        init=lambda theta, task: theta["head"],
+        inner=lambda phi, theta, z: _cross_entropy(logits(phi, z.train), z.train.y),
+        outer=lambda phi, theta, z: _cross_entropy(logits(phi, z.test), z.test.y),
+        encode=features,
+    )
+    return Learner(
+        first,
+        problem,
+        problem,
+        lambda theta, x: theta,
+        lambda phi, theta, task: logits(phi, features(theta, task).test),
+        mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
         estimator,
         transductive=True,
     )

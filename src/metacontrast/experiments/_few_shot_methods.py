@@ -8,14 +8,14 @@ from typing import Any
 import metacontrast as mc
 
 from ._few_shot_head import fast_head
-from ._few_shot_learners import Learner, Settings, fast_weights, nesterov
+from ._few_shot_learners import Learner, Settings, fast_linear_head, fast_weights, nesterov
 
-METHODS = ("cml-head", "cml-syn", "cml-mod", "maml", "fomaml", "reptile", "imaml-cg")
+METHODS = ("cml-head", "cml-syn", "cml-mod", "maml", "anil", "fomaml", "reptile", "imaml-cg")
 
 # Ours. Departures from the published settings: one task of 60 classes a meta-step, in four splits
 # of its images, each distorted a little at random.
 _HEAD = Settings(
-    steps=24_000, tasks=1, queries=3, outer_rate=3e-3, train_way=60, beta=10.0, distort=1.0
+    steps=24_000, tasks=1, queries=3, outer_rate=3e-3, train_way=60, beta=10.0, distort=1.0, views=8
 )  # fmt: skip
 
 # As published for the contrastive rule: beta and lambda (half of the published weight decay) of
@@ -65,6 +65,8 @@ def _full(name: str, way: int, shot: int) -> Settings:
     if name == "reptile":
         # Many small steps, or it would see the joint loss alone. Departure: theta by Adam.
         return replace(chosen, inner_steps=10, inner_rate=0.05)
+    if name == "anil":
+        return replace(chosen, inner_rate=2.0, inner_steps=5)
     if name == "imaml-cg":
         # lambda / 2 = 1 there is lambda = 1 here, which has no 1/2.
         return replace(chosen, inner_steps=16, inner_rate=0.05, pull=1.0)
@@ -88,12 +90,16 @@ def learner(name: str, way: int, shot: int, chosen: Settings) -> Learner:
     """The learner of a method."""
     if name == "cml-head":
         return fast_head(way, shot, chosen)
+    if name == "anil":
+        return fast_linear_head(way, chosen, mc.Unrolled())
     return fast_weights(way, chosen, _estimator(name, chosen), modulated=name == "cml-mod")
 
 
 def _estimator(name: str, chosen: Settings) -> Any:
     if name in ("cml-syn", "cml-mod"):
         nudged = nesterov(chosen.inner_rate, chosen.nudged_steps)
+        if chosen.linear:
+            return mc.LinearNudge(chosen.beta, nudged=nudged)
         return mc.Contrastive(chosen.beta, "symmetric", nudged=nudged)
     if name == "imaml-cg":
         # The network's Hessian may be indefinite where so few steps end; 2 lambda holds it up, and

@@ -26,23 +26,20 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import typer
 
 import metacontrast as mc
 
-from ..nets import lenet5
 from ..report import figure
-from ..tasks import cifar10
 from ..train import meta_train, summarise, write_result
+from ._cifar10 import NET, error, images, judged
 from ._common import Out, Resume, Steps, folder
 
 NAME = "cifar10-overfit"
 METRIC = "lowest validation cross-entropy reached, 950 images"
 LEARNED, HELD_OUT = 50, 950
 STEPS, EXTRA, RATE = 100, 40, 0.02
-NET = lenet5()
 
 
 @dataclass(frozen=True)
@@ -82,24 +79,9 @@ METHODS = {
 REFERENCE = dict.fromkeys(METHODS, "")
 
 
-def images(seed: int) -> mc.Task:
+def images_of(seed: int) -> mc.Task:
     """50 images to learn from and 950 to validate on; each channel of mean 0 and deviation 1."""
-    x, y = cifar10("train")
-    chosen = np.random.default_rng(seed).permutation(len(x))[: LEARNED + HELD_OUT]
-    x, y = x[chosen].astype(np.float32) / 255, jnp.asarray(y[chosen])
-    x = jnp.asarray((x - x.mean(axis=(0, 1, 2))) / x.std(axis=(0, 1, 2)))
-    return mc.Task(mc.Data(x[:LEARNED], y[:LEARNED]), mc.Data(x[LEARNED:], y[LEARNED:]))
-
-
-def _judged(phi: Any, data: mc.Data) -> tuple[jax.Array, jax.Array]:
-    """The cross-entropy of each image, and whether its class is told."""
-    logits = NET.apply(phi, data.x)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, data.y)
-    return losses, jnp.argmax(logits, axis=1) == data.y
-
-
-def _error(phi: Any, data: mc.Data) -> jax.Array:
-    return jnp.mean(_judged(phi, data)[0])
+    return mc.Task(*images(seed, LEARNED, HELD_OUT)[0])
 
 
 def problem(start: Any, clipped: bool) -> mc.Problem:
@@ -107,12 +89,12 @@ def problem(start: Any, clipped: bool) -> mc.Problem:
 
     def inner(phi: Any, theta: Any, task: mc.Task) -> jax.Array:
         log_lam = jax.tree.map(_log, theta) if clipped else theta
-        return _error(phi, task.train) + mc.attraction(phi, log_lam=log_lam)
+        return error(phi, task.train) + mc.attraction(phi, log_lam=log_lam)
 
     return mc.Problem(
         init=lambda theta, task: start,
         inner=inner,
-        outer=lambda phi, theta, task: _error(phi, task.test),
+        outer=lambda phi, theta, task: error(phi, task.test),
     )
 
 
@@ -134,7 +116,7 @@ def cosines(seed: int, names: tuple[str, ...] = tuple(METHODS)) -> dict[str, flo
     The latter is backpropagation through all 100 steps. Both with respect to log lambda.
     """
     start, theta = _first(seed, Settings(steps=0))
-    task = images(seed)
+    task = images_of(seed)
 
     def gradient(estimator: Any) -> jax.Array:
         rule = partial(estimator.value_and_grad, problem(start, False), LEARN)
@@ -211,11 +193,11 @@ def _meta_trained(
     name: str, settings: Settings, seed: int, out: Path, resume: bool
 ) -> tuple[Any, list[dict[str, Any]], float]:
     """At the best theta, the loss of each validation image; the curve; and the seconds."""
-    estimator, task = METHODS[name].estimator, images(seed)
+    estimator, task = METHODS[name].estimator, images_of(seed)
     start, theta = _first(seed, settings)
     learner = problem(start, settings.clipped)
     judge = jax.jit(
-        lambda theta, task: _judged(mc.learn(learner, LEARN, theta, task).phi, task.test)
+        lambda theta, task: judged(mc.learn(learner, LEARN, theta, task).phi, task.test)
     )
 
     def valid(theta: Any) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Families of tasks to learn to learn on."""
 
+from ._distort import distorted as distorted
 from ._episodes import episodes as episodes
 from ._images import Images as Images
 from ._labelled import cifar10 as cifar10

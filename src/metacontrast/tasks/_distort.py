@@ -10,7 +10,9 @@ import numpy as np
 SHIFT, TURN, STRETCH = 0.07, np.deg2rad(10.0), 0.12
 
 
-def distorted(key: jax.Array, x: jax.Array, strength: float = 1.0) -> jax.Array:
+def distorted(
+    key: jax.Array, x: jax.Array, strength: float = 1.0, *, mirror: bool = False
+) -> jax.Array:
     """Each image under an affine map of its own: shifted, turned, stretched and sheared.
 
     The output pixel at p, measured from the centre, is the input at `(1 + A) p + b`, interpolated
@@ -18,15 +20,19 @@ def distorted(key: jax.Array, x: jax.Array, strength: float = 1.0) -> jax.Array:
     adds a turn within 10 degrees to four numbers within 0.12.
 
     Args:
-        key: drawn from once, for all images.
+        key: drawn from for all images.
         x: images (n, H, W, C).
         strength: multiplies all of these bounds. 0 leaves the images as they are.
+        mirror: exchange left and right in half of the images, chosen at random.
 
     Example:
         >>> distorted(jax.random.key(0), jnp.ones((3, 28, 28, 1))).shape
         (3, 28, 28, 1)
     """
     n, height, width, _ = x.shape
+    if mirror:
+        turned = jax.random.bernoulli(jax.random.fold_in(key, 0), shape=(n, 1, 1, 1))
+        x = jnp.where(turned, x[:, :, ::-1], x)
     turn, down, right, *maps = jax.random.uniform(key, (7, n), x.dtype, -strength, strength)
     sides = [jnp.arange(size, dtype=x.dtype) - (size - 1) / 2 for size in (height, width)]
     rows, columns = (side[None] for side in jnp.meshgrid(*sides, indexing="ij"))

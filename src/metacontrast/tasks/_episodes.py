@@ -22,6 +22,7 @@ def episodes(
     *,
     rotations: bool = False,
     distort: float = 0.0,
+    mirror: bool = False,
 ) -> Callable[[jax.Array], Task]:
     """`draw(key) -> task`: tell `way` classes apart from `shot` examples of each.
 
@@ -39,6 +40,7 @@ def episodes(
             degrees (Santoro et al., 2016). A task may hold several turns of one class.
         distort: how strongly each image is shifted, turned, stretched and sheared on its own, for
             training. At 1, within 7% of its side, 10 degrees and 12%. Default: not at all.
+        mirror: exchange left and right in half of the images, for training on photographs.
 
     Returns:
         `draw`. Its tasks have x (way * shot, H, W, C), float32 in [0, 1], and y (way * shot,),
@@ -71,8 +73,8 @@ def episodes(
         if rotations:
             drawn = jax.vmap(_turned)(drawn, chosen // len(pixels))
         drawn = drawn.astype(jnp.float32) / 255
-        if distort:
-            warp = partial(distorted, strength=distort)
+        if distort or mirror:
+            warp = partial(distorted, strength=distort, mirror=mirror)
             drawn = jax.vmap(warp)(jax.random.split(jax.random.fold_in(key, 0), way), drawn)
         return Task(_data(drawn[:, :shot]), _data(drawn[:, shot:]))
 
