@@ -26,8 +26,14 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         latest = ocp.training.preservation_policies.LatestN(2)
+        # Of several processes, only the first one saves, and waits for no other.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        context = ocp.Context(multiprocessing_options=alone) if jax.process_count() > 1 else None
         self._orbax = ocp.training.Checkpointer(
-            path.absolute(), preservation_policy=latest, cleanup_tmp_directories=True
+            path.absolute(),
+            context=context,
+            preservation_policy=latest,
+            cleanup_tmp_directories=True,
         )
 
     def __enter__(self) -> Checkpoints:
@@ -59,24 +65,24 @@ class Checkpoints:
         leaves = [leaf for leaf in leaves if leaf.size]  # Orbax refuses empty arrays
         self._orbax.save_checkpointables(step, {"leaves": leaves}, force=True)
 
-    def load(self, step: int, like: PyTree) -> PyTree:
-        """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
+    def load(self, step: int) -> list[np.ndarray]:
+        """The arrays that were saved; `fitted` gives them their structure back."""
+        return [np.asarray(leaf) for leaf in self._orbax.load_checkpointables(step)["leaves"]]
 
-        Raises:
-            ValueError: if leaves, shapes or types are not those of `like`.
-        """
-        saved = self._orbax.load_checkpointables(step)["leaves"]
-        paths, structure = jax.tree_util.tree_flatten_with_path(like)
-        kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
-        if len(saved) != len(kept):
-            raise ValueError(
-                f"out: the checkpoint holds {len(saved)} arrays, not {len(kept)}{_FIT}"
-            )
-        found = iter(
-            [_restored(p, x, np.asarray(v)) for (p, x), v in zip(kept, saved, strict=True)]
-        )
-        leaves = [next(found) if _stored(leaf).size else leaf for _, leaf in paths]
-        return jax.tree.unflatten(structure, leaves)
+
+def fitted(saved: list[np.ndarray], like: PyTree) -> PyTree:
+    """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
+
+    Raises:
+        ValueError: if leaves, shapes or types are not those of `like`.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
+    if len(saved) != len(kept):
+        raise ValueError(f"out: the checkpoint holds {len(saved)} arrays, not {len(kept)}{_FIT}")
+    found = iter([_restored(p, x, v) for (p, x), v in zip(kept, saved, strict=True)])
+    leaves = [next(found) if _stored(leaf).size else leaf for _, leaf in paths]
+    return jax.tree.unflatten(structure, leaves)
 
 
 _FIT = (

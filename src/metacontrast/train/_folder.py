@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from .._problem import PyTree
 from ._checkpoints import Checkpoints
+from ._processes import by_first, is_first
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 _UNFINISHED = ".tmp"
@@ -24,8 +27,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace the file by `content` as JSON; NaN and infinity are refused."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Replace the file by `content` as JSON; NaN and infinity are refused.
+
+    Of several processes, only the first one writes.
+    """
+    if is_first():
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str, mode: str) -> None:
@@ -75,10 +82,14 @@ def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False)
     """
     path = Path(out)
     settings = json.loads(json.dumps(settings, allow_nan=False))
-    claim(path, settings, resume)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / CONFIG, settings)
-    return path
+
+    def opened() -> Path:
+        claim(path, settings, resume)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG, settings)
+        return path
+
+    return by_first(opened)
 
 
 def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
@@ -114,8 +125,8 @@ class Folder:
     ) -> None:
         self._checkpoints.__exit__(kind, error, trace)
 
-    def restore(self, first: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
-        """The last checkpoint, or `first`, and the metrics up to it; all later is cut off.
+    def restore(self) -> tuple[list[np.ndarray] | None, list[dict[str, Any]]]:
+        """The arrays of the last checkpoint, if any, and the metrics up to it; cuts off the rest.
 
         A run that was extended goes on from its last regular checkpoint, as if the shorter last
         block had never been: so it is the run that it would have been from the start.
@@ -126,7 +137,7 @@ class Folder:
         self._checkpoints.drop_after(step)
         lines = [line for line in _complete(self._metrics) if line["step"] <= step]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
-        return (self._checkpoints.load(step, first) if usable else first), lines
+        return (self._checkpoints.load(step) if usable else None), lines
 
     def add(self, line: dict[str, Any], reached: PyTree) -> None:
         """Append a line of metrics, then save a checkpoint of `line["step"]`."""

@@ -7,21 +7,26 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from .._check import check
 from .._meta_loss import Estimator
 from .._problem import Problem, PyTree
 from .._solve import Solver
-from ._block import Line, Reached, Valid, block, held, validated
+from ._block import Line, Reached, Valid, block, validated
+from ._checkpoints import fitted
 from ._folder import Folder, claim
+from ._mesh import check_tasks, gathered, held, resolved
 from ._meta_step import Advance, Draw, start, stepper, task_keys
+from ._processes import by_first, is_first
 from ._settings import checked_settings
 
 
@@ -71,6 +76,7 @@ def meta_train(
     valid: Valid | None = None,
     polyak: int | None = None,
     progress: bool = True,
+    mesh: Mesh | None = None,
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
@@ -100,6 +106,11 @@ def meta_train(
         polyak: average theta, as each meta-step from this one (1 is the first) to the last leaves
             it. The average is then what is validated and returned.
         progress: show a bar on stderr.
+        mesh: devices with an axis "tasks", over which the tasks of a meta-step are spread, and
+            perhaps "parameters", over which theta and phi are split; see `device_mesh`. With
+            several processes all of them call this, alike; the first one reads and writes `out`.
+            Results differ from those of one device by rounding alone, and a run may be resumed on
+            another mesh. Default: what `use_devices` chose, or else one device.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
@@ -124,14 +135,17 @@ def meta_train(
     settings = checked_settings(
         config, dict(steps=steps, tasks=tasks, seed=seed, every=every, chunk=chunk, polyak=polyak)
     )
+    mesh = resolved(mesh)
+    check_tasks(tasks, mesh)
     if out is not None:
-        claim(Path(out), settings, resume)
+        by_first(partial(claim, Path(out), settings, resume))
     check(problem, theta, draw(task_keys(seed, 0, tasks)[0][0]))
-    advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak)
+    advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak, mesh)
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
-    with nullcontext() if out is None else Folder(Path(out), settings) as folder:
-        return _run(advance, at, folder, valid, steps, every, chunk, progress)
+    writes = out is not None and is_first()
+    with Folder(Path(out), settings) if writes else nullcontext() as folder:
+        return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
 
 
 def _run(
@@ -143,18 +157,22 @@ def _run(
     every: int,
     chunk: int,
     progress: bool,
+    mesh: Mesh | None,
 ) -> Trained:
-    saved, lines = (at, []) if folder is None else folder.restore(at)
-    at = saved.continued()
+    saved, lines = by_first(lambda: (None, []) if folder is None else folder.restore())
+    at = (at if saved is None else fitted(saved, at)).continued(mesh)
+    progress = progress and is_first()
     with tqdm(total=steps, initial=at.step, unit="step", disable=not progress) as bar:
         while at.step < steps:
             at, line = block(advance, at, min(every, steps - at.step), chunk, bar)
             at, line = validated(valid, at, line, bar)
             lines.append(line)
+            kept = gathered(at)  # by all
             if folder is not None:
-                folder.add(line, at)
-        best = at.best if math.isfinite(at.best_loss) else at.theta
-        trained = Trained(at.theta, jax.tree.map(jnp.asarray, best), tuple(lines))
+                folder.add(line, kept)
+        theta = held(at.theta)
+        best = at.best if math.isfinite(at.best_loss) else theta
+        trained = Trained(*jax.tree.map(jnp.asarray, (theta, best)), tuple(lines))
         if trained.diverged and progress:
             bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
     return trained

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from .._meta_loss import Estimator
 from .._problem import Problem, PyTree
 from .._solve import Solver
+from ._mesh import axis_of_tasks, constrained, split_phi, spread, whole
 
 Draw = Callable[[jax.Array], PyTree]
 
@@ -67,6 +69,7 @@ def stepper(
     tasks: int,
     seed: int,
     polyak: int | None,
+    mesh: Mesh | None = None,
 ) -> Advance:
     """`advance(state, t, n) -> (state, metrics)`: the `n` meta-steps that follow the first `t`.
 
@@ -74,6 +77,7 @@ def stepper(
     `advance` raises `DivergedError` if every task of a meta-step diverged, or theta did.
     """
     update = optax.with_extra_args_support(optimizer).update
+    problem = split_phi(problem, mesh)
 
     def one(theta: PyTree, drawing: jax.Array, learning: jax.Array) -> Any:
         task = draw(drawing)
@@ -84,9 +88,10 @@ def stepper(
         return loss, said, grad, grew(first, said.get("inner", first))
 
     def step(state: State, t: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        each = jax.vmap(one, in_axes=(None, 0, 0))
-        loss, said, grads, grew = each(state.theta, *task_keys(seed, t, tasks))
-        learned = _finite((loss, grads), axis=0) & ~grew
+        each = jax.vmap(one, in_axes=(None, 0, 0), spmd_axis_name=axis_of_tasks(mesh))
+        keys, real = spread(task_keys(seed, t, tasks), mesh)
+        loss, said, grads, grew = each(state.theta, *keys)
+        learned = _finite((loss, grads), axis=0) & ~grew & real
         mean = partial(_mean, learned)
         loss, grad = mean(loss), jax.tree.map(mean, grads)
         updates, moments = update(grad, state.optimizer, state.theta, value=loss)
@@ -94,8 +99,9 @@ def stepper(
         moved = State(theta, moments, _averaged(state.average, theta, t, polyak))
         good = jnp.any(learned) & jnp.all(_finite(theta))
         metrics = {k: mean(_row(v)) for k, v in said.items() if jax.tree.leaves(v)}
-        metrics |= {"meta_loss": loss, "diverged": jnp.sum(~learned), "good": good}
-        return jax.tree.map(partial(jnp.where, good), moved, state), metrics
+        metrics |= {"meta_loss": loss, "diverged": tasks - jnp.sum(learned), "good": good}
+        state = jax.tree.map(partial(jnp.where, good), moved, state)
+        return constrained(state, mesh), whole(metrics, mesh)
 
     @partial(jax.jit, static_argnums=2, donate_argnums=0)
     def chunk(state: State, t: Any, n: int) -> tuple[State, dict[str, jax.Array]]:
