@@ -169,8 +169,7 @@ def test_when_all_tasks_diverge_the_run_stops_and_keeps_its_checkpoints(tmp_path
     with pytest.raises(DivergedError, match=r"meta-step 10: every task.*inner.*beta"):
         train(optimizer=far, steps=20, every=4, chunk=4, out=tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [4, 8]
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [4, 8]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
     kept = train(optimizer=far, steps=8, every=4, chunk=4)
     with pytest.raises(DivergedError, match="meta-step 10:"):
         train(optimizer=far, steps=20, every=4, chunk=4, out=tmp_path, resume=True)
@@ -257,8 +256,7 @@ def test_a_run_that_was_extended_is_the_longer_run(tmp_path):
     for steps, expected in ((25, [10, 20, 25]), (28, [10, 20, 28]), (33, [10, 20, 30, 33])):
         trained = train(**blocks, steps=steps, out=tmp_path / "short", resume=True)
         assert [line["step"] for line in trained.metrics] == expected
-        with Checkpoints(tmp_path / "short" / "checkpoints") as checkpoints:
-            assert checkpoints.steps() == expected[-2:]
+        assert Checkpoints(tmp_path / "short" / "checkpoints").steps() == expected[-2:]
     assert_same(trained.theta, train(**blocks, steps=33, out=tmp_path / "long").theta)
     assert lines(tmp_path / "short") == lines(tmp_path / "long")
 

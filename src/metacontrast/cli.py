@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from ._data_cli import data
+from ._devices_cli import with_devices
 from .experiments import EXPERIMENTS
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ class _Experiments(typer.core.TyperGroup):
             return None
         one = typer.Typer(add_completion=False)
         one.command(cmd_name)(_experiment(cmd_name).main)
-        return typer.main.get_command(one)
+        return with_devices(typer.main.get_command(one))
 
 
 run = typer.Typer(cls=_Experiments, no_args_is_help=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -15,59 +15,48 @@ from .._problem import PyTree
 
 
 class Checkpoints:
-    """Orbax checkpoints of any pytree of numbers and keys, which come back with their structure.
+    """Orbax checkpoints of any pytree of numbers and keys, each in a folder named by its step.
 
-    A context manager. Each becomes visible only when it is complete, so that a process killed
-    while it writes one leaves the one before.
+    Each becomes visible only when it is complete, so that a process killed while it writes one
+    leaves the one before. Of several processes, only the first may use this.
     """
 
     def __init__(self, path: Path) -> None:
         # Imported here because it takes longer than all else together.
         from orbax.checkpoint import v1 as ocp
 
-        latest = ocp.training.preservation_policies.LatestN(2)
-        # Of several processes, only the first one saves, and waits for no other.
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-        context = ocp.Context(multiprocessing_options=alone) if jax.process_count() > 1 else None
-        self._orbax = ocp.training.Checkpointer(
-            path.absolute(),
-            context=context,
-            preservation_policy=latest,
-            cleanup_tmp_directories=True,
-        )
-
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._orbax.close()
+        self._orbax, self._context = ocp, ocp.Context()
+        if jax.process_count() > 1:  # wait for no other one
+            self._context.multiprocessing.active_processes = {0}
+        self._path = path.absolute()
+        self._path.mkdir(exist_ok=True)
+        for at in self._path.iterdir():
+            if not at.name.isdigit():
+                shutil.rmtree(at)
 
     def steps(self) -> list[int]:
         """The steps that have one, ascending."""
-        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        return sorted(int(at.name) for at in self._path.iterdir() if at.name.isdigit())
 
-    def drop_after(self, step: int) -> None:
-        """Delete those of later steps."""
-        for later in self.steps():
-            if later > step:
-                shutil.rmtree(Path(self._orbax.directory) / str(later))
-        self._orbax.reload()
+    def drop(self, steps: Iterable[int]) -> None:
+        """Delete those of these steps."""
+        for step in steps:
+            shutil.rmtree(self._path / str(step))
 
     def save(self, step: int, tree: PyTree) -> None:
         """Save `tree`, and delete all but the last two."""
         # As a list of NumPy arrays: independent of the device and of how optax nests its states.
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(tree)]
         leaves = [leaf for leaf in leaves if leaf.size]  # Orbax refuses empty arrays
-        self._orbax.save_checkpointables(step, {"leaves": leaves}, force=True)
+        with self._context:
+            self._orbax.save_checkpointables(self._path / str(step), {"leaves": leaves})
+        self.drop(self.steps()[:-2])
 
     def load(self, step: int) -> list[np.ndarray]:
         """The arrays that were saved; `fitted` gives them their structure back."""
-        return [np.asarray(leaf) for leaf in self._orbax.load_checkpointables(step)["leaves"]]
+        with self._context:
+            found = self._orbax.load_checkpointables(self._path / str(step))
+        return [np.asarray(leaf) for leaf in found["leaves"]]
 
 
 def fitted(saved: list[np.ndarray], like: PyTree) -> PyTree:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,7 @@ def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
 
 
 class Folder:
-    """A claimed folder, open for writing. A context manager."""
+    """A claimed folder, open for writing."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._metrics = path / METRICS
@@ -113,17 +112,6 @@ class Folder:
         # Before anything else is touched: what is cut back below depends on these settings.
         write_json(path / CONFIG, settings)
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
-
-    def __enter__(self) -> Folder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._checkpoints.__exit__(kind, error, trace)
 
     def restore(self) -> tuple[list[np.ndarray] | None, list[dict[str, Any]]]:
         """The arrays of the last checkpoint, if any, and the metrics up to it; cuts off the rest.
@@ -134,7 +122,7 @@ class Folder:
         every, steps = self._settings["every"], self._settings["steps"]
         usable = [s for s in self._checkpoints.steps() if s % every == 0 or s == steps]
         step = max(usable, default=0)
-        self._checkpoints.drop_after(step)
+        self._checkpoints.drop(s for s in self._checkpoints.steps() if s > step)
         lines = [line for line in _complete(self._metrics) if line["step"] <= step]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
         return (self._checkpoints.load(step) if usable else None), lines

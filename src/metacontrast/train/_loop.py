@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,9 +142,8 @@ def meta_train(
     advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak, mesh)
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
-    writes = out is not None and is_first()
-    with Folder(Path(out), settings) if writes else nullcontext() as folder:
-        return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
+    folder = None if out is None or not is_first() else Folder(Path(out), settings)
+    return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
 
 
 def _run(
