@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +12,60 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._problem import PyTree
+from ._processes import is_first
 
 
 class Checkpoints:
     """Orbax checkpoints of any pytree of numbers and keys, each in a folder named by its step.
 
     Each becomes visible only when it is complete, so that a process killed while it writes one
-    leaves the one before. Of several processes, only the first may use this.
+    leaves the one before. Several processes must call `save` and `load` together; the first one
+    writes, and all see the folder.
     """
 
     def __init__(self, path: Path) -> None:
         # Imported here because it takes longer than all else together.
-        from orbax.checkpoint import v1 as ocp
+        from orbax.checkpoint import v1
 
-        self._orbax, self._context = ocp, ocp.Context()
-        if jax.process_count() > 1:  # wait for no other one
-            self._context.multiprocessing.active_processes = {0}
-        self._path = path.absolute()
-        self._path.mkdir(exist_ok=True)
-        for at in self._path.iterdir():
-            if not at.name.isdigit():
-                shutil.rmtree(at)
+        self._orbax, self._path = v1, path.absolute()
 
     def steps(self) -> list[int]:
         """The steps that have one, ascending."""
-        return sorted(int(at.name) for at in self._path.iterdir() if at.name.isdigit())
+        return sorted(int(at.name) for at in self._path.glob("*") if at.name.isdigit())
 
-    def drop(self, steps: Iterable[int]) -> None:
-        """Delete those of these steps."""
-        for step in steps:
-            shutil.rmtree(self._path / str(step))
+    def drop(self, keep: Callable[[int], bool]) -> None:
+        """Delete those of all other steps, and what was not completed."""
+        for at in self._path.glob("*"):
+            if not (at.name.isdigit() and keep(int(at.name))):
+                shutil.rmtree(at)
 
     def save(self, step: int, tree: PyTree) -> None:
         """Save `tree`, and delete all but the last two."""
         # As a list of NumPy arrays: independent of the device and of how optax nests its states.
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(tree)]
         leaves = [leaf for leaf in leaves if leaf.size]  # Orbax refuses empty arrays
-        with self._context:
-            self._orbax.save_checkpointables(self._path / str(step), {"leaves": leaves})
-        self.drop(self.steps()[:-2])
+        self._orbax.save_checkpointables(self._path / str(step), {"leaves": leaves})
+        if is_first():
+            self.drop(self.steps()[-2:].__contains__)
 
-    def load(self, step: int) -> list[np.ndarray]:
-        """The arrays that were saved; `fitted` gives them their structure back."""
-        with self._context:
-            found = self._orbax.load_checkpointables(self._path / str(step))
-        return [np.asarray(leaf) for leaf in found["leaves"]]
+    def load(self, step: int, like: PyTree) -> PyTree:
+        """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
 
-
-def fitted(saved: list[np.ndarray], like: PyTree) -> PyTree:
-    """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
-
-    Raises:
-        ValueError: if leaves, shapes or types are not those of `like`.
-    """
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
-    if len(saved) != len(kept):
-        raise ValueError(f"out: the checkpoint holds {len(saved)} arrays, not {len(kept)}{_FIT}")
-    found = iter([_restored(p, x, v) for (p, x), v in zip(kept, saved, strict=True)])
-    leaves = [next(found) if _stored(leaf).size else leaf for _, leaf in paths]
-    return jax.tree.unflatten(structure, leaves)
+        Raises:
+            ValueError: if leaves, shapes or types are not those of `like`.
+        """
+        saved = self._orbax.load_checkpointables(self._path / str(step))["leaves"]
+        paths, structure = jax.tree_util.tree_flatten_with_path(like)
+        kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
+        if len(saved) != len(kept):
+            raise ValueError(
+                f"out: the checkpoint holds {len(saved)} arrays, not {len(kept)}{_FIT}"
+            )
+        found = iter(
+            [_restored(p, x, np.asarray(v)) for (p, x), v in zip(kept, saved, strict=True)]
+        )
+        leaves = [next(found) if _stored(leaf).size else leaf for _, leaf in paths]
+        return jax.tree.unflatten(structure, leaves)
 
 
 _FIT = (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .._problem import PyTree
 from ._checkpoints import Checkpoints
@@ -103,33 +102,38 @@ def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
 
 
 class Folder:
-    """A claimed folder, open for writing."""
+    """A claimed folder, open for writing. Several processes use it together; the first writes."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._metrics = path / METRICS
         self._settings = settings
-        path.mkdir(parents=True, exist_ok=True)
         # Before anything else is touched: what is cut back below depends on these settings.
+        by_first(partial(path.mkdir, parents=True, exist_ok=True))
         write_json(path / CONFIG, settings)
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
 
-    def restore(self) -> tuple[list[np.ndarray] | None, list[dict[str, Any]]]:
-        """The arrays of the last checkpoint, if any, and the metrics up to it; cuts off the rest.
+    def restore(self, first: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
+        """The last checkpoint, or `first`, and the metrics up to it; all later is cut off.
 
         A run that was extended goes on from its last regular checkpoint, as if the shorter last
         block had never been: so it is the run that it would have been from the start.
         """
+        step, lines = by_first(self._cut_back)
+        return (self._checkpoints.load(step, first) if step else first), lines
+
+    def _cut_back(self) -> tuple[int, list[dict[str, Any]]]:
         every, steps = self._settings["every"], self._settings["steps"]
         usable = [s for s in self._checkpoints.steps() if s % every == 0 or s == steps]
         step = max(usable, default=0)
-        self._checkpoints.drop(s for s in self._checkpoints.steps() if s > step)
+        self._checkpoints.drop(step.__ge__)
         lines = [line for line in _complete(self._metrics) if line["step"] <= step]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
-        return (self._checkpoints.load(step) if usable else None), lines
+        return step, lines
 
     def add(self, line: dict[str, Any], reached: PyTree) -> None:
         """Append a line of metrics, then save a checkpoint of `line["step"]`."""
-        _write(self._metrics, json.dumps(line) + "\n", "a")
+        if is_first():
+            _write(self._metrics, json.dumps(line) + "\n", "a")
         self._checkpoints.save(line["step"], reached)
 
 

@@ -21,7 +21,6 @@ from .._meta_loss import Estimator
 from .._problem import Problem, PyTree
 from .._solve import Solver
 from ._block import Line, Reached, Valid, block, validated
-from ._checkpoints import fitted
 from ._folder import Folder, claim
 from ._mesh import check_tasks, gathered, held, resolved
 from ._meta_step import Advance, Draw, start, stepper, task_keys
@@ -142,7 +141,7 @@ def meta_train(
     advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak, mesh)
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
-    folder = None if out is None or not is_first() else Folder(Path(out), settings)
+    folder = None if out is None else Folder(Path(out), settings)
     return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
 
 
@@ -157,17 +156,16 @@ def _run(
     progress: bool,
     mesh: Mesh | None,
 ) -> Trained:
-    saved, lines = by_first(lambda: (None, []) if folder is None else folder.restore())
-    at = (at if saved is None else fitted(saved, at)).continued(mesh)
+    saved, lines = (at, []) if folder is None else folder.restore(at)
+    at = saved.continued(mesh)
     progress = progress and is_first()
     with tqdm(total=steps, initial=at.step, unit="step", disable=not progress) as bar:
         while at.step < steps:
             at, line = block(advance, at, min(every, steps - at.step), chunk, bar)
             at, line = validated(valid, at, line, bar)
             lines.append(line)
-            kept = gathered(at)  # by all
             if folder is not None:
-                folder.add(line, kept)
+                folder.add(line, gathered(at))
         theta = held(at.theta)
         best = at.best if math.isfinite(at.best_loss) else theta
         trained = Trained(*jax.tree.map(jnp.asarray, (theta, best)), tuple(lines))
