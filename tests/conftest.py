@@ -4,6 +4,7 @@ import jax
 from hypothesis import settings
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)  # the first is the default; see test_devices.py
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The same examples every time; and the first one compiles, so there is no deadline.

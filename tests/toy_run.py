@@ -1,6 +1,7 @@
 """A small meta-training run of everything that has a state, to be interrupted and compared.
 
-As a script: `python toy_run.py OUT`, starts or resumes it in the folder OUT.
+As a script: `python toy_run.py OUT [COORDINATOR PROCESS]`, starts or resumes it in the folder OUT,
+as one process or as one of two.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast.train import meta_train
+from metacontrast.train import meta_train, use_devices
 
 
 class Spring(NamedTuple):
@@ -97,4 +98,8 @@ def lines(out):
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    toy_run(sys.argv[1], resume=True)
+    out, *which = sys.argv[1:]
+    if which:
+        at = dict(coordinator=which[0], processes=2, process=int(which[1]))
+        use_devices(distributed=True, **at)
+    toy_run(out, resume=True)

@@ -10,6 +10,7 @@ from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train
 from ._mesh import device_mesh as device_mesh
 from ._meta_step import DivergedError as DivergedError
+from ._processes import LostProcessError as LostProcessError
 from ._processes import is_first as is_first
 from ._result import RESULT as RESULT
 from ._result import read_result as read_result

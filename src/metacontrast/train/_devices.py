@@ -48,14 +48,28 @@ def use_devices(
         jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
     if distributed:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(
-            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT
-        )
+        _join(coordinator, processes, process)
     if mesh is None and local is not None:
         mesh = (local * jax.process_count(), 1)
     chosen = device_mesh(*(mesh or ()))
     set_default(chosen)
     return chosen
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except ValueError as error:  # before anything was started
+        raise ValueError(
+            f"distributed: JAX finds no cluster here ({error}); give the coordinator's host:port, "
+            "the number of processes, and which of them this is."
+        ) from error
 
 
 def _check(

@@ -16,6 +16,7 @@ from .._check import shapes
 from .._problem import Problem, PyTree
 from .._solve import Solver, learn, positive
 from ._mesh import axis_of_tasks, copied, placed, resolved, split_phi, spread, whole
+from ._processes import together
 
 Metric = Callable[[PyTree, PyTree, PyTree], Any]
 
@@ -68,11 +69,11 @@ def evaluator(
         return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
 
     @jax.jit
-    def every(theta: PyTree, tasks: PyTree, seed: np.ndarray) -> jax.Array:
+    def every(theta: PyTree, tasks: PyTree, key: np.ndarray) -> jax.Array:
         n = _number_of(tasks)
         blocks = math.ceil(n / batch)
         size = math.ceil(n / blocks)
-        fold = jax.vmap(partial(jax.random.fold_in, jax.random.wrap_key_data(seed)))
+        fold = jax.vmap(partial(jax.random.fold_in, jax.random.wrap_key_data(key)))
 
         def block(i: jax.Array) -> jax.Array:
             rows = (i * size + jnp.arange(size)) % n  # some of the last block's are not needed
@@ -83,8 +84,10 @@ def evaluator(
         return jnp.concatenate(jax.lax.map(block, jnp.arange(blocks)))[:n]
 
     def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
-        theta, tasks = placed(theta, mesh), copied(tasks, mesh)
-        return np.asarray(every(theta, tasks, np.array(jax.random.key_data(jax.random.key(seed)))))
+        with together():
+            theta, tasks = placed(theta, mesh), copied(tasks, mesh)
+            key = np.array(jax.random.key_data(jax.random.key(seed)))  # of no device
+            return np.asarray(every(theta, tasks, key))
 
     return scores
 

@@ -24,7 +24,7 @@ from ._block import Line, Reached, Valid, block, validated
 from ._folder import Folder, claim
 from ._mesh import check_tasks, gathered, held, resolved
 from ._meta_step import Advance, Draw, start, stepper, task_keys
-from ._processes import by_first, is_first
+from ._processes import by_first, is_first, together
 from ._settings import checked_settings
 
 
@@ -113,6 +113,7 @@ def meta_train(
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
         DivergedError: every task of a meta-step diverged, or theta did. Checkpoints are kept.
+        LostProcessError: another process of this run ended. Checkpoints are kept.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -141,8 +142,9 @@ def meta_train(
     advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak, mesh)
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
-    folder = None if out is None else Folder(Path(out), settings)
-    return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
+    with together():
+        folder = None if out is None else Folder(Path(out), settings)
+        return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
 
 
 def _run(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import pickle
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import jax
@@ -11,6 +15,34 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
+
+
+class LostProcessError(ConnectionError):
+    """Another process of this run ended, or cannot be reached. Checkpoints are kept."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say what it means if JAX fails in here while several processes compute."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        # At exit JAX would wait for the process that is gone.
+        atexit.register(_leave)
+        raise LostProcessError(
+            f"process {jax.process_index()} lost another one, which ended or cannot be reached. "
+            "What that one said tells why. The last checkpoint is whole: start all processes "
+            "again, or a single one, with resume=True (--resume). JAX says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def is_first() -> bool:
