@@ -123,13 +123,13 @@ def assert_same_run(trained, out, whole):
         close([x or 0 for x in one.values()], [x or 0 for x in other.values()])
 
 
-@mesh_shapes
+@pytest.mark.parametrize("shape", [(3, 1), (2, 2)])
 def test_a_run_on_many_devices_is_the_run_on_one(tmp_path, whole, shape):
     mesh = device_mesh(*shape)
     assert_same_run(toy_run.toy_run(tmp_path, mesh=mesh), tmp_path, whole)
 
 
-@pytest.mark.parametrize(("first", "then"), [(None, (2, 1)), ((2, 1), None), ((2, 2), (4, 1))])
+@pytest.mark.parametrize(("first", "then"), [(None, (2, 1)), ((2, 2), None)])
 def test_a_run_resumes_on_other_devices(tmp_path, whole, first, then):
     class Stop(Exception):
         pass
@@ -181,8 +181,8 @@ def test_devices_get_equally_many_tasks():
 
 @pytest.mark.parametrize(
     "solver",
-    [mc.descend(optax.adam(1e-2), 5), mc.gauss_newton(3), mc.until_converged(optax.sgd(1e-2), 1.0)],
-    ids=["descend", "gauss_newton", "until_converged"],
+    [mc.gauss_newton(3), mc.until_converged(optax.sgd(1e-2), 1.0)],
+    ids=["gauss_newton", "until_converged"],
 )
 def test_each_device_does_its_share_and_sends_no_gradient_of_a_task(solver):
     net = mlp(1, 8, 2, 1)
@@ -287,7 +287,6 @@ def test_meshes_that_do_not_fit_are_refused(tmp_path, mesh, message):
             dict(distributed=True, coordinator="h:1", processes=2, process=2),
             "^process: must be 0 to 1, not 2",
         ),
-        (dict(distributed=True), "^distributed: .*no cluster"),
     ],
 )
 def test_devices_that_do_not_fit_are_refused(changes, message):
@@ -323,11 +322,16 @@ import sys
 from importlib import import_module
 from metacontrast.cli import main
 from metacontrast.experiments import EXPERIMENTS, sine
+from metacontrast.train import use_devices
 from metacontrast.train._mesh import resolved
 for name in EXPERIMENTS:  # none of which may start JAX, or it is too late
     import_module("metacontrast.experiments." + name.replace("-", "_"))
 sine.VALID_TASKS = sine.TEST_TASKS = 3
 sine.figure = print
+try:
+    use_devices(distributed=True)
+except ValueError as error:
+    print(error)
 try:
     main()
 except SystemExit as done:
@@ -335,13 +339,14 @@ except SystemExit as done:
 """
 
 
-def test_the_options_reach_the_loop(tmp_path):
+def test_the_options_reach_the_loop_before_jax_starts(tmp_path):
     options = ["--method", "maml", "--steps", "2", "--devices", "2", "--out", tmp_path / "run"]
     done = subprocess.run(
         [sys.executable, "-c", RUN, "run", "sine", *map(str, options)],
         capture_output=True,
         text=True,
     )
+    assert "distributed: JAX finds no cluster here" in done.stdout
     assert "{'tasks': 2, 'parameters': 1} 0" in done.stdout, done.stderr
     assert (tmp_path / "run" / "result.json").is_file()
 
@@ -370,6 +375,7 @@ def finished(process):
         return process.communicate(timeout=100)[1], process.returncode
     finally:
         process.kill()
+        process.wait()
 
 
 def killed(out, victim):
@@ -381,8 +387,9 @@ def killed(out, victim):
             break
         time.sleep(0.01)
     both[victim].send_signal(signal.SIGKILL)
-    assert finished(both[victim])[1] == -signal.SIGKILL
-    return finished(both[1 - victim])
+    (_, died), found = finished(both[victim]), finished(both[1 - victim])
+    assert died == -signal.SIGKILL
+    return found
 
 
 def test_two_processes_are_the_run_of_one_and_one_that_dies_takes_the_other_along(tmp_path, whole):
@@ -391,9 +398,8 @@ def test_two_processes_are_the_run_of_one_and_one_that_dies_takes_the_other_alon
     assert "process 0 lost another one" in said and "resume=True" in said
     reached = len(lines(tmp_path))
     assert 1 <= reached < 10
-    for one in start_both(tmp_path):
-        said, status = finished(one)
-        assert status == 0, said
+    done = [finished(one) for one in start_both(tmp_path)]
+    assert [status for _, status in done] == [0, 0], done
     again = toy_run.toy_run(tmp_path, resume=True, solve=forbidden)
     assert_same_run(again, tmp_path, whole)
 

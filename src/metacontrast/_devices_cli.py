@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 _PANEL = "Devices"
-LOST = 3  # the exit status of a process that lost another one
 
 
 def _option(what: str, name: str | None = None) -> Any:
@@ -46,7 +46,7 @@ def _devices(
         process=process,
     )
     if not is_first():  # it would say what the first one says
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _shape(mesh: str | None) -> tuple[int, int] | None:
