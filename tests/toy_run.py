@@ -63,7 +63,7 @@ noisy = replace(problem, sample=jittered)
 # What a checkpoint must hold: moments, counts, a key that changes; a state, a theta that is empty.
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0),
-    optax.add_noise(0.1, 0.5, jax.random.key(5)),
+    optax.add_noise(0.1, 0.5, 5),
     optax.adam(optax.cosine_decay_schedule(0.3, 100)),
 )
 THETA = {"spring": 0.3, "nothing": np.zeros((0, 2))}

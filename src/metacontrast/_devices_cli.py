@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from pathlib import Path
+from functools import partial
+from io import StringIO
 from typing import Annotated, Any
 
 import typer
 
-_PANEL = "Devices"
-
-
-def _option(what: str, name: str | None = None) -> Any:
-    return typer.Option(*[name] * bool(name), help=what, rich_help_panel=_PANEL)
+_option = partial(typer.Option, rich_help_panel="Devices")
 
 
 def _devices(
     devices: Annotated[
-        int | None, _option("Spread the tasks over so many; on a CPU, over so many of its cores.")
+        int | None,
+        _option(help="Spread the tasks over so many; on a CPU, over so many of its cores."),
     ] = None,
     mesh: Annotated[
-        str | None, _option("Devices as TASKSxPARAMETERS: 2x4 also splits the parameters by 4.")
+        str | None,
+        _option(help="Devices as TASKSxPARAMETERS: 2x4 also splits the parameters by 4."),
     ] = None,
     distributed: Annotated[
-        bool, _option("This is one of several processes; the cluster says which.", "--distributed")
+        bool,
+        _option("--distributed", help="This is one of several processes; the cluster says which."),
     ] = False,
     coordinator: Annotated[
-        str | None, _option("HOST:PORT of process 0, if no cluster says it.")
+        str | None, _option(help="HOST:PORT of process 0, if no cluster says it.")
     ] = None,
-    processes: Annotated[int | None, _option("How many processes there are.")] = None,
-    process: Annotated[int | None, _option("Which one this is, from 0.")] = None,
+    processes: Annotated[int | None, _option(help="How many processes there are.")] = None,
+    process: Annotated[int | None, _option(help="Which one this is, from 0.")] = None,
 ) -> None:
-    if not (devices is not None or mesh or distributed or coordinator or processes or process):
+    if not distributed and all(x is None for x in (devices, mesh, coordinator, processes, process)):
         return
     from .train import is_first, use_devices
 
@@ -46,7 +45,7 @@ def _devices(
         process=process,
     )
     if not is_first():  # it would say what the first one says
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = StringIO()
 
 
 def _shape(mesh: str | None) -> tuple[int, int] | None:
@@ -62,7 +61,7 @@ def with_devices(command: Any) -> Any:
     """The command of an experiment, with the options above; they are heeded before it starts."""
     one = typer.Typer(add_completion=False)
     one.command()(_devices)
-    first = typer.main.get_command(one)
+    first: Any = typer.main.get_command(one)
     options = [option for option in first.params if option.name != "help"]
     start, then = first.callback, command.callback
 

@@ -69,7 +69,7 @@ def evaluator(
         return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
 
     @jax.jit
-    def every(theta: PyTree, tasks: PyTree, key: np.ndarray) -> jax.Array:
+    def every(theta: PyTree, tasks: PyTree, key: jax.Array) -> jax.Array:
         n = _number_of(tasks)
         blocks = math.ceil(n / batch)
         size = math.ceil(n / blocks)

@@ -170,7 +170,8 @@ def _run(
                 folder.add(line, gathered(at))
         theta = held(at.theta)
         best = at.best if math.isfinite(at.best_loss) else theta
-        trained = Trained(*jax.tree.map(jnp.asarray, (theta, best)), tuple(lines))
+        theta, best = jax.tree.map(jnp.asarray, (theta, best))
+        trained = Trained(theta, best, tuple(lines))
         if trained.diverged and progress:
             bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
     return trained
