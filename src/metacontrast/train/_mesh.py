@@ -136,12 +136,23 @@ def placed(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """The tree on the devices, split as parameters are. It must be the same in all processes."""
     if mesh is None:
         return tree
-    return jax.tree.map(lambda x: jax.device_put(x, _split(x, mesh)), tree)
+    return jax.tree.map(lambda x: _put(x, _split(x, mesh)), tree)
 
 
 def copied(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """The tree, whole on every device."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The tree, whole on every device. It must be the same in all processes."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda x: _put(x, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        return jax.device_put(leaf, sharding)
+    # JAX puts no keys on the devices of other processes, but their data it does.
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    data = jax.device_put(jax.random.key_data(leaf), whole)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
 
 def whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
