@@ -25,6 +25,7 @@ class Settings:
     inner_steps: int = 4  # of each phase, a meta-step
     outer_rate: float = 0.05
     rate: float = 2e-3  # of Adam, inner
+    decay: float = 0.0  # of the l2 penalty on all of phi
     batch: int = 2  # sequences of each source, an inner step
     trusted: int = 8  # sequences of the target, an inner step of the nudged phase
     length: int = 64
@@ -60,14 +61,17 @@ def errors(net: Net, phi: Any, sequences: jax.Array) -> jax.Array:
 def problem(net: Net, first: Any, settings: Settings) -> mc.Problem:
     """Theta are the sources' logits; a task holds sequences of each source, and trusted ones.
 
-        L_in = sum_s softmax(theta)_s L_s(phi),   L_out = L_trusted(phi)
+        L_in = sum_s softmax(theta)_s L_s(phi) + decay |phi|^2,   L_out = L_trusted(phi)
 
     Solvers see a few of the sequences a step, the same in every phase; the contrast sees all.
     """
 
     def inner(phi: Any, theta: jax.Array, task: Sequences) -> jax.Array:
         found = errors(net, phi, jnp.concatenate(task.sources))
-        return jax.nn.softmax(theta) @ jnp.mean(found.reshape(len(theta), -1), axis=1)
+        loss = jax.nn.softmax(theta) @ jnp.mean(found.reshape(len(theta), -1), axis=1)
+        if settings.decay:
+            loss = loss + settings.decay * optax.tree.norm(phi, squared=True)
+        return loss
 
     def sample(task: Sequences, key: jax.Array) -> Sequences:
         keys = jax.random.split(key)
