@@ -24,7 +24,7 @@ import metacontrast as mc
 from metacontrast.experiments import EXPERIMENTS
 from metacontrast.nets import mlp
 from metacontrast.tasks import sine
-from metacontrast.train import _meta_step, device_mesh, evaluate, meta_train, use_devices
+from metacontrast.train import _meta_step, _reduce, device_mesh, evaluate, meta_train, use_devices
 from metacontrast.train._mesh import placed, spread
 
 SHAPES = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2)]
@@ -87,7 +87,7 @@ def test_a_sum_that_counts_copies_would_be_seen(monkeypatch):
         rows, real = spread(rows, mesh)
         return rows, jnp.ones_like(real)
 
-    monkeypatch.setattr(_meta_step, "spread", wrong)
+    monkeypatch.setattr(_reduce, "spread", wrong)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(*weights(device_mesh(4)), atol=1e-3)
 
@@ -97,7 +97,7 @@ def test_tasks_that_are_mixed_would_be_seen(monkeypatch):
         rows, real = spread(rows, mesh)
         return jax.tree.map(lambda x: x[jnp.arange(len(x)) // 2], rows), real
 
-    monkeypatch.setattr(_meta_step, "spread", wrong)
+    monkeypatch.setattr(_reduce, "spread", wrong)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(*weights(device_mesh(2)), atol=1e-3)
 

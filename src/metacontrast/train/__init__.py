@@ -16,3 +16,5 @@ from ._result import RESULT as RESULT
 from ._result import read_result as read_result
 from ._result import summarise as summarise
 from ._result import write_result as write_result
+from ._warm_train import WarmTrained as WarmTrained
+from ._warm_train import warm_train as warm_train

@@ -73,6 +73,7 @@ def meta_train(
     chunk: int = 10,
     valid: Valid | None = None,
     polyak: int | None = None,
+    at_a_time: int | None = None,
     progress: bool = True,
     mesh: Mesh | None = None,
 ) -> Trained:
@@ -92,7 +93,7 @@ def meta_train(
         theta: where meta-training starts.
         optimizer: of theta, any of optax; schedules and clipping compose through it.
         steps: how many meta-steps.
-        tasks: how many tasks a meta-step learns, side by side.
+        tasks: how many tasks a meta-step learns.
         seed: a whole number.
         out: a folder for config.json, metrics.jsonl and checkpoints/. Default: nothing is written.
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
@@ -103,6 +104,9 @@ def meta_train(
         valid: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`).
         polyak: average theta, as each meta-step from this one (1 is the first) to the last leaves
             it. The average is then what is validated and returned.
+        at_a_time: how many tasks are learned side by side; divides `tasks`. Of those that are done
+            only the sums are kept, so that memory grows with this number, not with `tasks`: 1 for
+            large learners. The sums differ in their rounding alone. Default: all.
         progress: show a bar on stderr.
         mesh: devices with an axis "tasks", over which the tasks of a meta-step are spread, and
             perhaps "parameters", over which theta and phi are split; see `device_mesh`. With
@@ -131,15 +135,18 @@ def meta_train(
         >>> round(float(trained.theta), 1)  # phi = (task + theta) / 2 should be 1 on average
         2.0
     """
+    own = dict(steps=steps, tasks=tasks, seed=seed, every=every, chunk=chunk, polyak=polyak)
     settings = checked_settings(
-        config, dict(steps=steps, tasks=tasks, seed=seed, every=every, chunk=chunk, polyak=polyak)
+        config, own | ({} if at_a_time is None else {"at_a_time": at_a_time})
     )
     mesh = resolved(mesh)
-    check_tasks(tasks, mesh)
+    check_tasks(at_a_time or tasks, mesh)
     if out is not None:
         by_first(partial(claim, Path(out), settings, resume))
     check(problem, theta, draw(task_keys(seed, 0, tasks)[0][0]))
-    advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak, mesh)
+    advance = stepper(
+        problem, solve, estimator, draw, optimizer, tasks, seed, polyak, at_a_time, mesh
+    )
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
     with together():
