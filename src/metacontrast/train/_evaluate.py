@@ -22,7 +22,8 @@ def evaluator(
 ) -> Callable[..., np.ndarray]:
     """`scores(theta, tasks, seed=0)`: learn each task by the free phase alone, and judge it.
 
-    Build it once and call it often: it compiles once for each shape of `tasks`.
+    Build it once and call it often: it compiles once for whole batches of tasks, however many
+    there are, and once for what is left over.
 
     Args:
         problem: what is learned.
@@ -57,12 +58,17 @@ def evaluator(
         return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
 
     @jax.jit
-    def every(theta: PyTree, tasks: PyTree, key: jax.Array) -> jax.Array:
-        n = _number_of(tasks)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(n))
-        return jax.lax.map(lambda x: one(theta, *x), (tasks, keys), batch_size=min(batch, n))
+    def some(theta: PyTree, tasks: PyTree, first: Any, seed: Any) -> jax.Array:
+        numbers = first + jnp.arange(_number_of(tasks))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
+        return jax.vmap(one, (None, 0, 0))(theta, tasks, keys)
 
-    return lambda theta, tasks, seed=0: np.asarray(every(theta, tasks, jax.random.key(seed)))
+    def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
+        firsts = range(0, _number_of(tasks), batch)
+        part = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
+        return np.concatenate([np.asarray(some(theta, part(i), i, seed)) for i in firsts])
+
+    return scores
 
 
 def evaluate(
