@@ -315,7 +315,7 @@ def _meta_trained(
 def _predictions(method: Method, theta: Any, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning."""
     tasks = held_out(TEST_SEED, axes.size, queries=2000)  # enough to draw the truth as a curve
-    x = np.linspace(-5, 5, 200)[:, None]
+    x: Any = np.linspace(-5, 5, 200)[:, None]
 
     @jax.jit
     @jax.vmap
