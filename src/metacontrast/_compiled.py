@@ -7,6 +7,7 @@ import os
 import platform
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxlib.version import __version__ as jaxlib_version
@@ -29,7 +30,8 @@ def keep_compiled() -> Path | None:
         the folder cannot be made, which warns.
     """
     given = os.environ.get(VARIABLE)
-    if given == "off" or jax.config.read("jax_compilation_cache_dir"):
+    told: Any = jax.config
+    if given == "off" or told.jax_compilation_cache_dir:
         return None
     base = Path(given).expanduser() if given else user_cache() / "compiled"
     folder = base / _machine()

@@ -306,7 +306,7 @@ def _meta_trained(
         out=out,
         resume=resume,
         config=config,
-        every=max(10, settings.steps // 200 * 10),
+        every=10 * max(1, settings.steps // 200 or settings.steps // 50),
         valid=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
     )
     return trained.theta, trained.seconds
@@ -314,7 +314,7 @@ def _meta_trained(
 
 def _predictions(method: Method, theta: Any, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning."""
-    tasks = held_out(TEST_SEED, axes.size, queries=2000)  # enough to draw the truth as a curve
+    tasks = jax.tree.map(lambda leaf: leaf[: axes.size], held_out(TEST_SEED, TEST_TASKS))
     x: Any = np.linspace(-5, 5, 200)[:, None]
 
     @jax.jit
