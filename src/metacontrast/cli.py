@@ -43,6 +43,9 @@ app.add_typer(data, name="data", help="Get the data sets of the image experiment
 @run.callback()
 def _run() -> None:
     """Run one experiment."""
+    from ._compiled import keep_compiled
+
+    keep_compiled()
 
 
 @app.command("list")
@@ -71,8 +74,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs; they resume.")] = Path("runs/demo"),
 ) -> None:
     """Meta-learn sine regression and print the talk's table with our figures: a few minutes."""
+    from ._compiled import keep_compiled
     from .experiments.sine import demo
 
+    keep_compiled()
     demo(out)
 
 

@@ -64,7 +64,7 @@ def synapses(
     init: Callable[[jax.Array], Any], seed: int, lam: float, fast: Any = lambda slow: slow
 ) -> tuple[Any, Any]:
     """omega, a random network, and log lambda, one a weight that is fast."""
-    omega = init(first_key(seed))
+    omega = jax.jit(init)(first_key(seed))
     return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(lam)), fast(omega))
 
 

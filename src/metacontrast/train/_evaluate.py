@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,7 +30,8 @@ def evaluator(
 ) -> Callable[..., np.ndarray]:
     """`scores(theta, tasks, seed=0)`: learn each task by the free phase alone, and judge it.
 
-    Build it once and call it often: it compiles once for each shape of `tasks`.
+    Build it once and call it often: it compiles once for whole batches of tasks, however many
+    there are, and once for what is left over.
 
     Args:
         problem: what is learned.
@@ -69,25 +69,19 @@ def evaluator(
         return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
 
     @jax.jit
-    def every(theta: PyTree, tasks: PyTree, key: jax.Array) -> jax.Array:
+    def some(theta: PyTree, tasks: PyTree, first: Any, seed: Any) -> jax.Array:
         n = _number_of(tasks)
-        blocks = math.ceil(n / batch)
-        size = math.ceil(n / blocks)
-        fold = jax.vmap(partial(jax.random.fold_in, jax.random.wrap_key_data(key)))
-
-        def block(i: jax.Array) -> jax.Array:
-            rows = (i * size + jnp.arange(size)) % n  # some of the last block's are not needed
-            rows, _ = spread((jax.tree.map(lambda x: x[rows], tasks), fold(rows)), mesh)
-            each = jax.vmap(partial(one, theta), spmd_axis_name=axis_of_tasks(mesh))
-            return whole(each(*rows), mesh)[:size]
-
-        return jnp.concatenate(jax.lax.map(block, jnp.arange(blocks)))[:n]
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
+        rows, _ = spread((tasks, keys), mesh)
+        each = jax.vmap(partial(one, theta), spmd_axis_name=axis_of_tasks(mesh))
+        return whole(each(*rows), mesh)[:n]
 
     def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
+        firsts = range(0, _number_of(tasks), batch)
         with together():
-            theta, tasks = placed(theta, mesh), copied(tasks, mesh)
-            key = np.array(jax.random.key_data(jax.random.key(seed)))  # of no device
-            return np.asarray(every(theta, tasks, key))
+            theta = placed(theta, mesh)
+            part = lambda i: copied(jax.tree.map(lambda leaf: leaf[i : i + batch], tasks), mesh)
+            return np.concatenate([np.asarray(some(theta, part(i), i, seed)) for i in firsts])
 
     return scores
 
