@@ -11,6 +11,7 @@ from ._loop import meta_train as meta_train
 from ._mesh import device_mesh as device_mesh
 from ._meta_step import DivergedError as DivergedError
 from ._processes import LostProcessError as LostProcessError
+from ._processes import by_first as by_first
 from ._processes import is_first as is_first
 from ._result import RESULT as RESULT
 from ._result import read_result as read_result
