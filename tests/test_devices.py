@@ -167,7 +167,7 @@ def test_one_long_task_splits_its_parameters():
     assert not found.phi.sharding.is_fully_replicated
     np.testing.assert_allclose(found.theta, expected.theta, rtol=1e4 * EPS)
     np.testing.assert_allclose(found.phi, expected.phi, rtol=1e4 * EPS)
-    with pytest.raises(ValueError, match="^tasks: 1 cannot be spread over the 2 devices"):
+    with pytest.raises(ValueError, match=r"^tasks: 1 cannot be spread over the 2 devices"):
         run(device_mesh(2))
 
 
