@@ -123,6 +123,24 @@ def test_the_chunk_does_not_change_the_result(chunk):
     assert [x["step"] for x in other.metrics] == [6, 8]
 
 
+@pytest.mark.parametrize("at_a_time", [1, 4])
+def test_tasks_reduced_as_they_come_give_the_same_means(at_a_time):
+    arguments = dict(draw=draw_some_steep, estimator=mc.Contrastive(0.1, order=2))
+    one, other = train(**arguments), train(**arguments, at_a_time=at_a_time)
+    assert one.diverged == other.diverged > 0
+    close(other.theta, one.theta)
+    for a, b in zip(one.metrics, other.metrics, strict=True):
+        assert a.keys() == b.keys() and a["diverged"] == b["diverged"]
+        close(*([x["meta_loss"], x["inner"], x["distance"]] for x in (b, a)))
+
+
+def test_each_of_the_tasks_that_come_one_by_one_has_its_own_key():
+    both = [
+        train(problem=noisy, estimator=mc.Contrastive(0.1), steps=2, at_a_time=n) for n in (1, None)
+    ]
+    close(both[0].theta, both[1].theta)
+
+
 def test_arguments_survive_and_python_numbers_are_as_good():
     theta = jnp.array(0.5)
     assert_same(train(theta=theta).theta, train(theta=0.5).theta)
@@ -169,11 +187,12 @@ def test_when_all_tasks_diverge_the_run_stops_and_keeps_its_checkpoints(tmp_path
     with pytest.raises(DivergedError, match=r"meta-step 10: every task.*inner.*beta"):
         train(optimizer=far, steps=20, every=4, chunk=4, out=tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [4, 8]
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [4, 8]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
     kept = train(optimizer=far, steps=8, every=4, chunk=4)
     with pytest.raises(DivergedError, match="meta-step 10:"):
         train(optimizer=far, steps=20, every=4, chunk=4, out=tmp_path, resume=True)
+    with pytest.raises(DivergedError, match="meta-step 10: every task"):
+        train(optimizer=far, steps=20, every=4, chunk=4, at_a_time=2)
     assert kept.metrics[-1]["meta_loss"] == lines(tmp_path)[-1]["meta_loss"]
 
 
@@ -257,8 +276,7 @@ def test_a_run_that_was_extended_is_the_longer_run(tmp_path):
     for steps, expected in ((25, [10, 20, 25]), (28, [10, 20, 28]), (33, [10, 20, 30, 33])):
         trained = train(**blocks, steps=steps, out=tmp_path / "short", resume=True)
         assert [line["step"] for line in trained.metrics] == expected
-        with Checkpoints(tmp_path / "short" / "checkpoints") as checkpoints:
-            assert checkpoints.steps() == expected[-2:]
+        assert Checkpoints(tmp_path / "short" / "checkpoints").steps() == expected[-2:]
     assert_same(trained.theta, train(**blocks, steps=33, out=tmp_path / "long").theta)
     assert lines(tmp_path / "short") == lines(tmp_path / "long")
 
@@ -364,6 +382,8 @@ def test_resume_starts_what_is_not_there_and_the_folder_says_what_it_holds(tmp_p
     ("changes", "message"),
     [
         (dict(steps=0), "^steps"),
+        (dict(at_a_time=0), "^at_a_time"),
+        (dict(at_a_time=3), "^at_a_time: must divide tasks=16, which 3 does not"),
         (dict(tasks=0), "^tasks"),
         (dict(every=0), "^every"),
         (dict(chunk=0), "^chunk"),

@@ -1,6 +1,7 @@
 """A small meta-training run of everything that has a state, to be interrupted and compared.
 
-As a script: `python toy_run.py OUT`, starts or resumes it in the folder OUT.
+As a script: `python toy_run.py OUT [COORDINATOR PROCESS]`, starts or resumes it in the folder OUT,
+as one process or as one of two.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast.train import meta_train
+from metacontrast.train import meta_train, use_devices
 
 
 class Spring(NamedTuple):
@@ -62,7 +63,7 @@ noisy = replace(problem, sample=jittered)
 # What a checkpoint must hold: moments, counts, a key that changes; a state, a theta that is empty.
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0),
-    optax.add_noise(0.1, 0.5, jax.random.key(5)),
+    optax.add_noise(0.1, 0.5, 5),
     optax.adam(optax.cosine_decay_schedule(0.3, 100)),
 )
 THETA = {"spring": 0.3, "nothing": np.zeros((0, 2))}
@@ -97,4 +98,8 @@ def lines(out):
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    toy_run(sys.argv[1], resume=True)
+    out, *which = sys.argv[1:]
+    if which:
+        at = dict(coordinator=which[0], processes=2, process=int(which[1]))
+        use_devices(distributed=True, **at)
+    toy_run(out, resume=True)

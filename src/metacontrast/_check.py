@@ -20,9 +20,13 @@ def check(problem: Problem, theta: PyTree, task: PyTree) -> None:
     shapes(problem, theta, task)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, task))):
         return
-    loss = problem.loss(theta, task)
-    phi = problem.init(theta, task)
-    for name, value in (("inner", loss(phi)), ("outer", loss.outer(phi))):
+
+    @jax.jit  # one compilation, where there would be one an operation
+    def first(theta: PyTree, task: PyTree) -> tuple[jax.Array, jax.Array]:
+        loss, phi = problem.loss(theta, task), problem.init(theta, task)
+        return loss(phi), loss.outer(phi)
+
+    for name, value in zip(("inner", "outer"), first(theta, task), strict=True):
         if not jnp.isfinite(value):
             raise ValueError(
                 f"problem.{name}: the loss is {value} where learning starts; look for NaN or "

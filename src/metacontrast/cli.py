@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from ._data_cli import data
+from ._devices_cli import with_devices
 from .experiments import EXPERIMENTS
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ class _Experiments(typer.core.TyperGroup):
             return None
         one = typer.Typer(add_completion=False)
         one.command(cmd_name)(_experiment(cmd_name).main)
-        return typer.main.get_command(one)
+        return with_devices(typer.main.get_command(one))
 
 
 run = typer.Typer(cls=_Experiments, no_args_is_help=True)
@@ -42,6 +43,9 @@ app.add_typer(data, name="data", help="Get the data sets of the image experiment
 @run.callback()
 def _run() -> None:
     """Run one experiment."""
+    from ._compiled import keep_compiled
+
+    keep_compiled()
 
 
 @app.command("list")
@@ -70,8 +74,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs; they resume.")] = Path("runs/demo"),
 ) -> None:
     """Meta-learn sine regression and print the talk's table with our figures: a few minutes."""
+    from ._compiled import keep_compiled
     from .experiments.sine import demo
 
+    keep_compiled()
     demo(out)
 
 

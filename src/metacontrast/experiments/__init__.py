@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "miniimagenet": "photographs of 5 classes told apart from 1 or 5 of each",
     "hypercleaning": "wrong labels of MNIST found by learning one weight an example",
     "bandit": "a wheel whose rare, rich arms are found by what was learned of other wheels",
+    "reweight": "weights of seven sources of text, for a transformer that models one domain",
     "cifar10-overfit": "a lambda for each weight of LeNet-5, against overfitting 50 images",
     "cifar10-l2": "a lambda for each weight of LeNet-5, against the best one for all",
 }

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import typer
 
-from ..train import RESULT
+from ..train import RESULT, by_first
 
 # Task streams: training draws from the run's seed, these two from seeds no run may have.
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
@@ -43,7 +43,7 @@ def unfinished(
     """Each method with its folder below `root`; to resume, only those without a result."""
     for name in methods:
         at = root / name / f"seed{seed}"
-        if not (resume and (at / RESULT).is_file()):
+        if not (resume and by_first((at / RESULT).is_file)):
             yield name, at
 
 
@@ -64,7 +64,7 @@ def synapses(
     init: Callable[[jax.Array], Any], seed: int, lam: float, fast: Any = lambda slow: slow
 ) -> tuple[Any, Any]:
     """omega, a random network, and log lambda, one a weight that is fast."""
-    omega = init(first_key(seed))
+    omega = jax.jit(init)(first_key(seed))
     return omega, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(lam)), fast(omega))
 
 

@@ -24,7 +24,7 @@ import typer
 from ..report import figure, half_width
 from ..tasks import wheel
 from ..tasks._wheel import ARMS, uniform_regret
-from ..train import evaluator, meta_train, open_folder, summarise, write_result
+from ..train import evaluator, is_first, meta_train, open_folder, summarise, write_result
 from ._bandit_figures import draw_policies, draw_regrets
 from ._bandit_learners import GAMES, TRIALS, Learner, Settings, greedy, initialised, pulled_back
 from ._bandit_neural_linear import neural_linear
@@ -166,7 +166,8 @@ def _save(out: Path, each: np.ndarray) -> None:
     """Regret up to some 200 trials, spread evenly over the logarithm of their number."""
     total = np.cumsum(each, axis=2)
     trial = np.unique(np.geomspace(FIRST, each.shape[2], 200).astype(int))
-    np.savez(out / "regrets.npz", trial=trial, total=total[:, :, trial - 1])
+    if is_first():
+        np.savez(out / "regrets.npz", trial=trial, total=total[:, :, trial - 1])
 
 
 def _chosen(name: str, steps: int | None, quick: bool) -> Settings:

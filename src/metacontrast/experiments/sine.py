@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -216,8 +216,14 @@ first_theta = partial(synapses, NET.init)
 
 def held_out(seed: int, n: int, queries: int = TEST_QUERIES) -> mc.Task:
     """`n` tasks, stacked, with many query points each."""
-    draw = partial(sine, shots=SHOTS, queries=queries)
-    return jax.vmap(draw)(jax.random.split(jax.random.key(seed), n))
+    keys = jax.random.split(jax.random.key(seed), n)
+    parts = [_drawer(queries)(keys[i : i + VALID_TASKS]) for i in range(0, n, VALID_TASKS)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@cache  # to compile it once: most of a short run's time is compilation
+def _drawer(queries: int) -> Any:
+    return jax.jit(jax.vmap(partial(sine, shots=SHOTS, queries=queries)))
 
 
 def scorer(method: Method) -> Any:
@@ -300,7 +306,7 @@ def _meta_trained(
         out=out,
         resume=resume,
         config=config,
-        every=max(10, settings.steps // 200 * 10),
+        every=10 * max(1, settings.steps // 200 or settings.steps // 50),
         valid=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
     )
     return trained.theta, trained.seconds
@@ -308,21 +314,24 @@ def _meta_trained(
 
 def _predictions(method: Method, theta: Any, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning."""
-    tasks = held_out(TEST_SEED, axes.size, queries=2000)  # enough to draw the truth as a curve
-    x = jnp.linspace(-5, 5, 200)[:, None]
-    for i, ax in enumerate(axes.flat):
-        task = jax.tree.map(lambda leaf, i=i: leaf[i], tasks)
-        order = jnp.argsort(task.test.x[:, 0])
-        ax.plot(task.test.x[order, 0], task.test.y[order, 0], color="0.7", lw=4, label="truth")
+    tasks = jax.tree.map(lambda leaf: leaf[: axes.size], held_out(TEST_SEED, TEST_TASKS))
+    x: Any = np.linspace(-5, 5, 200)[:, None]
+
+    @jax.jit
+    @jax.vmap
+    def curves(task: mc.Task) -> tuple[jax.Array, jax.Array]:
         start = method.problem.init(theta, task)
         learned = mc.learn(method.problem, method.solve, theta, task, jax.random.key(0)).phi
-        for phi, style, label in (
-            (start, "C0:", "before learning"),
-            (learned, "C3-", "after learning"),
-        ):
-            weights = method.whole(phi, theta)
-            ax.plot(x, jax.vmap(partial(NET.apply, weights))(x), style, label=label)
-        ax.plot(task.train.x, task.train.y, "ko", ms=4, label="the 10 points")
+        curve = lambda phi: jax.vmap(partial(NET.apply, method.whole(phi, theta)))(x)
+        return curve(start), curve(learned)
+
+    (points, truth), (before, after) = tasks, curves(tasks)
+    for i, ax in enumerate(axes.flat):
+        order = np.argsort(truth.x[i, :, 0])
+        ax.plot(truth.x[i, order], truth.y[i, order], color="0.7", lw=4, label="truth")
+        ax.plot(x, before[i], "C0:", label="before learning")
+        ax.plot(x, after[i], "C3-", label="after learning")
+        ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
         ax.set_xlabel("x")
     axes.flat[0].set_ylabel("y")
     handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -12,3 +12,4 @@ from ._spiking import Spiking as Spiking
 from ._spiking import Weights as Weights
 from ._spiking import fast_sigmoid as fast_sigmoid
 from ._spiking import triangle as triangle
+from ._transformer import transformer as transformer

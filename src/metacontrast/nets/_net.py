@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._problem import PyTree
+from ._product import product
 
 
 class Net(NamedTuple):
@@ -31,7 +32,7 @@ def net(make: Callable[[jax.Array], eqx.Module]) -> Net:
         >>> linear.apply(phi, jnp.ones(2)).shape
         (1,)
     """
-    shape = eqx.filter_eval_shape(make, jax.random.key(0))
+    shape = eqx.filter_eval_shape(lambda: make(jax.random.key(0)))  # computes nothing
     fixed = eqx.partition(shape, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
 
     def apply(phi: PyTree, x: jax.Array) -> jax.Array:
@@ -49,7 +50,15 @@ def mlp(
 ) -> Net:
     """A multilayer perceptron with `depth` hidden layers of `width` units.
 
-    Weights and biases are drawn uniformly within 1/sqrt(fan-in).
+    Weights and biases are drawn uniformly within 1/sqrt(fan-in). phi is an `equinox.nn.MLP`; its
+    products are ordered for speed (see `product`).
+
+    Args:
+        inputs: of one example.
+        width: of each hidden layer.
+        depth: number of hidden layers.
+        outputs: of one example.
+        activation: elementwise, of the hidden layers.
 
     Example:
         >>> sine_net = mlp(1, 40, 2, 1)
@@ -57,4 +66,12 @@ def mlp(
         >>> sum(leaf.size for leaf in jax.tree.leaves(phi))
         1761
     """
-    return net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))
+    drawn = net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))
+
+    def apply(phi: PyTree, x: jax.Array) -> jax.Array:
+        *hidden, last = phi.layers
+        for layer in hidden:
+            x = activation(product(layer.weight, x) + layer.bias)
+        return product(last.weight, x) + last.bias
+
+    return Net(drawn.init, apply)

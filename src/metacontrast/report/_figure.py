@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..train import is_first
+
 
 def figure(
     path: Path,
@@ -25,7 +27,10 @@ def figure(
 
     Returns:
         The path of the PNG; None, and a line that says so, where matplotlib is not installed.
+        Of several processes only the first one draws.
     """
+    if not is_first():
+        return None
     try:
         import matplotlib
 

@@ -9,5 +9,6 @@ from ._miniimagenet import miniimagenet as miniimagenet
 from ._omniglot import omniglot as omniglot
 from ._population import population as population
 from ._sine import sine as sine
+from ._text import texts as texts
 from ._wheel import Pulled as Pulled
 from ._wheel import wheel as wheel

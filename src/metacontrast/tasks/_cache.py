@@ -13,9 +13,13 @@ VARIABLE = "METACONTRAST_DATA"
 
 
 def cache_folder() -> Path:
-    """`$METACONTRAST_DATA`; else the user's cache, `$XDG_CACHE_HOME/metacontrast`."""
-    if given := os.environ.get(VARIABLE):
-        return Path(given).expanduser()
+    """`$METACONTRAST_DATA`; else the user's cache."""
+    given = os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else user_cache()
+
+
+def user_cache() -> Path:
+    """`$XDG_CACHE_HOME/metacontrast`, else `~/.cache/metacontrast`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "metacontrast"
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from .._problem import PyTree
+from ._mesh import held, placed
 from ._meta_step import Advance, State, owned
 
 Valid = Callable[[PyTree], Mapping[str, Any]]
@@ -32,9 +34,10 @@ class Reached(NamedTuple):
         """What the run would return now: the average, if one is kept."""
         return self.state.theta if self.state.average is None else self.state.average
 
-    def continued(self) -> Reached:
+    def continued(self, mesh: Mesh | None) -> Reached:
         """The same after a round trip through a checkpoint, which knows only arrays."""
-        return Reached(int(self.step), owned(self.state), self.best, float(self.best_loss))
+        state = placed(owned(self.state), mesh)
+        return Reached(int(self.step), state, self.best, float(self.best_loss))
 
 
 def block(advance: Advance, at: Reached, n: int, chunk: int, bar: Any) -> tuple[Reached, Line]:
@@ -58,8 +61,10 @@ def validated(valid: Valid | None, at: Reached, line: Line, bar: Any) -> tuple[R
     """Judge the theta reached: its scores join the line, and the best theta so far is kept."""
     if valid is None:
         return at, line
-    # A copy, since the next dispatch overwrites the buffers of this theta.
-    scores = {name: float(x) for name, x in valid(jax.tree.map(jnp.copy, at.theta)).items()}
+    # A copy, since the next dispatch overwrites the buffers of this theta; and of one device, so
+    # that `valid` may be any code.
+    theta = held(at.theta)
+    scores = {name: float(x) for name, x in valid(jax.tree.map(jnp.asarray, theta)).items()}
     if "loss" not in scores:
         raise ValueError(
             f"valid: returned {sorted(scores)}, without the 'loss' that selects the best theta; "
@@ -67,13 +72,8 @@ def validated(valid: Valid | None, at: Reached, line: Line, bar: Any) -> tuple[R
         )
     bar.set_description(f"valid {scores['loss']:.4g}")
     if scores["loss"] < at.best_loss:
-        at = at._replace(best=held(at.theta), best_loss=scores["loss"])
+        at = at._replace(best=theta, best_loss=scores["loss"])
     return at, line | {f"valid_{name}": _number(x) for name, x in scores.items()}
-
-
-def held(tree: PyTree) -> PyTree:
-    """A copy on the host, which no donation of the original's buffers can touch."""
-    return jax.tree.map(np.array, tree)
 
 
 def _number(x: Any) -> float | None:

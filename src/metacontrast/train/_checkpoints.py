@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -12,52 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._problem import PyTree
+from ._processes import is_first
 
 
 class Checkpoints:
-    """Orbax checkpoints of any pytree of numbers and keys, which come back with their structure.
+    """Orbax checkpoints of any pytree of numbers and keys, each in a folder named by its step.
 
-    A context manager. Each becomes visible only when it is complete, so that a process killed
-    while it writes one leaves the one before.
+    Each becomes visible only when it is complete, so that a process killed while it writes one
+    leaves the one before. Several processes must call `save` and `load` together; the first one
+    writes, and all see the folder.
     """
 
     def __init__(self, path: Path) -> None:
         # Imported here because it takes longer than all else together.
-        from orbax.checkpoint import v1 as ocp
+        from orbax.checkpoint import v1
 
-        latest = ocp.training.preservation_policies.LatestN(2)
-        self._orbax = ocp.training.Checkpointer(
-            path.absolute(), preservation_policy=latest, cleanup_tmp_directories=True
-        )
-
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._orbax.close()
+        self._orbax, self._path = v1, path.absolute()
 
     def steps(self) -> list[int]:
         """The steps that have one, ascending."""
-        return [checkpoint.step for checkpoint in self._orbax.checkpoints]
+        return sorted(int(at.name) for at in self._path.glob("*") if at.name.isdigit())
 
-    def drop_after(self, step: int) -> None:
-        """Delete those of later steps."""
-        for later in self.steps():
-            if later > step:
-                shutil.rmtree(Path(self._orbax.directory) / str(later))
-        self._orbax.reload()
+    def drop(self, keep: Callable[[int], bool]) -> None:
+        """Delete those of all other steps, and what was not completed."""
+        for at in self._path.glob("*"):
+            if not (at.name.isdigit() and keep(int(at.name))):
+                shutil.rmtree(at)
 
     def save(self, step: int, tree: PyTree) -> None:
         """Save `tree`, and delete all but the last two."""
         # As a list of NumPy arrays: independent of the device and of how optax nests its states.
         leaves = [_stored(leaf) for leaf in jax.tree.leaves(tree)]
         leaves = [leaf for leaf in leaves if leaf.size]  # Orbax refuses empty arrays
-        self._orbax.save_checkpointables(step, {"leaves": leaves}, force=True)
+        self._orbax.save_checkpointables(self._path / str(step), {"leaves": leaves})
+        if is_first():
+            self.drop(self.steps()[-2:].__contains__)
 
     def load(self, step: int, like: PyTree) -> PyTree:
         """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
@@ -65,7 +54,7 @@ class Checkpoints:
         Raises:
             ValueError: if leaves, shapes or types are not those of `like`.
         """
-        saved = self._orbax.load_checkpointables(step)["leaves"]
+        saved = self._orbax.load_checkpointables(self._path / str(step))["leaves"]
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
         kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
         if len(saved) != len(kept):

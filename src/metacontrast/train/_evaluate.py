@@ -9,26 +9,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from .._check import shapes
 from .._problem import Problem, PyTree
 from .._solve import Solver, learn, positive
+from ._mesh import axis_of_tasks, copied, placed, resolved, split_phi, spread, whole
+from ._processes import together
 
 Metric = Callable[[PyTree, PyTree, PyTree], Any]
 
 
 def evaluator(
-    problem: Problem, solve: Solver, *, metric: Metric | None = None, batch: int = 100
+    problem: Problem,
+    solve: Solver,
+    *,
+    metric: Metric | None = None,
+    batch: int = 100,
+    mesh: Mesh | None = None,
 ) -> Callable[..., np.ndarray]:
     """`scores(theta, tasks, seed=0)`: learn each task by the free phase alone, and judge it.
 
-    Build it once and call it often: it compiles once for each shape of `tasks`.
+    Build it once and call it often: it compiles once for whole batches of tasks, however many
+    there are, and once for what is left over.
 
     Args:
         problem: what is learned.
         solve: how it is learned.
         metric: `(phi, theta, task) -> number`. Default: the outer loss.
         batch: how many tasks are learned at a time, which bounds the memory.
+        mesh: the devices that those tasks are spread over; see `meta_train`.
 
     Returns:
         `scores`. Its `tasks` are a task whose every leaf has one more axis, the first; it returns
@@ -50,19 +60,30 @@ def evaluator(
         [1.0, 4.0]
     """
     positive("batch", batch)
+    mesh = resolved(mesh)
+    split = split_phi(problem, mesh)
 
     def one(theta: PyTree, task: PyTree, key: jax.Array) -> Any:
         shapes(problem, theta, task)
-        phi = learn(problem, solve, theta, task, key).phi
+        phi = learn(split, solve, theta, task, key).phi
         return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
 
     @jax.jit
-    def every(theta: PyTree, tasks: PyTree, key: jax.Array) -> jax.Array:
+    def some(theta: PyTree, tasks: PyTree, first: Any, seed: Any) -> jax.Array:
         n = _number_of(tasks)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(n))
-        return jax.lax.map(lambda x: one(theta, *x), (tasks, keys), batch_size=min(batch, n))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
+        rows, _ = spread((tasks, keys), mesh)
+        each = jax.vmap(partial(one, theta), spmd_axis_name=axis_of_tasks(mesh))
+        return whole(each(*rows), mesh)[:n]
 
-    return lambda theta, tasks, seed=0: np.asarray(every(theta, tasks, jax.random.key(seed)))
+    def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
+        firsts = range(0, _number_of(tasks), batch)
+        with together():
+            theta = placed(theta, mesh)
+            part = lambda i: copied(jax.tree.map(lambda leaf: leaf[i : i + batch], tasks), mesh)
+            return np.concatenate([np.asarray(some(theta, part(i), i, seed)) for i in firsts])
+
+    return scores
 
 
 def evaluate(
@@ -74,6 +95,7 @@ def evaluate(
     seed: int = 0,
     metric: Metric | None = None,
     batch: int = 100,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """How well each of `tasks` is learned; see `evaluator`, which does not compile at each call.
 
@@ -88,7 +110,7 @@ def evaluate(
         >>> evaluate(problem, solve, jnp.array(0.0), jnp.array([1.0, 3.0])).tolist()
         [1.0, 9.0]
     """
-    return evaluator(problem, solve, metric=metric, batch=batch)(theta, tasks, seed)
+    return evaluator(problem, solve, metric=metric, batch=batch, mesh=mesh)(theta, tasks, seed)
 
 
 def _number_of(tasks: PyTree) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from .._problem import PyTree
 from ._checkpoints import Checkpoints
+from ._processes import by_first, is_first
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 _UNFINISHED = ".tmp"
@@ -24,8 +25,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace the file by `content` as JSON; NaN and infinity are refused."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Replace the file by `content` as JSON; NaN and infinity are refused.
+
+    Of several processes, only the first one writes.
+    """
+    if is_first():
+        write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str, mode: str) -> None:
@@ -75,10 +80,14 @@ def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False)
     """
     path = Path(out)
     settings = json.loads(json.dumps(settings, allow_nan=False))
-    claim(path, settings, resume)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / CONFIG, settings)
-    return path
+
+    def opened() -> Path:
+        claim(path, settings, resume)
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG, settings)
+        return path
+
+    return by_first(opened)
 
 
 def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
@@ -93,26 +102,15 @@ def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
 
 
 class Folder:
-    """A claimed folder, open for writing. A context manager."""
+    """A claimed folder, open for writing. Several processes use it together; the first writes."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._metrics = path / METRICS
         self._settings = settings
-        path.mkdir(parents=True, exist_ok=True)
         # Before anything else is touched: what is cut back below depends on these settings.
+        by_first(partial(path.mkdir, parents=True, exist_ok=True))
         write_json(path / CONFIG, settings)
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
-
-    def __enter__(self) -> Folder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._checkpoints.__exit__(kind, error, trace)
 
     def restore(self, first: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
         """The last checkpoint, or `first`, and the metrics up to it; all later is cut off.
@@ -120,17 +118,22 @@ class Folder:
         A run that was extended goes on from its last regular checkpoint, as if the shorter last
         block had never been: so it is the run that it would have been from the start.
         """
+        step, lines = by_first(self._cut_back)
+        return (self._checkpoints.load(step, first) if step else first), lines
+
+    def _cut_back(self) -> tuple[int, list[dict[str, Any]]]:
         every, steps = self._settings["every"], self._settings["steps"]
         usable = [s for s in self._checkpoints.steps() if s % every == 0 or s == steps]
         step = max(usable, default=0)
-        self._checkpoints.drop_after(step)
+        self._checkpoints.drop(step.__ge__)
         lines = [line for line in _complete(self._metrics) if line["step"] <= step]
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
-        return (self._checkpoints.load(step, first) if usable else first), lines
+        return step, lines
 
     def add(self, line: dict[str, Any], reached: PyTree) -> None:
         """Append a line of metrics, then save a checkpoint of `line["step"]`."""
-        _write(self._metrics, json.dumps(line) + "\n", "a")
+        if is_first():
+            _write(self._metrics, json.dumps(line) + "\n", "a")
         self._checkpoints.save(line["step"], reached)
 
 

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from .._meta_loss import Estimator
 from .._problem import Problem, PyTree
 from .._solve import Solver
+from ._mesh import constrained, split_phi, whole
+from ._reduce import summed
 
 Draw = Callable[[jax.Array], PyTree]
 
@@ -67,6 +70,8 @@ def stepper(
     tasks: int,
     seed: int,
     polyak: int | None,
+    at_a_time: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Advance:
     """`advance(state, t, n) -> (state, metrics)`: the `n` meta-steps that follow the first `t`.
 
@@ -74,28 +79,28 @@ def stepper(
     `advance` raises `DivergedError` if every task of a meta-step diverged, or theta did.
     """
     update = optax.with_extra_args_support(optimizer).update
+    problem = split_phi(problem, mesh)
 
     def one(theta: PyTree, drawing: jax.Array, learning: jax.Array) -> Any:
         task = draw(drawing)
         (loss, said), grad = estimator.value_and_grad(problem, solve, theta, task, learning)
-        if problem.encode is not None:  # at the price of encoding the task a second time
-            return loss, said, grad, jnp.array(False)
-        first = problem.loss(theta, task)(problem.init(theta, task))
-        return loss, said, grad, grew(first, said.get("inner", first))
+        learned = _finite((loss, grad))
+        if problem.encode is None:  # otherwise at the price of encoding the task a second time
+            first = problem.loss(theta, task)(problem.init(theta, task))
+            learned &= ~grew(first, said.get("inner", first))
+        said = {name: _number(x) for name, x in said.items() if jax.tree.leaves(x)}
+        return learned, (loss, said, grad)
 
     def step(state: State, t: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        each = jax.vmap(one, in_axes=(None, 0, 0))
-        loss, said, grads, grew = each(state.theta, *task_keys(seed, t, tasks))
-        learned = _finite((loss, grads), axis=0) & ~grew
-        mean = partial(_mean, learned)
-        loss, grad = mean(loss), jax.tree.map(mean, grads)
+        keys = task_keys(seed, t, tasks)
+        n, total = summed(partial(one, state.theta), keys, at_a_time or tasks, mesh)
+        loss, said, grad = jax.tree.map(lambda x: x / jnp.maximum(n, 1), total)
         updates, moments = update(grad, state.optimizer, state.theta, value=loss)
         theta = optax.apply_updates(state.theta, updates)
+        metrics = said | {"meta_loss": loss, "diverged": tasks - n}
+        metrics["good"] = (n > 0) & _finite(theta)
         moved = State(theta, moments, _averaged(state.average, theta, t, polyak))
-        good = jnp.any(learned) & jnp.all(_finite(theta))
-        metrics = {k: mean(_row(v)) for k, v in said.items() if jax.tree.leaves(v)}
-        metrics |= {"meta_loss": loss, "diverged": jnp.sum(~learned), "good": good}
-        return jax.tree.map(partial(jnp.where, good), moved, state), metrics
+        return constrained(moved, mesh), whole(metrics, mesh)
 
     @partial(jax.jit, static_argnums=2, donate_argnums=0)
     def chunk(state: State, t: Any, n: int) -> tuple[State, dict[str, jax.Array]]:
@@ -110,13 +115,8 @@ def stepper(
     return advance
 
 
-def _finite(tree: PyTree, axis: int | None = None) -> jax.Array:
-    """Whether all of the tree is finite; with `axis=0`, of each row of its leaves."""
-    rows = [
-        jnp.all(jnp.isfinite(leaf), axis=None if axis is None else tuple(range(1, leaf.ndim)))
-        for leaf in jax.tree.leaves(tree)
-    ]
-    return jnp.all(jnp.stack(rows), axis=0)
+def _finite(tree: PyTree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def grew(first: Any, last: Any) -> Any:
@@ -124,16 +124,9 @@ def grew(first: Any, last: Any) -> Any:
     return last > first + 10 * (abs(first) + 1e-6)
 
 
-def _mean(learned: jax.Array, rows: jax.Array) -> jax.Array:
-    # Selected, not weighted: NaN * 0 is NaN.
-    mask = learned.reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.sum(jnp.where(mask, rows, 0), axis=0) / jnp.maximum(jnp.sum(learned), 1)
-
-
-def _row(said: PyTree) -> jax.Array:
-    """One number a task, of a diagnostic that may be a list (one entry a nudged phase)."""
-    leaves = jax.tree.leaves(said)
-    return jnp.mean(jnp.stack([jnp.mean(x.reshape(len(x), -1), 1) for x in leaves]), 0)
+def _number(said: PyTree) -> jax.Array:
+    """One number, of a diagnostic that may be a list (one entry a nudged phase)."""
+    return jnp.mean(jnp.stack([jnp.mean(x) for x in jax.tree.leaves(said)]))
 
 
 def _averaged(average: PyTree, theta: PyTree, t: jax.Array, polyak: int | None) -> PyTree:

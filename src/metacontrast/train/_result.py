@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._folder import write_json
+from ._processes import is_first
 
 RESULT = "result.json"
 PACKAGES = ("jax", "numpy", "optax", "metacontrast")
@@ -61,6 +62,8 @@ def summarise(values: Any, **facts: Any) -> dict[str, Any]:
 def write_result(out: str | Path, result: dict[str, Any]) -> Path:
     """Write `result.json` into the folder `out`, atomically; returns its path.
 
+    Of several processes, only the first one writes.
+
     Raises:
         ValueError: if the result lacks one of the fields that every result has.
     """
@@ -70,8 +73,9 @@ def write_result(out: str | Path, result: dict[str, Any]) -> Path:
             "there is none."
         )
     path = Path(out) / RESULT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+    if is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
     return path
 
 

@@ -35,9 +35,21 @@ def checked_settings(config: Mapping[str, Any] | None, own: dict[str, Any]) -> d
 
 
 def _check_numbers(
-    steps: int, tasks: int, seed: int, every: int, chunk: int, polyak: int | None
+    steps: int,
+    tasks: int,
+    seed: int,
+    every: int,
+    chunk: int,
+    polyak: int | None,
+    at_a_time: int = 1,
 ) -> None:
-    counts = {"steps": steps, "tasks": tasks, "every": every, "chunk": chunk}
+    counts = {
+        "steps": steps,
+        "tasks": tasks,
+        "every": every,
+        "chunk": chunk,
+        "at_a_time": at_a_time,
+    }
     for name, value in counts.items():
         positive(name, value)
     if not isinstance(seed, int):
@@ -47,6 +59,8 @@ def _check_numbers(
             f"every: must be a multiple of chunk={chunk}, not {every}; try "
             f"every={-(-every // chunk) * chunk}, or chunk=1."
         )
+    if tasks % at_a_time:
+        raise ValueError(f"at_a_time: must divide tasks={tasks}, which {at_a_time} does not.")
     if polyak is not None and not (isinstance(polyak, int) and 1 <= polyak <= steps):
         raise ValueError(
             f"polyak: must be None or one of the meta-steps, 1 to {steps}, not {polyak!r}."

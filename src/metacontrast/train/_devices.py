@@ -1,0 +1,99 @@
+"""The devices of this process, chosen before JAX starts."""
+
+from __future__ import annotations
+
+import jax
+from jax.sharding import Mesh
+
+from .._solve import positive
+from ._mesh import device_mesh, set_default
+
+HEARTBEAT = 30  # seconds without a sign of life, after which a process counts as dead
+
+
+def use_devices(
+    devices: int | None = None,
+    mesh: tuple[int, int] | None = None,
+    *,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> Mesh:
+    """Choose where `meta_train` and `evaluator` run from now on, if they are given no mesh.
+
+    Call it first: JAX must not have computed anything. On a CPU, "devices" are virtual ones, each
+    with a thread of its own, so that small tasks use every core.
+
+    Args:
+        devices: of this process. Default: as many as `mesh` needs; without it all that JAX sees.
+        mesh: `(tasks, parameters)`, see `device_mesh`. Default: the tasks over all devices.
+        distributed: this is one of several processes, on this or on other machines. Where the
+            cluster does not say so itself (SLURM, Open MPI, Kubernetes), give the other three.
+        coordinator: "host:port", where process 0 is reached by the others.
+        processes: how many there are.
+        process: which one this is, 0 to processes - 1.
+
+    Raises:
+        ValueError: numbers that do not fit each other or the machine.
+        RuntimeError: JAX has computed something already; the coordinator was not reached.
+
+    Example:
+        >>> use_devices(4)  # doctest: +SKIP
+        Mesh('tasks': 4, 'parameters': 1, axis_types=(Auto, Auto))
+    """
+    _check(devices, mesh, distributed, coordinator, processes, process)
+    local = devices or (mesh[0] * mesh[1] if mesh and not distributed else None)
+    if local is not None:
+        jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
+    if distributed:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        _join(coordinator, processes, process)
+    if mesh is None and local is not None:
+        mesh = (local * jax.process_count(), 1)
+    chosen = device_mesh(*(mesh or ()))
+    set_default(chosen)
+    return chosen
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except ValueError as error:  # before anything was started
+        raise ValueError(
+            f"distributed: JAX finds no cluster here ({error}); give the coordinator's host:port, "
+            "the number of processes, and which of them this is."
+        ) from error
+
+
+def _check(
+    devices: int | None,
+    mesh: tuple[int, int] | None,
+    distributed: bool,
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+) -> None:
+    if devices is not None:
+        positive("devices", devices)
+    for size in mesh or ():
+        positive("mesh", size)
+    if mesh and devices and not distributed and mesh[0] * mesh[1] != devices:
+        raise ValueError(
+            f"mesh: {mesh[0]}x{mesh[1]} are {mesh[0] * mesh[1]} devices, not {devices}; leave one "
+            "of the two out."
+        )
+    said = [x is not None for x in (coordinator, processes, process)]
+    if any(said) and not (distributed and all(said)):
+        raise ValueError(
+            "distributed: coordinator, processes and process go together with it; give all, or "
+            "leave the three out where SLURM, Open MPI or Kubernetes say them."
+        )
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(f"process: must be 0 to {processes - 1}, not {process}.")

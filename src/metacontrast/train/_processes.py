@@ -1,0 +1,80 @@
+"""Several processes in one run: the first reads and writes files, all compute."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+
+
+class LostProcessError(ConnectionError):
+    """Another process of this run ended, or cannot be reached. Checkpoints are kept."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say what it means if JAX fails in here while several processes compute."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        # At exit JAX would wait for the process that is gone.
+        atexit.register(_leave)
+        raise LostProcessError(
+            f"process {jax.process_index()} lost another one, which ended or cannot be reached. "
+            "What that one said tells why. The last checkpoint is whole: start all processes "
+            "again, or a single one, with resume=True (--resume). JAX says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files and says something."""
+    return jax.process_index() == 0
+
+
+def by_first(act: Callable[[], T]) -> T:
+    """What `act()` returns or raises in the first process, which alone calls it; in all of them.
+
+    All processes must come here, in the same order. So they agree on what is in a folder, also
+    where only the first can see it.
+    """
+    if jax.process_count() == 1:
+        return act()
+    found: T | None = None
+    error: Exception | None = None
+    if is_first():
+        try:
+            found = act()
+        except Exception as raised:  # whatever it is, the others must not wait for an answer
+            error = raised
+    found, error = _told((found, error))
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]
+
+
+def _told(value: T) -> T:
+    """The value of the first process."""
+    said = np.frombuffer(pickle.dumps(value), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    padded = said if is_first() else np.zeros(length, np.uint8)
+    # From our own first process: no more to be mistrusted than the gradients it sends.
+    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
