@@ -58,6 +58,7 @@ def warm_train(
     every: int = 100,
     chunk: int = 10,
     watch: Callable[[PyTree, PyTree], Mapping[str, Any]] | None = None,
+    fresh: bool = False,
     progress: bool = True,
     mesh: Mesh | None = None,
 ) -> WarmTrained:
@@ -79,6 +80,7 @@ def warm_train(
         out, resume, config, every, chunk, progress: as `meta_train` takes them.
         mesh: as `meta_train` takes it; of one row, since there is one task: only split parameters.
         watch: `(theta, phi) -> numbers` to add to each line of metrics as `valid_...`.
+        fresh: as `warm` takes it: the nudged phases start where the free one has got to.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
@@ -107,7 +109,7 @@ def warm_train(
         by_first(partial(claim, Path(out), settings, resume))
     task_key, learning = _keys(seed, 0)
     check(problem, theta, draw(task_key))
-    loop = warm(split_phi(problem, mesh), solve, estimator)
+    loop = warm(split_phi(problem, mesh), solve, estimator, fresh=fresh)
     theta = owned(theta)
     phases = jax.jit(loop.init)(theta, draw(task_key), learning)
     first = State(theta, (owned(optimizer.init(theta)), phases))
