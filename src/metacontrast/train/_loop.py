@@ -126,7 +126,7 @@ def meta_train(
     )
     if out is not None:
         claim(Path(out), settings, resume)
-    check(problem, theta, jax.jit(draw)(task_keys(seed, 0, tasks)[0][0]))
+    check(problem, theta, jax.jit(lambda: draw(task_keys(seed, 0, tasks)[0][0]))())
     advance = stepper(problem, solve, estimator, draw, optimizer, tasks, seed, polyak)
     first = start(theta, optimizer, averaged=polyak is not None)
     at = Reached(0, first, held(first.theta))
