@@ -10,7 +10,7 @@
 3. The weights of sources for a convex learner, by the contrast, unrolled, and by T1-T2 and CG:
    error, time and memory at several numbers of inner steps.
 
-About four minutes on one idle core, and 1 GiB, with 1e7 weights. Prints tables and writes large.json.
+About four minutes on one idle core and 1 GiB, with 1e7 weights. Prints tables, writes large.json.
 """
 
 import argparse
