@@ -139,9 +139,8 @@ def tiny(steps):
         task = reweight.drawer(texts(0, settings.chars), settings)(jax.random.key(0))
         theta = jnp.zeros(SOURCES)
         rule = mc.Implicit("cg", 300)
-        exact = jax.jit(
-            lambda theta: rule.value_and_grad(learned, mc.lbfgs(1e-10, 500), theta, task)[1]
-        )(theta)
+        learn = mc.lbfgs(1e-10, 500)
+        exact = jax.jit(lambda *task: rule.value_and_grad(learned, learn, *task)[1])(theta, task)
         rules = {
             "contrast, symmetric": mc.Contrastive(0.1, "symmetric"),
             "contrast, forward": mc.Contrastive(0.1),
