@@ -46,6 +46,31 @@ def test_both_lowerings_are_the_definition_in_values_and_gradients(k, stride, pa
         assert relative_error(one, other) < 1e3 * EPS
 
 
+@pytest.mark.parametrize("filters", [12, 4])  # more and fewer than the 9 numbers of a patch
+def test_the_lowering_for_reverse_mode_has_the_same_derivatives(filters):
+    x, w = drawn(0, 2, 7, 7, 1), drawn(1, 3, 3, 1, filters)
+
+    def results(lowering):
+        y = lambda x, w: conv(x, w, stride=2, padding=1, lowering=lowering)
+        loss = lambda x, w: jnp.sum(jnp.tanh(y(x, w)) ** 2)
+        slopes = jax.grad(loss, (0, 1))
+        length = lambda x, w: sum(jnp.sum(g**2) for g in slopes(x, w))
+        forward_over_reverse = jax.jvp(slopes, (x, w), (x, w))[1]
+        return y(x, w), slopes(x, w), jax.grad(length, (0, 1))(x, w), forward_over_reverse
+
+    one, other = (jax.tree.leaves(results(lowering)) for lowering in ("reverse", "patches"))
+    for a, b in zip(one, other, strict=True):
+        assert relative_error(a, b) < 1e3 * EPS  # sums of at most 32 terms, twice
+
+
+def test_the_lowering_for_reverse_mode_keeps_types():
+    x, w = drawn(0, 2, 7, 7, 1).astype(jnp.float32), drawn(1, 3, 3, 1, 12).astype(jnp.float32)
+    loss = lambda x, w: jnp.sum(conv(x, w, dtype=jnp.bfloat16, lowering="reverse") ** 2)
+    assert [g.dtype for g in jax.grad(loss, (0, 1))(x, w)] == [jnp.float32] * 2
+    with pytest.raises(TypeError, match="jvp"):
+        jax.jvp(lambda w: conv(x, w, lowering="reverse"), (w,), (w,))
+
+
 def test_an_unknown_lowering_is_refused():
     with pytest.raises(ValueError, match="lowering: unknown 'fft'"):
         conv(drawn(0, 1, 4, 4, 1), drawn(0, 3, 3, 1, 1), lowering="fft")

@@ -37,7 +37,7 @@ def images(part, channels=1):
 @pytest.fixture(autouse=True)
 def few_tasks(monkeypatch):
     # XLA's own convolutions compile faster, and tasks of one shape compile once.
-    lax = partial(conv4, lowering="lax")
+    lax = lambda *args, **kwargs: conv4(*args, **kwargs | {"lowering": "lax"})
     monkeypatch.setattr(_few_shot_learners, "conv4", lax)
     for name in ("TEST_TASKS", "VALID_TASKS", "TEST_QUERIES", "VALID_QUERIES", "AT_A_TIME"):
         monkeypatch.setattr(_few_shot, name, 4)

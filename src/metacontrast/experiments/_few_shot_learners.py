@@ -65,7 +65,12 @@ class Learner(NamedTuple):
 def network(settings: Settings, classes: int | None = None) -> ConvNet:
     """The convolutional network of these settings: features, or logits of `classes`."""
     size, channels = settings.size, settings.channels
-    return conv4(settings.filters, strided=True, channels=channels, size=size, classes=classes)
+    # No learner here is differentiated in forward mode first.
+    lowering = "reverse" if jax.default_backend() == "cpu" else None
+    return conv4(
+        settings.filters, strided=True, channels=channels, size=size, classes=classes,
+        lowering=lowering,
+    )  # fmt: skip
 
 
 def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:

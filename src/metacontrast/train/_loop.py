@@ -143,7 +143,7 @@ def meta_train(
     check_tasks(at_a_time or tasks, mesh)
     if out is not None:
         by_first(partial(claim, Path(out), settings, resume))
-    check(problem, theta, jax.jit(draw)(task_keys(seed, 0, tasks)[0][0]))
+    check(problem, theta, jax.jit(lambda: draw(task_keys(seed, 0, tasks)[0][0]))())
     advance = stepper(
         problem, solve, estimator, draw, optimizer, tasks, seed, polyak, at_a_time, mesh
     )
