@@ -5,8 +5,10 @@
 Two processes, one with N devices and one with a single one, take turns: each takes a block of
 meta-steps while the other waits, so that both see the same load of the machine. The figure is the
 ratio of the two times of a round, its median and quartiles over the rounds. Compilation is left
-out. Prints JSON, with the CPU seconds of each too: of work that is divided perfectly, N devices
-need as many as one does, N at a time.
+out. The same ratio by CPU time, N seconds of which pass at a time, is what a machine without other
+load could reach if the devices never waited for each other. Then, compiled only: the bytes that one
+device needs for a meta-step of one task whose network has a million weights, whole and split over
+N devices. Prints JSON.
 """
 
 import argparse
@@ -41,6 +43,41 @@ def serve(method, devices, steps):
         began, cpu = time.perf_counter(), time.process_time()
         state, _ = advance(state, (t + 1) * steps, steps)
         print(time.perf_counter() - began, time.process_time() - cpu, flush=True)
+
+
+def bytes_a_device(devices):
+    """Of what is handed over, what comes back and what lies in between."""
+    import jax
+    import optax
+
+    import metacontrast as mc
+    from metacontrast.nets import mlp
+    from metacontrast.train import device_mesh, use_devices
+    from metacontrast.train._mesh import constrained, placed, split_phi
+
+    use_devices(devices)
+    net = mlp(8, 1000, 2, 8)
+    problem = mc.Problem(
+        init=lambda theta, task: theta,
+        inner=lambda phi, theta, task: (
+            jax.numpy.sum((jax.vmap(net.apply, (None, 0))(phi, task)) ** 2)
+            + 1e-3 * optax.tree.norm(optax.tree.sub(phi, theta), squared=True)
+        ),
+        outer=lambda phi, theta, task: optax.tree.norm(phi, squared=True),
+    )
+    solve, rule = mc.descend(optax.adam(1e-3), 10), mc.Contrastive(0.1)
+    task = jax.random.normal(jax.random.key(0), (16, 8))
+
+    def needed(mesh):
+        def grad(theta):
+            found = rule.value_and_grad(split_phi(problem, mesh), solve, theta, task)[1]
+            return constrained(found, mesh)
+
+        theta = placed(net.init(jax.random.key(0)), mesh)
+        m = jax.jit(grad).lower(theta).compile().memory_analysis()
+        return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+
+    return {"whole": needed(device_mesh(1, 1)), "split": needed(device_mesh(1, devices))}
 
 
 def turn(server):
@@ -79,6 +116,7 @@ def measured(method, devices, rounds, steps):
         "load": os.getloadavg(),
         "meta_steps_a_round": steps,
         "speed_up": spread([one[0] / many[0] for one, many in pairs]),
+        "speed_up_by_cpu_time": spread([one[1] / (many[1] / devices) for one, many in pairs]),
         "seconds_a_meta_step": [spread([pair[i][0] / steps for pair in pairs]) for i in (0, 1)],
         "cpu_seconds_a_meta_step": [spread([pair[i][1] / steps for pair in pairs]) for i in (0, 1)],
     }
@@ -95,7 +133,9 @@ def main():
     given = parser.parse_args()
     if given.serve:
         return serve(given.method, given.serve, given.steps)
-    text = json.dumps(measured(given.method, given.devices, given.rounds, given.steps), indent=2)
+    found = measured(given.method, given.devices, given.rounds, given.steps)
+    found["bytes_a_device"] = bytes_a_device(given.devices)
+    text = json.dumps(found, indent=2)
     print(text)
     if given.out:
         given.out.write_text(text + "\n")

@@ -15,7 +15,6 @@ import metacontrast as mc
 from metacontrast.experiments import reweight
 from metacontrast.experiments._reweight_final import judged, train
 from metacontrast.experiments._reweight_problem import (
-    Sequences,
     Settings,
     drawer,
     errors,

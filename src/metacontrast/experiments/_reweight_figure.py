@@ -28,17 +28,12 @@ def draw_panels(root: Path, sources: Sequence[str], methods: Sequence[str], axes
         runs = np.array([result["curve"] for result in results])
         _band(curves, runs[0, :, 0], runs[..., 1], f"C{i}", name)
         tests = [result["value"] for result in results]
-        losses.bar(i, np.mean(tests), 0.6, color=f"C{i}", alpha=0.6)
-        losses.plot(np.full(len(tests), i), tests, "k.", ms=4)
+        losses.hlines(np.mean(tests), i - 0.3, i + 0.3, color=f"C{i}")
+        losses.plot(np.full(len(tests), i), tests, ".", color=f"C{i}")
     curves.set(xlabel="step of the final model", ylabel="loss on the target, validation")
     curves.legend(fontsize=7)
     losses.set_xticks(range(len(methods)), methods)
     losses.set_ylabel("loss on the target, test")
-    losses.set_ylim(bottom=0.95 * _lowest(losses))
-
-
-def _lowest(ax: Any) -> float:
-    return min((float(np.min(line.get_ydata())) for line in ax.lines), default=0.0)
 
 
 def _results(folder: Path) -> list[Path]:
