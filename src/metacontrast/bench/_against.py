@@ -1,0 +1,107 @@
+"""Parts `sine` and `conv4`: against other libraries, on the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._fresh import first
+from ._images import Conv4Case, conv4_learned
+from ._measure import Figure, interleaved, ratios, summary
+from ._part import Found, Tell
+from ._rivals import AGREE, OURS, disagreement, present, small_case
+from ._sine import case
+
+CONV4 = {
+    "stride, 20-way, 1 task": Conv4Case(64, True, 20, 1, 5),
+    "stride, 20-way, 4 tasks": Conv4Case(64, True, 20, 4, 5),
+    "pooling, 5-way, 1 task": Conv4Case(64, False, 5, 1, 5),
+}
+
+
+def against_sine(quick: bool, tell: Tell) -> Found:
+    """Meta-gradients of the sine task: speed, first result and memory of every library.
+
+    Each must first agree with ours, in float64.
+
+    Raises:
+        ArithmeticError: one does not, so that its speed would mean nothing.
+    """
+    here, absent = present()
+    for name in here:
+        tell(f"{name}: compared")
+        _agreed(name)
+    at = case(5, 20) if quick else case()
+    steps = {name: rival.make(at) for name, rival in here.items()}
+    tell("all, interleaved")
+    taken = interleaved(steps, 3 if quick else 7, least=0.1, most=10 if quick else 150)
+    figures = []
+    for name, rival in here.items():
+        tell(f"{name}: in a fresh process")
+        figures += [
+            summary(name, "meta-gradients a second", 1 / taken[name]),
+            summary(name, "time / ours", ratios(taken, name, OURS)),
+        ]
+        if not quick:
+            begun = first(name, rival.needs or ("metacontrast",), at)
+            figures += [
+                Figure(name, "first result (s)", begun.seconds),
+                Figure(name, "memory (MiB)", begun.mib),
+            ]
+    return Found(figures, absent)
+
+
+def _agreed(name: str) -> None:
+    with jax.enable_x64(True):
+        apart = disagreement(name, small_case())
+    if not apart <= AGREE:
+        raise ArithmeticError(
+            f"{name}: its meta-gradient is {apart:.1e} (relative) away from ours; it may have "
+            "changed what it computes, and is not timed."
+        )
+
+
+def against_conv4(quick: bool, tell: Tell) -> Found:
+    """An inner step of Conv4: our convolutions on this machine against PyTorch's own."""
+    absent = {} if find_spec("torch") else {"PyTorch": "torch not installed"}
+    figures = []
+    for name, at in CONV4.items():
+        tell(name)
+        if not absent:
+            _same_learning(at._replace(filters=8, tasks=2, steps=3))
+        taken = interleaved(_learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 30)
+        each = at.steps * at.tasks
+        figures += [summary(name, "ours (ms)", 1e3 * taken["ours"] / each)]
+        if not absent:
+            torch = np.minimum(taken["contiguous"], taken["channels last"])
+            figures += [
+                summary(name, "PyTorch (ms)", 1e3 * torch / each),
+                summary(name, "PyTorch / ours", torch / taken["ours"]),
+            ]
+    return Found(figures, absent)
+
+
+def _learners(at: Conv4Case, alone: bool) -> dict[str, Callable[[], Any]]:
+    learn, omega, data = conv4_learned(at)
+    subjects = {"ours": lambda: jax.block_until_ready(learn(omega, data))}
+    if not alone:
+        from ._torch_conv4 import learner
+
+        subjects |= {"contiguous": learner(at, omega, data, channels_last=False)}
+        subjects |= {"channels last": learner(at, omega, data, channels_last=True)}
+    return subjects
+
+
+def _same_learning(at: Conv4Case) -> None:
+    from ._torch_conv4 import learner
+
+    with jax.enable_x64(True):
+        learn, omega, data = conv4_learned(at, np.float64)
+        ours = np.asarray(learn(omega, data)[0]["w"])
+        theirs = [learner(at, omega, data, last)() for last in (False, True)]
+    if not np.allclose(theirs, ours, rtol=0, atol=AGREE):
+        raise ArithmeticError("PyTorch's Conv4 does not learn what ours does, and is not timed.")
