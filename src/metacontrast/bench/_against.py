@@ -52,7 +52,7 @@ def against_sine(quick: bool, tell: Tell) -> Found:
                 Figure(name, "first result (s)", begun.seconds),
                 Figure(name, "memory (MiB)", begun.mib),
             ]
-    return Found(figures, absent)
+    return Found({"Sine, 25 tasks, 100 inner steps" if not quick else "Sine, quick": figures}, absent)
 
 
 def _agreed(name: str) -> None:
@@ -77,31 +77,30 @@ def against_conv4(quick: bool, tell: Tell) -> Found:
         each = at.steps * at.tasks
         figures += [summary(name, "ours (ms)", 1e3 * taken["ours"] / each)]
         if not absent:
-            torch = np.minimum(taken["contiguous"], taken["channels last"])
+            torch = np.min([taken[name] for name in taken if name != "ours"], axis=0)
             figures += [
                 summary(name, "PyTorch (ms)", 1e3 * torch / each),
                 summary(name, "PyTorch / ours", torch / taken["ours"]),
             ]
-    return Found(figures, absent)
+    return Found({"Conv4, an inner step of a task": figures}, absent)
 
 
 def _learners(at: Conv4Case, alone: bool) -> dict[str, Callable[[], Any]]:
     learn, omega, data = conv4_learned(at)
     subjects = {"ours": lambda: jax.block_until_ready(learn(omega, data))}
     if not alone:
-        from ._torch_conv4 import learner
+        from ._torch_conv4 import settings
 
-        subjects |= {"contiguous": learner(at, omega, data, channels_last=False)}
-        subjects |= {"channels last": learner(at, omega, data, channels_last=True)}
+        subjects |= settings(at, omega, data)
     return subjects
 
 
 def _same_learning(at: Conv4Case) -> None:
-    from ._torch_conv4 import learner
+    from ._torch_conv4 import settings
 
     with jax.enable_x64(True):
         learn, omega, data = conv4_learned(at, np.float64)
         ours = np.asarray(learn(omega, data)[0]["w"])
-        theirs = [learner(at, omega, data, last)() for last in (False, True)]
+        theirs = [learned() for learned in settings(at, omega, data).values()]
     if not np.allclose(theirs, ours, rtol=0, atol=AGREE):
         raise ArithmeticError("PyTorch's Conv4 does not learn what ours does, and is not timed.")

@@ -34,7 +34,7 @@ def overhead(quick: bool, tell: Tell) -> Found:
             Figure(name, "phases compile (s)", seconds[BARE]),
             Figure(name, "meta-gradient compiles (s)", seconds[RULE]),
         ]
-    return Found(figures)
+    return Found({"Overhead of the rule" + " (quick)" * quick: figures})
 
 
 def programs(learning: Learning) -> dict[str, Callable[[Any, Any], Any]]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ._measure import Figure
 
 Tell = Callable[[str], None]  # says what is being done
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Drawing(NamedTuple):
+    """What `report.figure` is to draw."""
+
+    draw: Callable[[Any], None]
+    rows: int
+    columns: int
 
 
 class Found(NamedTuple):
-    """The figures of a part; notes by what they are about; and `(draw, rows, columns)` to draw."""
+    """Figures by the title of their table; notes by what they are about; and perhaps a drawing."""
 
-    figures: list[Figure]
-    notes: dict[str, str] = {}  # noqa: RUF012 (never changed)
-    drawing: tuple[Callable[[Any], None], int, int] | None = None
+    tables: dict[str, list[Figure]]
+    notes: Mapping[str, str] = NONE
+    drawing: Drawing | None = None

@@ -33,7 +33,28 @@ def network(at: Conv4Case, omega: Any) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), head)
 
 
-def learner(at: Conv4Case, omega: Any, data: Any, channels_last: bool) -> Callable[[], Any]:
+def settings(at: Conv4Case, omega: Any, data: Any) -> dict[str, Callable[[], np.ndarray]]:
+    """The learner in both layouts of memory, each with one thread and with all."""
+    return {
+        f"{'channels last' if last else 'contiguous'}, {n} threads": _threaded(
+            learner(at, omega, data, last), n
+        )
+        for last in (False, True)
+        for n in sorted({1, torch.get_num_threads()})
+    }
+
+
+def _threaded(learn: Callable[[], np.ndarray], threads: int) -> Callable[[], np.ndarray]:
+    def run() -> np.ndarray:
+        torch.set_num_threads(threads)
+        return learn()
+
+    return run
+
+
+def learner(
+    at: Conv4Case, omega: Any, data: Any, channels_last: bool
+) -> Callable[[], np.ndarray]:
     """Learns every task, one after the other; gives the first layer's weights of each."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     net = network(at, omega).to(memory_format=memory)

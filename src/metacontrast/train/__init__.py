@@ -9,6 +9,7 @@ from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train
 from ._meta_step import DivergedError as DivergedError
 from ._result import RESULT as RESULT
+from ._result import provenance as provenance
 from ._result import read_result as read_result
 from ._result import summarise as summarise
 from ._result import write_result as write_result
