@@ -52,7 +52,9 @@ def against_sine(quick: bool, tell: Tell) -> Found:
                 Figure(name, "first result (s)", begun.seconds),
                 Figure(name, "memory (MiB)", begun.mib),
             ]
-    return Found({"Sine, 25 tasks, 100 inner steps" if not quick else "Sine, quick": figures}, absent)
+    return Found(
+        {"Sine, 25 tasks, 100 inner steps" if not quick else "Sine, quick": figures}, absent
+    )
 
 
 def _agreed(name: str) -> None:
@@ -73,7 +75,9 @@ def against_conv4(quick: bool, tell: Tell) -> Found:
         tell(name)
         if not absent:
             _same_learning(at._replace(filters=8, tasks=2, steps=3))
-        taken = interleaved(_learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 30)
+        taken = interleaved(
+            _learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 30
+        )
         each = at.steps * at.tasks
         figures += [summary(name, "ours (ms)", 1e3 * taken["ours"] / each)]
         if not absent:

@@ -90,9 +90,8 @@ def threaded(adapter: Callable[[Case], Step], at: Case) -> Step:
 
         return run
 
-    small = at._replace(
-        train=tuple(x[:2] for x in at.train), test=tuple(x[:2] for x in at.test), steps=3, nudged=3
-    )
+    (x, y), (x_test, y_test) = at.train, at.test
+    small = at._replace(train=(x[:2], y[:2]), test=(x_test[:2], y_test[:2]), steps=3, nudged=3)
     counts = sorted({1, torch.get_num_threads()})
     trial = interleaved({str(n): on(n, small) for n in counts}, rounds=3, least=0.0)
     return on(min(counts, key=lambda n: float(np.median(trial[str(n)]))), at)

@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 def case(tasks: int = 25, steps: int = 100, dtype: Any = np.float32, seed: int = 0) -> Case:
-    """`tasks` sines of 10 points to learn from and 10 to be judged on; half as many nudged steps."""
+    """`tasks` sines: 10 points to learn from, 10 to be judged on; half as many nudged steps."""
     drawn = jax.vmap(draw)(jax.random.split(jax.random.key(seed), tasks))
     theta, drawn = jax.tree.map(lambda x: np.asarray(x, dtype), (sine.first_theta(0, 5.0), drawn))
     omega, log_lam = map(jax.tree.leaves, theta)
@@ -54,7 +54,9 @@ def solvers(at: Case) -> tuple[mc.Solver, mc.Solver]:
 def arguments(at: Case) -> tuple[Any, mc.Task]:
     """theta and the tasks, as trees of arrays."""
     tree = jax.tree.structure(sine.first_theta(0, 5.0)[0])
-    theta = tuple(tree.unflatten(map(jnp.asarray, leaves)) for leaves in (at.omega, at.log_lam))
+    theta = tuple(
+        jax.tree.unflatten(tree, map(jnp.asarray, leaves)) for leaves in (at.omega, at.log_lam)
+    )
     halves = (mc.Data(*map(jnp.asarray, half)) for half in (at.train, at.test))
     return theta, mc.Task(*halves)
 

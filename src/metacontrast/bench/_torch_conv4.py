@@ -52,9 +52,7 @@ def _threaded(learn: Callable[[], np.ndarray], threads: int) -> Callable[[], np.
     return run
 
 
-def learner(
-    at: Conv4Case, omega: Any, data: Any, channels_last: bool
-) -> Callable[[], np.ndarray]:
+def learner(at: Conv4Case, omega: Any, data: Any, channels_last: bool) -> Callable[[], np.ndarray]:
     """Learns every task, one after the other; gives the first layer's weights of each."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     net = network(at, omega).to(memory_format=memory)
@@ -76,9 +74,7 @@ def learner(
     return learn
 
 
-def _train(
-    net: nn.Module, phi: Any, start: Any, images: Any, classes: Any, at: Conv4Case
-) -> None:
+def _train(net: nn.Module, phi: Any, start: Any, images: Any, classes: Any, at: Conv4Case) -> None:
     with torch.no_grad():
         torch._foreach_copy_(phi, start)
     omega = torch.cat([w.reshape(-1) for w in start])

@@ -6,6 +6,7 @@ One learner for all: see `Case`. Each function makes a `Step`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,12 @@ def vmap_contrastive(at: Case) -> Step:
     def step() -> np.ndarray:
         slow = flattened(omega), flattened(log_lam).exp()
         held = [leaf.detach() for leaf in slow]
-        loss = lambda phi, beta: total(augmented, phi, *held, tasks, beta)
-        phi_0 = descended(at, spread(omega, at), lambda phi: loss(phi, 0.0), False)
+        loss = partial(total, omega=held[0], lam=held[1], tasks=tasks)
+        phi_0 = descended(at, spread(omega, at), partial(loss, beta=0.0), False)
         value = torch.zeros(())
         for beta in (at.beta, -at.beta):
-            phi = descended(at, phi_0, lambda phi, b=beta: loss(phi, b), False, at.nudged)
-            value = value + total(augmented, phi, *slow, tasks, beta) / (2 * beta * count(at))
+            phi = descended(at, phi_0, partial(loss, beta=beta), False, at.nudged)
+            value = value + total(phi, *slow, tasks, beta) / (2 * beta * count(at))
         return flat(torch.autograd.grad(value, omega + log_lam))
 
     return step
@@ -80,7 +81,7 @@ def vmap_unrolled(at: Case) -> Step:
 
     def step() -> np.ndarray:
         slow = flattened(omega), flattened(log_lam).exp()
-        loss = lambda phi: total(augmented, phi, *slow, tasks, 0.0)
+        loss = lambda phi: total(phi, *slow, tasks, 0.0)
         phi = descended(at, spread(omega, at), loss, True)
         value = torch.func.vmap(squares)(phi, tasks[1]).mean()
         return flat(torch.autograd.grad(value, omega + log_lam))
@@ -143,7 +144,7 @@ def torchopt_vmap(at: Case) -> Step:
         phi = tuple(spread(omega, at))
         state = optimizer.init(phi)
         for _ in range(at.steps):
-            loss = total(augmented, list(phi), *slow, tasks, 0.0)
+            loss = total(list(phi), *slow, tasks, 0.0)
             grads = torch.autograd.grad(loss, phi, create_graph=True)
             updates, state = optimizer.update(grads, state, inplace=False)
             phi = torchopt.apply_updates(phi, updates, inplace=False)
@@ -196,9 +197,9 @@ def descended(
     return list(phi)
 
 
-def total(loss: Any, phi: Weights, omega: Any, lam: Any, tasks: Any, beta: float) -> torch.Tensor:
+def total(phi: Weights, omega: Any, lam: Any, tasks: Any, beta: float) -> torch.Tensor:
     """The sum over the tasks, each with its own phi."""
-    one = lambda phi, task: loss(phi, omega, lam, task, beta)
+    one = lambda phi, task: augmented(phi, omega, lam, task, beta)
     return torch.func.vmap(one)(phi, tasks).sum()
 
 
