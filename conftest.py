@@ -3,3 +3,4 @@
 from importlib.util import find_spec
 
 collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
+collect_ignore_glob = [] if find_spec("torch") else ["src/metacontrast/bench/_torch_*.py"]

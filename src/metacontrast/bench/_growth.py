@@ -14,7 +14,7 @@ import optax
 
 import metacontrast as mc
 
-from ..nets import mlp
+from ..nets import Net, mlp
 from ..tasks import sine as draw
 from ._growth_figure import panels
 from ._measure import Figure, interleaved, summary
@@ -84,14 +84,18 @@ def _rules(axis: str, quick: bool) -> tuple[str, ...]:
     return tuple(RULES) if axis == "inner steps" and not quick else TIMED
 
 
+def network(axis: str, size: int) -> Net:
+    """1-w-w-1 with `w^2 + 4 w + 1` weights: as many as asked for, or w = 40."""
+    width = round(math.sqrt(size + 3)) - 2 if axis == "weights" else 40
+    return mlp(1, width, 2, 1, jnp.tanh)
+
+
 def _compiled(axis: str, size: int, rule: str) -> tuple[Any, tuple[Any, Any]]:
     """The program of a meta-gradient, and its arguments."""
     steps = size if axis == "inner steps" else 20
     tasks = size if axis == "tasks" else 1
-    # w^2 + 4 w + 1 weights in 1-w-w-1, and both omega and lambda of each.
-    width = round(math.sqrt(size + 3)) - 2 if axis == "weights" else 40
-    net = mlp(1, width, 2, 1, jnp.tanh)
-    solve = mc.descend(optax.sgd(0.04 / width, 0.9), steps)
+    net = network(axis, size)
+    solve = mc.descend(optax.sgd(1e-5, 0.9), steps)  # of no harm to the widest network
     value = RULES[rule].value_and_grad
 
     def mean(theta: Any, tasks: Any) -> Any:
