@@ -13,7 +13,7 @@ test: .venv/ready lint
 # PyTorch's part, in a second environment on top of the first. On Linux pip must find the CPU build of
 # torch: PyTorch has an index of them for PIP_EXTRA_INDEX_URL.
 test-torch: .venv-torch/ready
-	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py docs/torch.md
+	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py tests/test_bench_peers.py docs/torch.md
 	.venv-torch/bin/python -m mypy
 
 .venv-torch/ready: .venv/ready requirements-torch.lock

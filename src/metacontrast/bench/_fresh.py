@@ -31,7 +31,7 @@ child({name!r}, taken)
 """
 
 
-def first(name: str, imports: tuple[str, ...], at: Case) -> First:
+def first(name: str, imports: tuple[str, ...], at: Case, threads: int | None = None) -> First:
     """Of one rival, in a fresh process without a cache of compiled programs.
 
     Memory is the process's largest resident set, less what it was when all was imported; what the
@@ -45,7 +45,9 @@ def first(name: str, imports: tuple[str, ...], at: Case) -> First:
         [sys.executable, "-c", code],
         input=pickle.dumps(at),
         capture_output=True,
-        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        env=os.environ
+        | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing said"]

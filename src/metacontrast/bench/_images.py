@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,9 +30,10 @@ class Learning(NamedTuple):
     tasks: Any  # stacked
 
 
-def learnings(quick: bool) -> dict[str, Learning]:
-    """The learners of the experiments, with as many inner steps; `quick`: a tenth of them."""
-    return {"sine": _sine(), "Conv4": _conv4(quick), "LeNet-5": _lenet5(quick)}
+# The learners of the experiments, with as many inner steps.
+def learnings(quick: bool) -> dict[str, Callable[[], Learning]]:
+    """Each when it is called; `quick`: without convolutions, which take long to compile."""
+    return {"sine": sine_learning} | ({} if quick else {"Conv4": _conv4, "LeNet-5": _lenet5})
 
 
 def noise(seed: int, images: int, size: int, channels: int, classes: int) -> mc.Data:
@@ -41,7 +43,8 @@ def noise(seed: int, images: int, size: int, channels: int, classes: int) -> mc.
     return mc.Data(jnp.asarray(x), jnp.asarray(rng.permutation(images) % classes))
 
 
-def _sine() -> Learning:
+def sine_learning() -> Learning:
+    """`sine --method cml-gd`: 25 tasks, 100 free steps and twice 50."""
     method = sine.METHODS["cml-gd"]
     tasks = jax.vmap(draw)(jax.random.split(jax.random.key(0), method.settings.tasks))
     rule = method.estimator
@@ -49,12 +52,12 @@ def _sine() -> Learning:
     return Learning(method.problem, method.solve, rule.nudged, rule.beta, theta, tasks)
 
 
-def _conv4(quick: bool) -> Learning:
+def _conv4() -> Learning:
     """`omniglot --method cml-syn`, 5-way 1-shot: one task, 5 queries a class instead of 15."""
     settings = for_omniglot("cml-syn", 5, 1)
     learner = few_shot.fast_weights(5, settings, None)
     free, nudged = (
-        few_shot.nesterov(settings.inner_rate, steps // 10 if quick else steps)
+        few_shot.nesterov(settings.inner_rate, steps)
         for steps in (settings.inner_steps, settings.nudged_steps)
     )
     theta = learner.first(jax.random.key(0))
@@ -63,13 +66,13 @@ def _conv4(quick: bool) -> Learning:
     )
 
 
-def _lenet5(quick: bool) -> Learning:
+def _lenet5() -> Learning:
     """`cifar10-overfit`: a lambda for each weight, 50 images; 100 are judged instead of 950."""
     start = cifar10_overfit.NET.init(jax.random.key(0))
     theta = jax.tree.map(lambda w: jnp.full(w.shape, jnp.log(1e-4)), start)
     optimizer = optax.sgd(cifar10_overfit.RATE, 0.9, nesterov=True)
-    steps = np.array([cifar10_overfit.STEPS, cifar10_overfit.EXTRA // 2]) // (10 if quick else 1)
-    free, nudged = (mc.descend(optimizer, int(n)) for n in steps)
+    steps = cifar10_overfit.STEPS, cifar10_overfit.EXTRA // 2
+    free, nudged = (mc.descend(optimizer, n) for n in steps)
     problem = cifar10_overfit.problem(start, clipped=False)
     return Learning(problem, free, nudged, 1e-3, theta, _one(50, 100, 32, 3, 10))
 

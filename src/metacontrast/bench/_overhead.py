@@ -21,7 +21,8 @@ BARE, RULE, TOLD = "bare", "meta-gradient", "with diagnostics"
 def overhead(quick: bool, tell: Tell) -> Found:
     """Of the symmetric rule, on sine, Conv4 and LeNet-5 with the experiments' inner steps."""
     figures = []
-    for name, learning in learnings(quick).items():
+    for name, make in learnings(quick).items():
+        learning = make()
         tell(f"{name}: compiles")
         compiled, seconds = _compiled(learning)
         tell(f"{name}: runs")

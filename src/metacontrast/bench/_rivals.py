@@ -6,19 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import metacontrast as mc
 
-from ..experiments import sine
-from ._sine import Case, Step, arguments, case, contrastive, flat, ours
+from ._sine import Case, Step, case, cg, contrastive, ours
 
-CG, DAMPING = 20, 10.0  # where learning stops early the Hessian is indefinite
 # All agree to round-off, 1e-15, but conjugate gradients, whose directions lose their orthogonality.
 AGREE = 1e-6
 
@@ -35,82 +30,31 @@ class Rival(NamedTuple):
     like: str = ""
 
 
-def cg(at: Case) -> Any:
-    """Conjugate gradient on the damped Hessian."""
-    return mc.Implicit("cg", CG, damping=DAMPING)
+def _adapter(module: str, name: str) -> Callable[[Case], Step]:
+    """Imported only when it is made: it brings in its library."""
 
-
-def jaxopt_implicit(at: Case) -> Step:
-    """JAXopt's optax solver, differentiated implicitly by its conjugate gradient."""
-    import jaxopt
-
-    problem, (theta, tasks) = sine.METHODS["cml-gd"].problem, arguments(at)
-    learner = jaxopt.OptaxSolver(
-        problem.inner,
-        optax.sgd(at.rate, at.momentum, nesterov=True),
-        maxiter=at.steps,
-        tol=0.0,
-        implicit_diff=True,
-        implicit_diff_solve=partial(
-            jaxopt.linear_solve.solve_cg, ridge=DAMPING, maxiter=CG, tol=0.0
-        ),
-    )
-
-    def judged(theta: Any, task: mc.Task) -> jax.Array:
-        phi = learner.run(problem.init(theta, task), theta, task).params
-        return problem.outer(phi, theta, task)
-
-    def mean(theta: Any, tasks: mc.Task) -> jax.Array:
-        return jnp.mean(jax.vmap(partial(judged, theta))(tasks))
-
-    program = jax.jit(jax.grad(mean))
-    return lambda: flat(jax.tree.leaves(program(theta, tasks)))
-
-
-def _in_torch(name: str) -> Callable[[Case], Step]:
     def make(at: Case) -> Step:
-        adapter = getattr(import_module("._torch_sine", __package__), name)
-        return threaded(lambda at: adapter(at), at)
+        step: Step = getattr(import_module(f".{module}", __package__), name)(at)
+        return step
 
     return make
 
 
-def threaded(adapter: Callable[[Case], Step], at: Case) -> Step:
-    """With as many threads as are faster on a small case: one, or all."""
-    import torch
-
-    from ._measure import interleaved
-
-    def on(threads: int, at: Case) -> Step:
-        step = adapter(at)
-
-        def run() -> np.ndarray:
-            torch.set_num_threads(threads)
-            return step()
-
-        return run
-
-    (x, y), (x_test, y_test) = at.train, at.test
-    small = at._replace(train=(x[:2], y[:2]), test=(x_test[:2], y_test[:2]), steps=3, nudged=3)
-    counts = sorted({1, torch.get_num_threads()})
-    trial = interleaved({str(n): on(n, small) for n in counts}, rounds=3, least=0.0)
-    return on(min(counts, key=lambda n: float(np.median(trial[str(n)]))), at)
-
-
 OURS, UNROLLED, IMPLICIT = "contrastive", "JAX unrolled", "JAX implicit, CG"
 HIGHER, TORCHOPT = ("torch", "higher"), ("torch", "torchopt")
+_PLAIN, _LIBRARIES = (partial(_adapter, name) for name in ("_torch_plain", "_torch_libraries"))
 RIVALS = {
     OURS: Rival(partial(ours, contrastive)),
     UNROLLED: Rival(partial(ours, lambda at: mc.Unrolled())),
     IMPLICIT: Rival(partial(ours, cg)),
-    "JAXopt implicit, CG": Rival(jaxopt_implicit, ("jaxopt",), IMPLICIT),
-    "PyTorch eager, contrastive": Rival(_in_torch("eager_contrastive"), ("torch",), OURS),
-    "PyTorch vmap, contrastive": Rival(_in_torch("vmap_contrastive"), ("torch",), OURS),
-    "PyTorch eager, unrolled": Rival(_in_torch("eager_unrolled"), ("torch",), UNROLLED),
-    "PyTorch vmap, unrolled": Rival(_in_torch("vmap_unrolled"), ("torch",), UNROLLED),
-    "higher, unrolled": Rival(_in_torch("higher_unrolled"), HIGHER, UNROLLED),
-    "TorchOpt, unrolled": Rival(_in_torch("torchopt_unrolled"), TORCHOPT, UNROLLED),
-    "TorchOpt vmap, unrolled": Rival(_in_torch("torchopt_vmap"), TORCHOPT, UNROLLED),
+    "JAXopt implicit, CG": Rival(_adapter("_jaxopt", "jaxopt_implicit"), ("jaxopt",), IMPLICIT),
+    "PyTorch eager, contrastive": Rival(_PLAIN("eager_contrastive"), ("torch",), OURS),
+    "PyTorch vmap, contrastive": Rival(_PLAIN("vmap_contrastive"), ("torch",), OURS),
+    "PyTorch eager, unrolled": Rival(_PLAIN("eager_unrolled"), ("torch",), UNROLLED),
+    "PyTorch vmap, unrolled": Rival(_PLAIN("vmap_unrolled"), ("torch",), UNROLLED),
+    "higher, unrolled": Rival(_LIBRARIES("higher_unrolled"), HIGHER, UNROLLED),
+    "TorchOpt, unrolled": Rival(_LIBRARIES("torchopt_unrolled"), TORCHOPT, UNROLLED),
+    "TorchOpt vmap, unrolled": Rival(_LIBRARIES("torchopt_vmap"), TORCHOPT, UNROLLED),
 }
 
 
@@ -131,10 +75,10 @@ def present() -> tuple[dict[str, Rival], dict[str, str]]:
     return here, absent
 
 
-def disagreement(name: str, at: Case) -> float:
-    """Relative distance of a rival's meta-gradient from that of ours which it must equal."""
-    expected = RIVALS[RIVALS[name].like].make(at)()
-    return float(np.linalg.norm(RIVALS[name].make(at)() - expected) / np.linalg.norm(expected))
+def disagreement(name: str, expected: np.ndarray) -> float:
+    """Relative distance of a rival's meta-gradient from ours, in the small case."""
+    found = RIVALS[name].make(small_case())()
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def small_case() -> Case:

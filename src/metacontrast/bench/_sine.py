@@ -16,6 +16,7 @@ from ..experiments import sine
 from ..tasks import sine as draw
 
 Step = Callable[[], np.ndarray]  # one meta-gradient, as one long vector
+CG, DAMPING = 20, 10.0  # where learning stops early the Hessian is indefinite
 
 
 class Case(NamedTuple):
@@ -77,6 +78,11 @@ def ours(estimator: Callable[[Case], Any], at: Case) -> Step:
 def contrastive(at: Case) -> Any:
     """Symmetric, as the experiment has it."""
     return mc.Contrastive(at.beta, "symmetric", nudged=solvers(at)[1])
+
+
+def cg(at: Case) -> Any:
+    """Conjugate gradient on the damped Hessian."""
+    return mc.Implicit("cg", CG, damping=DAMPING)
 
 
 def flat(leaves: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ._images import Conv4Case
+from ._torch_threads import on_threads
 
 
 def network(at: Conv4Case, omega: Any) -> nn.Sequential:
@@ -36,20 +37,12 @@ def network(at: Conv4Case, omega: Any) -> nn.Sequential:
 def settings(at: Conv4Case, omega: Any, data: Any) -> dict[str, Callable[[], np.ndarray]]:
     """The learner in both layouts of memory, each with one thread and with all."""
     return {
-        f"{'channels last' if last else 'contiguous'}, {n} threads": _threaded(
-            learner(at, omega, data, last), n
+        f"{'channels last' if last else 'contiguous'}, {n} threads": on_threads(
+            n, learner(at, omega, data, last)
         )
         for last in (False, True)
         for n in sorted({1, torch.get_num_threads()})
     }
-
-
-def _threaded(learn: Callable[[], np.ndarray], threads: int) -> Callable[[], np.ndarray]:
-    def run() -> np.ndarray:
-        torch.set_num_threads(threads)
-        return learn()
-
-    return run
 
 
 def learner(at: Conv4Case, omega: Any, data: Any, channels_last: bool) -> Callable[[], np.ndarray]:
