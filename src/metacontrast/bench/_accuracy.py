@@ -20,7 +20,7 @@ from ._part import Drawing, Found, Tell
 
 OURS = "contrastive"
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
-LADDER = (15, 30, 60, 120, 240)
+LADDER = (15, 30, 60, 120)
 BETA = 1e-2
 
 
@@ -101,7 +101,7 @@ def _tried(part: Part, ladder: Iterable[int], tell: Tell, quick: bool) -> list[T
         programs |= {key: _program(part, *pair) for key, pair in settings(part, n).items()}
     errors = {key: _distance(run(), exact) for key, run in programs.items()}
     tell("all, interleaved")
-    taken = interleaved(_named(programs), 3 if quick else 9, 0.01, 5 if quick else 60)
+    taken = interleaved(_named(programs), 3 if quick else 9, 0.01, 5 if quick else 30)
     return [Try(*key, errors[key], taken[_name(key)]) for key in programs]
 
 

@@ -37,15 +37,15 @@ def against_sine(quick: bool, tell: Tell) -> Found:
     steps = {name: _tuned(rival, at) for name, rival in here.items()}
     tell("all, interleaved")
     subjects = {name: step for name, (step, _) in steps.items()}
-    taken = interleaved(subjects, 3 if quick else 7, least=0.1, most=10 if quick else 150)
+    taken = interleaved(subjects, 3 if quick else 7, least=0.1, most=10 if quick else 100)
     figures = []
     for name, rival in here.items():
-        tell(f"{name}: in a fresh process")
         figures += [
             summary(name, "meta-gradients a second", 1 / taken[name]),
             summary(name, "time / ours", ratios(taken, name, OURS)),
         ]
         if not quick:
+            tell(f"{name}: in a fresh process")
             begun = first(name, rival.needs or ("metacontrast",), at, steps[name][1])
             figures += [
                 Figure(name, "first result (s)", begun.seconds),
@@ -89,7 +89,7 @@ def against_conv4(quick: bool, tell: Tell) -> Found:
     for name, at in cases.items():
         tell(name)
         taken = interleaved(
-            _learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 30
+            _learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 20
         )
         each = at.steps * at.tasks
         figures += [summary(name, "ours (ms)", 1e3 * taken["ours"] / each)]

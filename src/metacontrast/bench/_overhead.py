@@ -27,7 +27,7 @@ def overhead(quick: bool, tell: Tell) -> Found:
         compiled, seconds = _compiled(learning)
         tell(f"{name}: runs")
         subjects = {key: _ran(program, learning) for key, program in compiled.items()}
-        taken = interleaved(subjects, 5 if quick else 25, least=0.1, most=5 if quick else 60)
+        taken = interleaved(subjects, 5 if quick else 25, least=0.1, most=5 if quick else 40)
         figures += [
             summary(name, "phases alone (ms)", 1e3 * taken[BARE]),
             summary(name, "meta-gradient / phases", ratios(taken, RULE, BARE)),
