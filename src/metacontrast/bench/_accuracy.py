@@ -15,6 +15,7 @@ import metacontrast as mc
 
 from ..experiments._theory_measure import exactly
 from ..experiments._theory_problems import PROBLEMS, Part
+from ._growth_figure import plain
 from ._measure import Figure, interleaved, ratios, summary
 from ._part import Drawing, Found, Tell
 
@@ -138,7 +139,8 @@ def _draw(tries: Mapping[str, list[Try]], axes: Any) -> None:
             times = [1e3 * _median(t) for t in own]
             ax.loglog(times, [t.error for t in own], mark, ms=4, alpha=0.35, color=colour)
             ax.step(times, lowest, where="post", color=colour, label=estimator)
+        plain(ax)
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("ms")
-    axes.flat[0].set_ylabel("relative error of the meta-gradient")
+    axes.flat[0].set_ylabel("relative error")
     axes.flat[0].legend(fontsize=7)

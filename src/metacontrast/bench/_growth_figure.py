@@ -16,10 +16,17 @@ def panels(tables: dict[str, list[Figure]], axes: Any) -> None:
         for i, (name, xs, ys) in enumerate(curves(figures)):
             mark = _MARKS.get(name, f"{'^Dv'[i % 3]}--C{i + 2}")
             ax.loglog(xs, ys, mark, ms=4, lw=1.2, label=name)
+        plain(ax)
         ax.set_xlabel(by)
         ax.set_ylabel(what)
     axes.flat[0].legend(fontsize=6.5)
     axes[1, 0].legend(fontsize=6.5)
+
+
+def plain(ax: Any) -> None:
+    """Labels at powers of ten alone: those between them would overlap on a short axis."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(lambda *_: "")
 
 
 def curves(figures: list[Figure]) -> list[tuple[str, list[float], list[float]]]:
