@@ -57,6 +57,7 @@ def test_conv4_in_torch_learns_the_same(strided):
 
 def test_the_first_result_of_a_fresh_process():
     begun = first(_rivals.IMPLICIT, ("metacontrast",), _rivals.case(1, 2))
-    assert begun.seconds > 0 and begun.mib >= 0
+    # Building and compiling takes memory that no import has taken; our own peak is not counted.
+    assert begun.seconds > 0 and begun.mib > 1
     with pytest.raises(OSError, match="nobody: its process ended with status 1: KeyError"):
         first("nobody", ("json",), _rivals.case(1, 2))

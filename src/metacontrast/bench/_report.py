@@ -49,7 +49,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += [f"**{title}**", "", _row(columns), _row(["---"] * len(columns))]
         lines += [*map(_row, rows), ""]
     lines += [f"- {about}: {note}." for about, note in found["notes"].items()]
-    lines += ["", f"*`metacontrast bench {found['part']}{' --quick' * found['quick']}`, "]
+    lines += [f"*`metacontrast bench {found['part']}{' --quick' * found['quick']}`, "]
     lines[-1] += f"{found['seconds']:.0f} s, {machine['cores']} cores, {machine['processor']}, "
     lines[-1] += f"load {machine['load']} at the start, jax {found['versions']['jax']}.*"
     return "\n".join(lines) + "\n"
