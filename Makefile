@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
-.PHONY: demo test test-torch lint lock clean
+.PHONY: demo test test-torch bench lint lock clean
 
 demo: .venv/ready
 	$(RUN) demo --out $(OUT)/demo
@@ -13,7 +13,7 @@ test: .venv/ready lint
 # PyTorch's part, in a second environment on top of the first. On Linux pip must find the CPU build of
 # torch: PyTorch has an index of them for PIP_EXTRA_INDEX_URL.
 test-torch: .venv-torch/ready
-	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py docs/torch.md
+	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py tests/test_bench_peers.py docs/torch.md
 	.venv-torch/bin/python -m mypy
 
 .venv-torch/ready: .venv/ready requirements-torch.lock
@@ -21,6 +21,17 @@ test-torch: .venv-torch/ready
 	.venv/bin/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > \
 	  "$$(.venv-torch/bin/python -c 'import site; print(site.getsitepackages()[0])')/main.pth"
 	.venv-torch/bin/python -m pip install --quiet --require-hashes --requirement requirements-torch.lock
+	touch $@
+
+# Speed and memory, also against other libraries, which are in a third environment on top.
+bench: .venv-bench/ready
+	.venv-bench/bin/python -m metacontrast bench --out $(OUT)/bench
+
+.venv-bench/ready: .venv-torch/ready requirements-bench.lock
+	.venv/bin/python -m venv --clear .venv-bench
+	.venv-torch/bin/python -c 'import sysconfig; p = sysconfig.get_path("purelib"); print(f"import site; site.addsitedir({p!r})")' > \
+	  "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
+	.venv-bench/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-bench.lock
 	touch $@
 
 lint: .venv/ready
@@ -53,6 +64,8 @@ lock:
 	  --no-annotate --quiet --output-file requirements-torch.lock
 	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; sys_platform == 'linux' \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements-torch.lock
 	rm .venv-cuda.txt requirements-torch.lock.old
+	printf '%s\n' higher jaxopt torchopt graphviz optree | uv pip compile - --no-deps --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements-bench.lock
 
 clean:
-	rm -rf .venv .venv-torch build dist
+	rm -rf .venv .venv-torch .venv-bench build dist

@@ -1,4 +1,4 @@
-"""The command line: list, run, table, data, demo."""
+"""The command line: list, run, table, data, demo, bench."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def demo(
 
     keep_compiled()
     demo(out)
+
+
+@app.command("bench")
+def bench_(
+    part: Annotated[
+        str | None, typer.Argument(help="overhead, sine, conv4, accuracy or growth. Default: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, in about a minute.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of figures and tables.")] = Path("runs/bench"),
+    resume: Annotated[bool, typer.Option("--resume", help="Only parts not yet in OUT.")] = False,
+) -> None:
+    """Measure speed and memory: against bare learners, other libraries, and size."""
+    from .bench import bench
+
+    bench(part, quick, out, resume)
 
 
 def _experiment(name: str) -> Any:

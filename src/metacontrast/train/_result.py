@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,14 @@ def summarise(values: Any, **facts: Any) -> dict[str, Any]:
         "ci95": None if std is None else 1.96 * std / math.sqrt(n),
         "n_tasks": len(values),
         "diverged": len(values) - n,
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "revision": _revision(),
+        **provenance(),
     }
+
+
+def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """What computed a result: `versions` of Python and of packages, `revision` of the checkout."""
+    versions = {package: _version(package) for package in packages}
+    return {"versions": {"python": platform.python_version()} | versions, "revision": _revision()}
 
 
 def write_result(out: str | Path, result: dict[str, Any]) -> Path:
