@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 from jax.sharding import Mesh
 
@@ -46,6 +48,10 @@ def use_devices(
     local = devices or (mesh[0] * mesh[1] if mesh and not distributed else None)
     if local is not None:
         jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
+        # A LAPACK call of jaxlib waits, in a thread of XLA's pool, for others of the same pool: if
+        # each thread holds such a call, they wait for ever. So there must be more than the two
+        # calls of each device that two phases make at a time. XLA reads the number from here.
+        os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 2 * local + 1)))
     if distributed:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         _join(coordinator, processes, process)
