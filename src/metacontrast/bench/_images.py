@@ -15,7 +15,7 @@ import metacontrast as mc
 from ..experiments import _few_shot_learners as few_shot
 from ..experiments import cifar10_overfit, sine
 from ..experiments._few_shot_methods import for_omniglot
-from ..nets import conv4
+from ..nets import conv4, lenet5
 from ..tasks import sine as draw
 
 
@@ -68,7 +68,7 @@ def _conv4() -> Learning:
 
 def _lenet5() -> Learning:
     """`cifar10-overfit`: a lambda for each weight, 50 images; 100 are judged instead of 950."""
-    start = cifar10_overfit.NET.init(jax.random.key(0))
+    start = lenet5().init(jax.random.key(0))
     theta = jax.tree.map(lambda w: jnp.full(w.shape, jnp.log(1e-4)), start)
     optimizer = optax.sgd(cifar10_overfit.RATE, 0.9, nesterov=True)
     steps = cifar10_overfit.STEPS, cifar10_overfit.EXTRA // 2
