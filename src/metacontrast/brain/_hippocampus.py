@@ -99,4 +99,4 @@ class Hippocampus:
 
 
 def _item(half: PyTree, t: Any) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[t % len(leaf)], half)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[t % len(leaf)], half)
