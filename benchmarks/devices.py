@@ -2,13 +2,12 @@
 
     python benchmarks/devices.py [--method cml-gd] [--devices 2] [--rounds 15] [--out FILE]
 
-Two processes, one with N devices and one with a single one, take turns: each takes a block of
-meta-steps while the other waits, so that both see the same load of the machine. The figure is the
-ratio of the two times of a round, its median and quartiles over the rounds. Compilation is left
-out. The same ratio by CPU time, N seconds of which pass at a time, is what a machine without other
-load could reach if the devices never waited for each other. Then, compiled only: the bytes that one
-device needs for a meta-step of one task whose network has a million weights, whole and split over
-N devices. Prints JSON.
+Three processes, with one device on one core, with one device on all cores (XLA runs phases side by
+side where it can), and with N devices on all cores, take turns: each takes a block of meta-steps
+while the others wait, so that all see the same load of the machine. A figure is the ratio of two
+times of a round, its median and quartiles over the rounds; compilation is left out. Then, compiled
+only: the bytes that one device needs for a meta-step of one task whose network has a million
+weights, whole and split over N devices. Prints JSON.
 """
 
 import argparse
@@ -21,8 +20,9 @@ from functools import partial
 from pathlib import Path
 
 
-def serve(method, devices, steps):
+def serve(method, devices, cores, steps):
     """At each line on stdin, take the meta-steps; print the seconds and the CPU seconds of them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from metacontrast.experiments import sine
     from metacontrast.train import use_devices
     from metacontrast.train._mesh import placed
@@ -95,16 +95,17 @@ def spread(values):
 
 def measured(method, devices, rounds, steps):
     command = [sys.executable, __file__, "--method", method, "--steps", str(steps), "--serve"]
+    cores = len(os.sched_getaffinity(0))
     servers = [
         subprocess.Popen(
-            [*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, *map(str, sizes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for n in (1, devices)
+        for sizes in ((1, 1), (1, cores), (devices, cores))
     ]
     try:
         for server in servers:
             turn(server)  # warm
-        pairs = [[turn(server) for server in servers] for _ in range(rounds)]
+        taken = [[turn(server) for server in servers] for _ in range(rounds)]
     finally:
         for server in servers:
             server.stdin.close()
@@ -112,13 +113,13 @@ def measured(method, devices, rounds, steps):
     return {
         "method": method,
         "devices": devices,
-        "cores": os.cpu_count(),
+        "cores": cores,
         "load": os.getloadavg(),
         "meta_steps_a_round": steps,
-        "speed_up": spread([one[0] / many[0] for one, many in pairs]),
-        "speed_up_by_cpu_time": spread([one[1] / (many[1] / devices) for one, many in pairs]),
-        "seconds_a_meta_step": [spread([pair[i][0] / steps for pair in pairs]) for i in (0, 1)],
-        "cpu_seconds_a_meta_step": [spread([pair[i][1] / steps for pair in pairs]) for i in (0, 1)],
+        "speed_up_over_one_core": spread([one[0] / many[0] for one, _, many in taken]),
+        "speed_up_over_one_device": spread([one[0] / many[0] for _, one, many in taken]),
+        "seconds_a_meta_step": [spread([row[i][0] / steps for row in taken]) for i in range(3)],
+        "cpu_seconds_a_meta_step": [spread([row[i][1] / steps for row in taken]) for i in range(3)],
     }
 
 
@@ -129,10 +130,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=10, help="meta-steps in a block")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        return serve(given.method, given.serve, given.steps)
+        return serve(given.method, *given.serve, given.steps)
     found = measured(given.method, given.devices, given.rounds, given.steps)
     found["bytes_a_device"] = bytes_a_device(given.devices)
     text = json.dumps(found, indent=2)

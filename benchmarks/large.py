@@ -97,7 +97,7 @@ def warm_run(weights, steps):
     solve, outer = mc.descend(optax.adam(1e-3), settings.inner_steps), optax.adam(0.05)
     loop = mc.warm(problem, solve, mc.Contrastive(settings.beta))
     draw = reweight.drawer(made, settings)
-    chunk = chunk_of(_stepper(loop, draw, outer, 0))
+    chunk = chunk_of(_stepper(loop, draw, outer, 0, None))
     theta, key = jnp.zeros(SOURCES), jax.random.key(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     phases = jax.block_until_ready(jax.jit(loop.init)(theta, draw(key), key))
