@@ -60,7 +60,9 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
     assert 0 < result["value"] <= 100
     assert result["transductive"] is (method != "cml-head")
-    assert ({"episode.png", "learning.png"} <= {path.name for path in out.iterdir()}) is drawn
+    assert (
+        {"episode.png", "learning.png", "filters.png"} <= {path.name for path in out.iterdir()}
+    ) is drawn
 
 
 def test_test_classes_are_looked_at_only_after_all_choices(tmp_path, monkeypatch):
@@ -169,11 +171,11 @@ def test_modulation_leaves_the_convolutions_slow():
 
 
 def test_published_settings_are_kept():
-    chosen = for_omniglot("cml-syn", 20, 1)
+    chosen = for_omniglot("cml-syn", 20, 1, published=True)
     # Weight decay 0.5 with a factor 1/2 is lambda = 0.25 without.
     assert (chosen.beta, chosen.pull, chosen.tasks, chosen.steps) == (0.03, 0.25, 16, 3750)
     assert (chosen.inner_steps, chosen.nudged_steps, chosen.inner_rate) == (200, 100, 0.01)
-    mini = miniimagenet.settings("cml-syn", 5, 1)
+    mini = miniimagenet.settings("cml-syn", 5, 1, published=True)
     assert (mini.beta, mini.inner_steps, mini.nudged_steps, mini.steps) == (0.01, 100, 75, 25_000)
     assert (mini.size, mini.channels, mini.outer_rate, mini.tasks) == (84, 3, 1e-3, 4)
 
@@ -190,7 +192,9 @@ def test_both_run_from_the_command_line(experiment, channels, tmp_path, monkeypa
     assert command(monkeypatch, "table", experiment.NAME, "--runs", tmp_path) == 0
 
 
-def test_an_unknown_method_is_refused(monkeypatch, capsys, tmp_path):
+def test_what_cannot_be_run_is_refused(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    assert command(monkeypatch, "run", "omniglot", "--published") == 2
+    assert "published: cml-head is ours alone" in capsys.readouterr().err
     assert command(monkeypatch, "run", "omniglot", "--method", "nonsense") == 2
     assert "method: unknown 'nonsense'; choose one of cml-head" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def sine_learning() -> Learning:
 
 def _conv4() -> Learning:
     """`omniglot --method cml-syn`, 5-way 1-shot: one task, 5 queries a class instead of 15."""
-    settings = for_omniglot("cml-syn", 5, 1)
+    settings = for_omniglot("cml-syn", 5, 1, published=True)
     learner = few_shot.fast_weights(5, settings, None)
     free, nudged = (
         few_shot.nesterov(settings.inner_rate, steps)

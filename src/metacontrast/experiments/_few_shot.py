@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import typer
 
 import metacontrast as mc
 
@@ -18,11 +19,15 @@ from ..report import figure
 from ..tasks import Images, episodes
 from ..train import Trained, evaluator, meta_train, summarise, write_result
 from ._common import TEST_SEED, VALID_SEED, first_key, outer_optimizer
-from ._few_shot_figures import draw_episode, draw_learning
+from ._few_shot_figures import draw_episode, draw_filters, draw_learning
 from ._few_shot_learners import Learner, Settings
 
 TEST_TASKS, TEST_QUERIES, VALID_TASKS, VALID_QUERIES, REFERENCES = 1000, 15, 100, 5, 500
 AT_A_TIME = 20  # tasks whose images are in memory together
+
+Published = Annotated[
+    bool, typer.Option("--published", help="The published settings, for a GPU. Default: ours.")
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def run(cell: Cell, name: str, seed: int, out: Path, resume: bool) -> dict[str, 
     theta = cell.learner.prepared(trained.best, _references(cell.images("train")))
     figure(out / "episode", partial(draw_episode, cell.learner, theta, task), 1, 2)
     figure(out / "learning", partial(draw_learning, trained.metrics), 1, 2)
+    kernels = cell.learner.body(trained.best)[0]["w"]
+    figure(out / "filters", partial(draw_filters, kernels), 1, 1)
     return result
 
 

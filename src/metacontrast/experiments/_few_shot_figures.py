@@ -53,3 +53,20 @@ def draw_learning(metrics: Any, axes: Any) -> None:
         ax.plot(steps, [line[name] for line in metrics])
         ax.set_xlabel("meta-steps")
         ax.set_ylabel(label)
+
+
+def draw_filters(kernels: Any, axes: Any) -> None:
+    """The first layer's kernels (height, width, channels, filters), eight a row, each on its scale.
+
+    Of colour images in colour; of others light where positive.
+    """
+    w = np.moveaxis(np.asarray(kernels), -1, 0)
+    largest = np.maximum(np.abs(w).max(axis=(1, 2, 3), keepdims=True), 1e-12)
+    side = w.shape[1] + 1
+    sheet = np.ones((-(-len(w) // 8) * side - 1, 8 * side - 1, w.shape[3]))
+    for i, kernel in enumerate(0.5 + 0.5 * w / largest):
+        top, left = i // 8 * side, i % 8 * side
+        sheet[top : top + side - 1, left : left + side - 1] = kernel
+    axes[0, 0].imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axes[0, 0].set_axis_off()
+    axes[0, 0].set_title("kernels of the first layer", fontsize=9)

@@ -33,6 +33,7 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
         mc.ridge_head(judged, way),
         lambda theta, x: theta._replace(body=(theta.body, net.statistics(theta.body, x))),
         lambda phi, theta, task: judged(theta.body, task).test.x @ phi,
+        lambda theta: theta.body,
         mc.ridge_newton(2),
         mc.Contrastive(settings.beta, "symmetric", nudged=mc.ridge_newton(2)),
         transductive=False,

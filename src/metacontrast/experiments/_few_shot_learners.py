@@ -52,6 +52,7 @@ class Learner(NamedTuple):
         judge: the problem it is judged on, whose theta is `prepared`.
         prepared: `(theta, images) -> theta` of `judge`, given a few images of training classes.
         logits: `(phi, theta, task) -> logits` of the query set.
+        body: `theta -> weights` of the convolutional network, layer by layer.
         transductive: whether a verdict depends on the other query images.
     """
 
@@ -60,6 +61,7 @@ class Learner(NamedTuple):
     judge: mc.Problem
     prepared: Callable[[Any, jax.Array], Any]
     logits: Callable[[Any, Any, mc.Task], jax.Array]
+    body: Callable[[Any], Any]
     solve: Any
     estimator: Any
     transductive: bool
@@ -112,6 +114,7 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
         problem,
         lambda theta, x: theta,
         lambda phi, theta, task: net.apply(whole(phi, theta), task.test.x),
+        lambda theta: theta,
         nesterov(settings.inner_rate, settings.inner_steps)
         if settings.pull
         else mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
@@ -153,6 +156,7 @@ def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
         problem,
         lambda theta, x: theta,
         lambda phi, theta, task: logits(phi, features(theta, task).test),
+        lambda theta: theta["body"],
         mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
         estimator,
         transductive=True,

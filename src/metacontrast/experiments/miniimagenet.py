@@ -16,33 +16,30 @@ from typing import Annotated
 import typer
 
 from ..tasks import miniimagenet
-from ._common import Resume, Seed, Steps, shortened
-from ._few_shot import Cell, run
+from ._common import Quick, Resume, Seed, Steps, shortened
+from ._few_shot import Cell, Published, run
 from ._few_shot_learners import Settings
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
 
 NAME = "miniimagenet"
 METRIC = "accuracy in percent on 1,000 tasks of test classes"
-# Departure: quick runs see the photographs at half their width.
-SIZE, QUICK_SIZE = 84, 42
 REFERENCE = {f"{task} {method}": "" for task in ("5w1s", "5w5s") for method in METHODS}
 
 
-def settings(method: str, way: int, shot: int, quick: bool = False) -> Settings:
+def settings(method: str, way: int, shot: int, published: bool = False) -> Settings:
     """Those of Omniglot, but for what was published for miniImageNet.
 
     Of the contrastive rule the 1-shot settings are published alone, and serve for 5 shots too.
     Departure: stride 2 in place of pooling, here as on Omniglot.
     """
-    chosen = for_omniglot(method, way, shot, quick)
-    chosen = replace(chosen, size=QUICK_SIZE if quick else SIZE, channels=3)
+    chosen = replace(for_omniglot(method, way, shot, published), size=84, channels=3)
     if method == "cml-head":
         return replace(chosen, train_way=20)
     chosen = replace(chosen, filters=(32, 32, 32, 32), outer_rate=1e-3, tasks=4)
     if method in ("cml-syn", "cml-mod"):
         chosen = replace(chosen, beta=0.01, pull=0.25)
-        if quick:
+        if not published:
             return chosen
         return replace(chosen, steps=25_000, inner_steps=100, nudged_steps=75)
     if method in ("maml", "fomaml"):
@@ -60,11 +57,12 @@ def main(
         Path | None, typer.Option(help="Default: runs/miniimagenet/TASK/METHOD/seedSEED.")
     ] = None,
     resume: Resume = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Small settings, for a CPU.")] = False,
+    published: Published = False,
+    quick: Quick = False,
 ) -> None:
     """Meta-learn to tell photographs apart, and test on other classes."""
     task = f"{way}w{shot}s"
-    chosen = shortened(settings(method, way, shot, quick), steps)
+    chosen = shortened(settings(method, way, shot, published), steps, quick)
     cell = Cell(
         NAME,
         f"{task} {method}",

@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from ..tasks import omniglot
-from ._common import Resume, Seed, Steps, shortened
-from ._few_shot import Cell, run
+from ._common import Quick, Resume, Seed, Steps, shortened
+from ._few_shot import Cell, Published, run
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
 
@@ -57,11 +57,12 @@ def main(
         Path | None, typer.Option(help="Default: runs/omniglot/TASK/SPLIT/METHOD/seedSEED.")
     ] = None,
     resume: Resume = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Small settings, for a CPU.")] = False,
+    published: Published = False,
+    quick: Quick = False,
 ) -> None:
     """Meta-learn to tell characters apart, and test on characters of other alphabets."""
     task = f"{way}w{shot}s"
-    chosen = shortened(for_omniglot(method, way, shot, quick), steps)
+    chosen = shortened(for_omniglot(method, way, shot, published), steps, quick)
     cell = Cell(
         NAME,
         label := f"{task} {method} {split}",
