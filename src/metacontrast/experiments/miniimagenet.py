@@ -31,18 +31,20 @@ def settings(method: str, way: int, shot: int, published: bool = False) -> Setti
     """Those of Omniglot, but for what was published for miniImageNet.
 
     Of the contrastive rule the 1-shot settings are published alone, and serve for 5 shots too.
-    Departure: stride 2 in place of pooling, here as on Omniglot.
+    Departures: stride 2 in place of pooling, here as on Omniglot; and in settings of ours training
+    images are mirrored and distorted at random, whatever the method.
     """
     chosen = replace(for_omniglot(method, way, shot, published), size=84, channels=3)
+    if not published:
+        chosen = replace(chosen, steps=4000, mirror=True, distort=1.0)
     if method == "cml-head":
-        return replace(chosen, train_way=20)
+        return replace(chosen, train_way=20 if shot == 1 else 10)
     chosen = replace(chosen, filters=(32, 32, 32, 32), outer_rate=1e-3, tasks=4)
     if method in ("cml-syn", "cml-mod"):
         chosen = replace(chosen, beta=0.01, pull=0.25)
-        if not published:
-            return chosen
-        return replace(chosen, steps=25_000, inner_steps=100, nudged_steps=75)
-    if method in ("maml", "fomaml"):
+        if published:
+            return replace(chosen, steps=25_000, inner_steps=100, nudged_steps=75)
+    elif method in ("maml", "fomaml"):
         return replace(chosen, inner_rate=0.01, inner_steps=5)
     return chosen
 
