@@ -51,7 +51,7 @@ def scorer(cell: Cell) -> Callable[..., np.ndarray]:
     accuracy = lambda phi, theta, task: (
         100 * jnp.mean(jnp.argmax(learner.logits(phi, theta, task), -1) == task.test.y)
     )
-    scores = evaluator(learner.judge, learner.solve, metric=accuracy, batch=AT_A_TIME)
+    scores = evaluator(learner.judge, learner.judge_solve, metric=accuracy, batch=AT_A_TIME)
     references = _references(cell.images("train"))
     prepared = jax.jit(learner.prepared)
 

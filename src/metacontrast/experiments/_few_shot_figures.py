@@ -17,7 +17,7 @@ def draw_episode(learner: Learner, theta: Any, task: mc.Task, axes: Any) -> None
 
     @jax.jit
     def logits(theta: Any, task: mc.Task) -> jax.Array:
-        phi = mc.learn(learner.judge, learner.solve, theta, task).phi
+        phi = mc.learn(learner.judge, learner.judge_solve, theta, task).phi
         return learner.logits(phi, theta, task)
 
     verdicts = np.argmax(logits(theta, task), axis=-1)

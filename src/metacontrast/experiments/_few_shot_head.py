@@ -35,6 +35,7 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
         lambda phi, theta, task: judged(theta.body, task).test.x @ phi,
         lambda theta: theta.body,
         mc.ridge_newton(2),
+        mc.ridge_newton(2),
         mc.Contrastive(settings.beta, "symmetric", nudged=mc.ridge_newton(2)),
         transductive=False,
     )

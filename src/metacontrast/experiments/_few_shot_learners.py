@@ -34,6 +34,7 @@ class Settings:
     inner_steps: int = 0
     nudged_steps: int = 0
     inner_rate: float = 0.0
+    judged_steps: int | None = None  # inner steps in judging; None: as many as in training
     pull: float = 0.0  # lambda of the complex synapse, not learned
     beta: float = 0.0
     last_rate: float = 0.01  # of the outer rate, at the end of its cosine
@@ -53,6 +54,8 @@ class Learner(NamedTuple):
         prepared: `(theta, images) -> theta` of `judge`, given a few images of training classes.
         logits: `(phi, theta, task) -> logits` of the query set.
         body: `theta -> weights` of the convolutional network, layer by layer.
+        solve: how tasks are learned in meta-training.
+        judge_solve: and how in judging.
         transductive: whether a verdict depends on the other query images.
     """
 
@@ -63,6 +66,7 @@ class Learner(NamedTuple):
     logits: Callable[[Any, Any, mc.Task], jax.Array]
     body: Callable[[Any], Any]
     solve: Any
+    judge_solve: Any
     estimator: Any
     transductive: bool
 
@@ -96,6 +100,11 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
     whole = mc.modulated if modulated else (lambda phi, theta: phi)
     log_pull = float(np.log(settings.pull)) if settings.pull else None
 
+    def solve(steps: int) -> Any:
+        if settings.pull:
+            return nesterov(settings.inner_rate, steps)
+        return mc.descend(optax.sgd(settings.inner_rate), steps)
+
     def loss(phi: Any, theta: Any, data: mc.Data) -> jax.Array:
         return _cross_entropy(net.apply(whole(phi, theta), data.x), data.y)
 
@@ -115,9 +124,8 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
         lambda theta, x: theta,
         lambda phi, theta, task: net.apply(whole(phi, theta), task.test.x),
         lambda theta: theta,
-        nesterov(settings.inner_rate, settings.inner_steps)
-        if settings.pull
-        else mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
+        solve(settings.inner_steps),
+        solve(settings.judged_steps or settings.inner_steps),
         estimator,
         transductive=True,
     )
@@ -144,6 +152,7 @@ def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
         return {"body": body, "head": {"w": jnp.zeros((width, way)), "b": jnp.zeros(way)}}
 
     logits = lambda phi, data: data.x @ phi["w"] + phi["b"][None]
+    solve = mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps)
     problem = mc.Problem(
         init=lambda theta, task: theta["head"],
         inner=lambda phi, theta, z: _cross_entropy(logits(phi, z.train), z.train.y),
@@ -157,7 +166,8 @@ def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
         lambda theta, x: theta,
         lambda phi, theta, task: logits(phi, features(theta, task).test),
         lambda theta: theta["body"],
-        mc.descend(optax.sgd(settings.inner_rate), settings.inner_steps),
+        solve,
+        solve,
         estimator,
         transductive=True,
     )
