@@ -23,10 +23,15 @@ class LostProcessError(ConnectionError):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Say what it means if JAX fails in here while several processes compute."""
+    """Say what it means if JAX fails in here while several processes compute.
+
+    JAX's own runtime may be quicker: `HEARTBEAT` after the last sign of life of a process it ends
+    the others by SIGABRT, saying that another one died. So it does where one dies while a
+    checkpoint is written, for Orbax waits for all.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:  # the latter is Orbax's
         if jax.process_count() == 1:
             raise
         # At exit JAX would wait for the process that is gone.
