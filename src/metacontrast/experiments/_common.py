@@ -47,10 +47,10 @@ def unfinished(
             yield name, at
 
 
-def shortened(settings: Any, steps: int | None, quick: bool = False) -> Any:
-    """The settings with `steps` meta-steps; if none are given with their own, or a tenth."""
+def shortened(settings: Any, steps: int | None, quick: bool = False, part: int = 10) -> Any:
+    """The settings with `steps` meta-steps; if none are given with their own, or 1 in `part`."""
     if steps is None:
-        steps = settings.steps // 10 if quick else settings.steps
+        steps = settings.steps // part if quick else settings.steps
     return replace(settings, steps=steps)
 
 

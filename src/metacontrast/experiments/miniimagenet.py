@@ -64,7 +64,7 @@ def main(
 ) -> None:
     """Meta-learn to tell photographs apart, and test on other classes."""
     task = f"{way}w{shot}s"
-    chosen = shortened(settings(method, way, shot, published), steps, quick)
+    chosen = shortened(settings(method, way, shot, published), steps, quick, part=20)
     cell = Cell(
         NAME,
         f"{task} {method}",
