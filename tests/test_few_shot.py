@@ -125,6 +125,24 @@ def test_views_are_averaged():
     assert relative_error(seen.test.x, plain.test.x) > 1e-3
 
 
+def test_fast_weights_are_judged_on_distorted_copies_too_and_learn_from_them():
+    made = cell("cml-syn").learner  # with one further view
+    theta = made.first(jax.random.key(0))
+    task = episodes(images("test"), WAY, 2, 3)(jax.random.key(1))
+    (key,) = jax.random.split(jax.random.key(0), 1)
+    moved = lambda x: jnp.concatenate([distorted(key, image[None]) for image in x])
+    judged = made.judge.encoded(theta, task)
+    np.testing.assert_array_equal(judged.train.y, np.tile(task.train.y, 2))
+    np.testing.assert_array_equal(judged.test.x, task.test.x)
+    copied = jnp.concatenate([task.train.x, moved(task.train.x)])
+    assert relative_error(judged.train.x, copied) < 1e3 * EPS
+    net = _few_shot_learners.network(cell("cml-syn").settings, WAY)
+    told = lambda x: jax.nn.log_softmax(net.apply(theta, x))
+    mean = (told(task.test.x) + told(moved(task.test.x))) / 2
+    assert relative_error(made.logits(theta, theta, task), mean) < 1e4 * EPS
+    assert relative_error(told(task.test.x), mean) > 1e-3
+
+
 def test_anil_adapts_the_head_alone():
     made = cell("anil").learner
     theta = made.first(jax.random.key(0))

@@ -11,8 +11,7 @@ import numpy as np
 import metacontrast as mc
 
 from ..nets import ConvNet
-from ..tasks import distorted
-from ._few_shot_learners import Learner, Settings, network
+from ._few_shot_learners import Learner, Settings, mean_over_views, network
 
 
 def fast_head(way: int, shot: int, settings: Settings) -> Learner:
@@ -45,13 +44,7 @@ def _features(net: ConvNet, body: Any, task: mc.Task, stats: Any = None, views: 
     """The task with features, in rows of length about one, in place of its images."""
     n = len(task.train.y)
     x = jnp.concatenate([task.train.x, task.test.x])
-    f = net.apply(body, x, stats)
-    if views:
-        # In each view one map moves all images, so that none depends on how many others there are.
-        moved = lambda key: jax.vmap(lambda image: distorted(key, image[None])[0])(x)
-        keys = jax.random.split(jax.random.key(0), views)
-        f = f + jnp.sum(jax.lax.map(lambda key: net.apply(body, moved(key), stats), keys), 0)
-    f = f / (views + 1)
+    f = mean_over_views(lambda x: net.apply(body, x, stats), x, views)
     f = f / np.sqrt(f.shape[1]).astype(f.dtype)
     return mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
 

@@ -6,7 +6,8 @@ Settings follow the published ones where there are any; departures are named whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import optax
 import metacontrast as mc
 
 from ..nets import ConvNet, conv4
+from ..tasks import distorted
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Settings:
     last_rate: float = 0.01  # of the outer rate, at the end of its cosine
     distort: float = 0.0  # of training images, see `episodes`
     mirror: bool = False  # half of the training images
-    views: int = 0  # distorted copies of an image whose features are averaged in judging it
+    views: int = 0  # distorted copies of each image in judging; each learner says what they are for
     linear: bool = False  # the nudge, see `LinearNudge`
 
 
@@ -94,6 +96,9 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
 
     As published, normalised by the batch: the support set by itself, and the query set by itself,
     which makes the verdicts transductive.
+
+    Departure, where there are `settings.views`: in judging, what is learned from is each image and
+    as many distorted copies of it, and a verdict is the mean over those on an image and its copies.
     """
     net = network(settings, way)
     fast = mc.modulation if modulated else (lambda theta: theta)
@@ -112,6 +117,10 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
         value = loss(phi, theta, task.train)
         return value if log_pull is None else value + mc.attraction(phi, fast(theta), log_pull)
 
+    def logits(phi: Any, theta: Any, task: mc.Task) -> jax.Array:
+        told = lambda x: jax.nn.log_softmax(net.apply(whole(phi, theta), x))
+        return mean_over_views(told, task.test.x, settings.views)
+
     problem = mc.Problem(
         init=lambda theta, task: fast(theta),
         inner=inner,
@@ -120,9 +129,9 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
     return Learner(
         net.init,
         problem,
-        problem,
+        replace(problem, encode=lambda theta, task: _with_copies(task, settings.views)),
         lambda theta, x: theta,
-        lambda phi, theta, task: net.apply(whole(phi, theta), task.test.x),
+        logits,
         lambda theta: theta,
         solve(settings.inner_steps),
         solve(settings.judged_steps or settings.inner_steps),
@@ -131,18 +140,45 @@ def fast_weights(way: int, settings: Settings, estimator: Any, modulated: bool =
     )
 
 
+def mean_over_views(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, views: int
+) -> jax.Array:
+    """`function` of images, averaged over them and `views` distorted copies of each."""
+    if not views:
+        return function(x)
+    moved = jax.lax.map(lambda key: function(_moved(key, x)), _keys(views))
+    return (function(x) + jnp.sum(moved, 0)) / (views + 1)
+
+
+def _with_copies(task: mc.Task, views: int) -> mc.Task:
+    """The task with distorted copies of its support set as further examples."""
+    x, y = task.train
+    copies = [_moved(key, x) for key in _keys(views)]
+    return task._replace(train=mc.Data(jnp.concatenate([x, *copies]), jnp.tile(y, views + 1)))
+
+
+def _moved(key: jax.Array, x: jax.Array) -> jax.Array:
+    # In each view one map moves all images, so that none depends on how many others there are.
+    return jax.vmap(lambda image: distorted(key, image[None])[0])(x)
+
+
+def _keys(views: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), views)
+
+
 def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
     """The head alone is fast, from where it starts, by a few steps of gradient descent.
 
     As of Raghu, Raghu, Bengio, Vinyals, "Rapid learning or feature reuse?", 2020. Departure:
     features in rows of length about one, so that one rate fits networks of any width. Normalised
-    and transductive as `fast_weights`.
+    and transductive as `fast_weights`. In judging, features are averaged over an image and
+    `settings.views` distorted copies of it.
     """
     net = network(settings)
 
-    def features(theta: Any, task: mc.Task) -> mc.Task:
-        rows = lambda x: net.apply(theta["body"], x)
-        seen = [mc.Data(rows(half.x), half.y) for half in task]
+    def features(theta: Any, task: mc.Task, views: int = 0) -> mc.Task:
+        rows = partial(net.apply, theta["body"])
+        seen = [mc.Data(mean_over_views(rows, half.x, views), half.y) for half in task]
         return mc.Task(*(half._replace(x=half.x / np.sqrt(half.x.shape[1])) for half in seen))
 
     def first(key: jax.Array) -> Any:
@@ -159,12 +195,13 @@ def fast_linear_head(way: int, settings: Settings, estimator: Any) -> Learner:
         outer=lambda phi, theta, z: _cross_entropy(logits(phi, z.test), z.test.y),
         encode=features,
     )
+    judged = partial(features, views=settings.views)
     return Learner(
         first,
         problem,
-        problem,
+        replace(problem, encode=judged),
         lambda theta, x: theta,
-        lambda phi, theta, task: logits(phi, features(theta, task).test),
+        lambda phi, theta, task: logits(phi, judged(theta, task).test),
         lambda theta: theta["body"],
         solve,
         solve,
