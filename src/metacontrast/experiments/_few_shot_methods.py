@@ -82,8 +82,9 @@ def _ours(name: str, published: Settings) -> Settings:
     if name in ("cml-syn", "cml-mod"):
         # The outer loss is looked at once: its gradients would cost more than all the learning.
         return replace(
-            chosen, outer_rate=3e-3, inner_steps=30, nudged_steps=15, inner_rate=0.05, linear=True
-        )
+            chosen, outer_rate=3e-3, inner_steps=30, nudged_steps=15, judged_steps=60,
+            inner_rate=0.05, linear=True,
+        )  # fmt: skip
     return chosen
 
 
