@@ -23,6 +23,7 @@ from metacontrast.train import (
     DivergedError,
     evaluate,
     evaluator,
+    half_width,
     meta_train,
     read_result,
     summarise,
@@ -481,10 +482,18 @@ def test_a_summary_leaves_out_what_is_not_finite_and_counts_it():
     assert result["value"] == 3.0
     # Squared distances from 3: 4, 1, 1, 4.
     assert result["std"] == pytest.approx(np.sqrt(10 / 3), rel=1e-15)
-    assert result["ci95"] == pytest.approx(1.96 * np.sqrt(10 / 3) / 2, rel=1e-15)
+    # Student's t of three degrees of freedom, from a table.
+    assert result["ci95"] == pytest.approx(3.182446 * np.sqrt(10 / 3) / 2, rel=1e-6)
     assert (result["n_tasks"], result["diverged"]) == (6, 2)
     assert result["versions"]["jax"] == jax.__version__
     assert result["versions"]["python"] == sys.version.split()[0]
+
+
+def test_half_the_interval_of_three_numbers_is_known_in_closed_form():
+    # With two degrees of freedom the quantile at p is (2p - 1) / sqrt(2 p (1 - p)).
+    quantile = 0.95 / np.sqrt(2 * 0.975 * 0.025)
+    found = half_width(np.array([1.0, 2.0, 3.0]))
+    assert found == pytest.approx(quantile / np.sqrt(3), rel=1e-12)
 
 
 def test_figures_that_too_few_tasks_give_are_none():

@@ -21,10 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 import typer
 
-from ..report import figure, half_width
+from ..report import figure
 from ..tasks import wheel
 from ..tasks._wheel import ARMS, uniform_regret
-from ..train import evaluator, is_first, meta_train, open_folder, summarise, write_result
+from ..train import (
+    evaluator,
+    half_width,
+    is_first,
+    meta_train,
+    open_folder,
+    summarise,
+    write_result,
+)
 from ._bandit_figures import draw_policies, draw_regrets
 from ._bandit_learners import GAMES, TRIALS, Learner, Settings, greedy, initialised, pulled_back
 from ._bandit_neural_linear import neural_linear

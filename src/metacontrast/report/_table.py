@@ -10,10 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..train import read_result
+from ..train import half_width, read_result
 
-# Two-sided 95% quantiles of Student's t by degrees of freedom; beyond these the normal's serves.
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 Row = tuple[str, str, str, str, str, str, str]
 
 
@@ -59,11 +57,6 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
         _range([result["meta_steps"] for result in results]),
         _range([round(result["seconds"]) for result in results]),
     )
-
-
-def half_width(means: np.ndarray) -> float:
-    """Half the 95% interval of the mean of a few independent numbers, by Student's t."""
-    return _T.get(len(means) - 1, 1.96) * float(means.std(ddof=1)) / math.sqrt(len(means))
 
 
 def _range(numbers: list[int]) -> str:
