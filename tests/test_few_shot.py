@@ -210,6 +210,20 @@ def test_both_run_from_the_command_line(experiment, channels, tmp_path, monkeypa
     assert command(monkeypatch, "table", experiment.NAME, "--runs", tmp_path) == 0
 
 
+def test_a_quick_run_says_on_how_few_tasks_it_was_tested(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_few_shot, "QUICK_TEST_TASKS", 3)
+    monkeypatch.setattr(omniglot, "omniglot", lambda part, **_: images(part))
+    small = replace(for_omniglot("cml-head", WAY, 1), **(SMALL | {"steps": 60}))
+    monkeypatch.setattr(omniglot, "for_omniglot", lambda *_: small)
+    monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
+    words = ("run", "omniglot", "--way", WAY, "--quick", "--out", tmp_path)
+    assert command(monkeypatch, *words) == 0
+    assert "on 3 tasks of test classes" in capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["n_tasks"], result["meta_steps"]) == (3, 1)
+    assert json.loads((tmp_path / "config.json").read_text())["views"] == 0
+
+
 def test_what_cannot_be_run_is_refused(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert command(monkeypatch, "run", "omniglot", "--published") == 2

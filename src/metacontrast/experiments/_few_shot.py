@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,15 +18,19 @@ import metacontrast as mc
 from ..report import figure
 from ..tasks import Images, episodes
 from ..train import Trained, evaluator, meta_train, summarise, write_result
-from ._common import TEST_SEED, VALID_SEED, first_key, outer_optimizer
+from ._common import TEST_SEED, VALID_SEED, first_key, outer_optimizer, shortened
 from ._few_shot_figures import draw_episode, draw_filters, draw_learning
 from ._few_shot_learners import Learner, Settings
 
 TEST_TASKS, TEST_QUERIES, VALID_TASKS, VALID_QUERIES, REFERENCES = 1000, 15, 100, 5, 500
+QUICK_TEST_TASKS = 200
 AT_A_TIME = 20  # tasks whose images are in memory together
 
 Published = Annotated[
     bool, typer.Option("--published", help="The published settings, for a GPU. Default: ours.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="In minutes: few meta-steps, and 200 test tasks.")
 ]
 
 
@@ -43,6 +47,17 @@ class Cell:
     learner: Learner
     settings: Settings
     reference: str = ""  # the talk's figure
+    quick: bool = False  # fewer looks at validation tasks, fewer test tasks
+
+    @property
+    def test_tasks(self) -> int:
+        return QUICK_TEST_TASKS if self.quick else TEST_TASKS
+
+
+def in_short(settings: Settings, steps: int | None, quick: bool, part: int) -> Settings:
+    """The settings with `steps` meta-steps; a quick run has 1 in `part`, and no further views."""
+    chosen = shortened(settings, steps, quick, part)
+    return replace(chosen, views=0) if quick else chosen
 
 
 def scorer(cell: Cell) -> Callable[..., np.ndarray]:
@@ -70,7 +85,7 @@ def _references(images: Images) -> jax.Array:
 
 def held_out(cell: Cell, part: str) -> Iterator[mc.Task]:
     """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
-    n, seed = (TEST_TASKS, TEST_SEED) if part == "test" else (VALID_TASKS, VALID_SEED)
+    n, seed = (cell.test_tasks, TEST_SEED) if part == "test" else (VALID_TASKS, VALID_SEED)
     keys = jax.random.split(jax.random.key(seed), n)
     for start in range(0, n, AT_A_TIME):
         yield _drawer(cell, part)(keys[start : start + AT_A_TIME])
@@ -94,7 +109,7 @@ def run(cell: Cell, name: str, seed: int, out: Path, resume: bool) -> dict[str, 
         values,
         experiment=cell.experiment,
         method=cell.label,
-        metric=f"accuracy in percent on {TEST_TASKS:,} tasks of test classes",
+        metric=f"accuracy in percent on {cell.test_tasks:,} tasks of test classes",
         seeds=[seed],
         meta_steps=cell.settings.steps,
         seconds=trained.seconds,
@@ -130,7 +145,7 @@ def _meta_trained(
         return {"loss": 100.0 - float(np.mean(values)), "accuracy": float(np.mean(values))}
 
     theta = cell.learner.first(first_key(seed))
-    every = max(10, settings.steps // 200 * 10)
+    every = max(10, settings.steps // (40 if cell.quick else 200) * 10)
     return meta_train(
         cell.learner.train,
         cell.learner.solve,

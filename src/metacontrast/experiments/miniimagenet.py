@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from ..tasks import miniimagenet
-from ._common import Quick, Resume, Seed, Steps, shortened
-from ._few_shot import Cell, Published, run
+from ._common import Resume, Seed, Steps
+from ._few_shot import Cell, Published, Quick, in_short, run
 from ._few_shot_learners import Settings
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
@@ -70,7 +70,7 @@ def main(
 ) -> None:
     """Meta-learn to tell photographs apart, and test on other classes."""
     task = f"{way}w{shot}s"
-    chosen = shortened(settings(method, way, shot, published), steps, quick, part=20)
+    chosen = in_short(settings(method, way, shot, published), steps, quick, part=20)
     cell = Cell(
         NAME,
         f"{task} {method}",
@@ -80,8 +80,9 @@ def main(
         shot,
         learner(method, way, shot, chosen),
         chosen,
+        quick=quick,
     )
     out = out or Path("runs") / NAME / task / method / f"seed{seed}"
     result = run(cell, method, seed, out, resume)
     value = f"{result['value']:.2f} +- {result['ci95']:.2f} %"
-    print(f"{task} {method}, seed {seed}: {value} ({METRIC})")
+    print(f"{task} {method}, seed {seed}: {value} ({result['metric']})")

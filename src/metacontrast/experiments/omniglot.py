@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from ..tasks import omniglot
-from ._common import Quick, Resume, Seed, Steps, shortened
-from ._few_shot import Cell, Published, run
+from ._common import Resume, Seed, Steps
+from ._few_shot import Cell, Published, Quick, in_short, run
 from ._few_shot_methods import METHODS as METHODS
 from ._few_shot_methods import for_omniglot, learner
 
@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """Meta-learn to tell characters apart, and test on characters of other alphabets."""
     task = f"{way}w{shot}s"
-    chosen = shortened(for_omniglot(method, way, shot, published), steps, quick, part=20)
+    chosen = in_short(for_omniglot(method, way, shot, published), steps, quick, part=60)
     cell = Cell(
         NAME,
         label := f"{task} {method} {split}",
@@ -75,7 +75,9 @@ def main(
         learner(method, way, shot, chosen),
         chosen,
         REFERENCE.get(label, ""),
+        quick,
     )
     out = out or Path("runs") / NAME / task / split / method / f"seed{seed}"
     result = run(cell, method, seed, out, resume)
-    print(f"{label}, seed {seed}: {result['value']:.2f} +- {result['ci95']:.2f} % ({METRIC})")
+    value = f"{result['value']:.2f} +- {result['ci95']:.2f} %"
+    print(f"{label}, seed {seed}: {value} ({result['metric']})")
