@@ -115,7 +115,7 @@ def test_views_are_averaged():
     body = net.init(jax.random.key(0))
     task = episodes(images("test"), WAY, 1, 4)(jax.random.key(0))
     stats = net.statistics(body, task.test.x)
-    plain, seen = (_features(net, body, task, stats, views) for views in (0, 2))
+    plain, seen = (_features(net, body, stats, None, task, views) for views in (0, 2))
     each = [
         net.apply(body, jnp.concatenate([distorted(key, x[None]) for x in task.test.x]), stats)
         for key in jax.random.split(jax.random.key(0), 2)
@@ -123,6 +123,23 @@ def test_views_are_averaged():
     mean = (plain.test.x + sum(each) / np.sqrt(each[0].shape[1])) / 3
     assert relative_error(seen.test.x, mean) < 1e3 * EPS
     assert relative_error(seen.test.x, plain.test.x) > 1e-3
+
+
+def test_features_of_length_one_are_centred_by_training_images_and_then_by_no_query():
+    settings = cell("cml-head", unit=True).settings
+    made = learner("cml-head", WAY, 1, settings)
+    task = episodes(images("test"), WAY, 1, 4)(jax.random.key(0))
+    references = jax.random.uniform(jax.random.key(2), (5, SIZE, SIZE, 1))
+    theta = made.prepared(made.first(jax.random.key(1)), references)
+    f = made.judge.encoded(theta, task)
+    for half in f:
+        assert relative_error(jnp.linalg.norm(half.x, axis=1), jnp.ones(len(half.y))) < 1e-3
+    few = task._replace(test=jax.tree.map(lambda leaf: leaf[:2], task.test))
+    alone = made.judge.encoded(theta, few).test.x
+    assert relative_error(alone, f.test.x[:2]) < 1e4 * EPS
+    body = theta.body[0]
+    net = _few_shot_learners.network(settings)
+    assert relative_error(theta.body[2], jnp.mean(net.apply(body, references), 0)) < 1e4 * EPS
 
 
 def test_fast_weights_are_judged_on_distorted_copies_too_and_learn_from_them():

@@ -21,16 +21,26 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
     both phases is all that the body sees of learning. Its activations are normalised by all images
     of a training task together, and in judging by those of training classes: so, other than in the
     published figures, no query image has a say in the verdict on another. In judging, an image's
-    features are the mean over it and `settings.views` distorted copies of it.
+    features are the mean over it and `settings.views` distorted copies of it. With `settings.unit`
+    features are centred, by the same images, and of length one (Wang, Chao, Weinberger, van der
+    Maaten, "SimpleShot", 2019); otherwise of length about one.
     """
     net = network(settings)
-    train_way = settings.train_way or way
-    judged = lambda body, task: _features(net, body[0], task, body[1], settings.views)
+    train_way, unit = settings.train_way or way, settings.unit
+    rows = lambda body, task: _features(net, body, None, None, task, unit=unit)
+
+    def seen(body: Any, x: jax.Array) -> tuple[Any, Any, jax.Array]:
+        return body, net.statistics(body, x), jnp.mean(net.apply(body, x), 0)
+
+    def judged(by: tuple[Any, Any, jax.Array], task: mc.Task) -> mc.Task:
+        body, stats, centre = by
+        return _features(net, body, stats, centre, task, settings.views, unit)
+
     return Learner(
         lambda key: mc.HeadTheta(net.init(key), log_fit=2.8, log_scale=3.0),
-        mc.ridge_head(lambda body, task: _folds(_features(net, body, task), shot), train_way),
+        mc.ridge_head(lambda body, task: _folds(rows(body, task), shot), train_way),
         mc.ridge_head(judged, way),
-        lambda theta, x: theta._replace(body=(theta.body, net.statistics(theta.body, x))),
+        lambda theta, x: theta._replace(body=seen(theta.body, x)),
         lambda phi, theta, task: judged(theta.body, task).test.x @ phi,
         lambda theta: theta.body,
         mc.ridge_newton(2),
@@ -40,12 +50,24 @@ def fast_head(way: int, shot: int, settings: Settings) -> Learner:
     )
 
 
-def _features(net: ConvNet, body: Any, task: mc.Task, stats: Any = None, views: int = 0) -> mc.Task:
-    """The task with features, in rows of length about one, in place of its images."""
+def _features(
+    net: ConvNet,
+    body: Any,
+    stats: Any,
+    centre: Any,
+    task: mc.Task,
+    views: int = 0,
+    unit: bool = False,
+) -> mc.Task:
+    """The task with features in place of images; by their own statistics if none are given."""
     n = len(task.train.y)
     x = jnp.concatenate([task.train.x, task.test.x])
     f = mean_over_views(lambda x: net.apply(body, x, stats), x, views)
-    f = f / np.sqrt(f.shape[1]).astype(f.dtype)
+    if unit:
+        f = f - (jnp.mean(f, 0) if centre is None else centre)[None]
+        f = f / jnp.sqrt(jnp.sum(f**2, 1, keepdims=True) + 1e-6)
+    else:
+        f = f / np.sqrt(f.shape[1]).astype(f.dtype)
     return mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
 
 

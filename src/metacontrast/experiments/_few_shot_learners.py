@@ -44,6 +44,7 @@ class Settings:
     mirror: bool = False  # half of the training images
     views: int = 0  # distorted copies of each image in judging; each learner says what they are for
     linear: bool = False  # the nudge, see `LinearNudge`
+    unit: bool = False  # features that a fast head is given, see `fast_head`
 
 
 class Learner(NamedTuple):

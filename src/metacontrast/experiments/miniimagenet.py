@@ -31,21 +31,21 @@ def settings(method: str, way: int, shot: int, published: bool = False) -> Setti
     """Those of Omniglot, but for what was published for miniImageNet.
 
     Of the contrastive rule the 1-shot settings are published alone, and serve for 5 shots too.
-    Departures: stride 2 in place of pooling, here as on Omniglot. Ours are for half an hour of a
-    CPU core, whatever the method: photographs of half the width and height, mirrored and distorted
+    Departures: stride 2 in place of pooling, here as on Omniglot. Ours are for twenty minutes of
+    a CPU core, whatever the method: photographs of half the width and height, mirrored and distorted
     at random in training, and as many meta-steps as fit.
     """
     chosen = replace(for_omniglot(method, way, shot, published), size=84, channels=3)
     if not published:
         chosen = replace(chosen, size=42, filters=(32, 32, 64, 64), mirror=True, distort=1.0)
     if method == "cml-head":
-        steps, train_way = (6000, 64) if shot == 1 else (5000, 32)
-        return replace(chosen, steps=steps, train_way=train_way)
+        steps, train_way = (4500, 64) if shot == 1 else (4000, 32)
+        return replace(chosen, steps=steps, train_way=train_way, unit=True)
     chosen = replace(chosen, outer_rate=1e-3, tasks=4)
     if published:
         chosen = replace(chosen, filters=(32, 32, 32, 32))
     else:
-        chosen = replace(chosen, steps={"anil": 16_000, "fomaml": 10_000}.get(method, 6000))
+        chosen = replace(chosen, steps={"anil": 12_000, "fomaml": 8000}.get(method, 4500))
     if method in ("cml-syn", "cml-mod"):
         chosen = replace(chosen, beta=0.01, pull=0.25)
         if published:
