@@ -31,8 +31,8 @@ def settings(method: str, way: int, shot: int, published: bool = False) -> Setti
     """Those of Omniglot, but for what was published for miniImageNet.
 
     Of the contrastive rule the 1-shot settings are published alone, and serve for 5 shots too.
-    Departures: stride 2 in place of pooling, here as on Omniglot. Ours are for twenty minutes of
-    a CPU core, whatever the method: photographs of half the width and height, mirrored and distorted
+    Departures: stride 2 in place of pooling, here as on Omniglot. Ours are for twenty minutes of a
+    CPU core, whatever the method: photographs of half the width and height, mirrored and distorted
     at random in training, and as many meta-steps as fit.
     """
     chosen = replace(for_omniglot(method, way, shot, published), size=84, channels=3)
