@@ -47,7 +47,7 @@ def draw_learning(metrics: Any, axes: Any) -> None:
     for ax, name, label in zip(
         axes.flat,
         ("meta_loss", "valid_accuracy"),
-        ("meta-loss, training", "accuracy, validation classes (%)"),
+        ("meta-loss, training", "validation accuracy (%)"),
         strict=True,
     ):
         ax.plot(steps, [line[name] for line in metrics])

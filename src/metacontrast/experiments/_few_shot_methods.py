@@ -77,7 +77,7 @@ def _published(name: str, way: int, shot: int) -> Settings:
 def _ours(name: str, published: Settings) -> Settings:
     """Half the filters, fewer tasks, queries and steps; images distorted, in judging as well."""
     chosen = replace(
-        published, filters=(32, 32, 32, 32), steps=24_000, tasks=4, queries=5, distort=1.0, views=4
+        published, filters=(32, 32, 32, 32), steps=24_000, tasks=4, queries=5, distort=1.0, views=8
     )
     if name in ("cml-syn", "cml-mod"):
         # The outer loss is looked at once: its gradients would cost more than all the learning.
