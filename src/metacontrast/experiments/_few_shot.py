@@ -23,7 +23,7 @@ from ._few_shot_figures import draw_episode, draw_filters, draw_learning
 from ._few_shot_learners import Learner, Settings
 
 TEST_TASKS, TEST_QUERIES, VALID_TASKS, VALID_QUERIES, REFERENCES = 1000, 15, 100, 5, 500
-QUICK_TEST_TASKS = 200
+QUICK_TEST_TASKS, QUICK_VALID_TASKS = 200, 20
 AT_A_TIME = 20  # tasks whose images are in memory together
 
 Published = Annotated[
@@ -52,6 +52,10 @@ class Cell:
     @property
     def test_tasks(self) -> int:
         return QUICK_TEST_TASKS if self.quick else TEST_TASKS
+
+    @property
+    def valid_tasks(self) -> int:
+        return QUICK_VALID_TASKS if self.quick else VALID_TASKS
 
 
 def in_short(settings: Settings, steps: int | None, quick: bool, part: int) -> Settings:
@@ -85,7 +89,7 @@ def _references(images: Images) -> jax.Array:
 
 def held_out(cell: Cell, part: str) -> Iterator[mc.Task]:
     """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
-    n, seed = (cell.test_tasks, TEST_SEED) if part == "test" else (VALID_TASKS, VALID_SEED)
+    n, seed = (cell.test_tasks, TEST_SEED) if part == "test" else (cell.valid_tasks, VALID_SEED)
     keys = jax.random.split(jax.random.key(seed), n)
     for start in range(0, n, AT_A_TIME):
         yield _drawer(cell, part)(keys[start : start + AT_A_TIME])

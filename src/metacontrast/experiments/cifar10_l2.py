@@ -82,7 +82,8 @@ def photographs(seed: int) -> Photographs:
 def some(key: jax.Array, data: mc.Data, n: int) -> mc.Data:
     """`n` of the examples, with replacement."""
     chosen = jax.random.randint(key, (n,), 0, data.y.shape[0])
-    return mc.Data(data.x[chosen], data.y[chosen])
+    # Behind a barrier, or XLA would look each image up again for each of its patches.
+    return jax.lax.optimization_barrier(mc.Data(data.x[chosen], data.y[chosen]))
 
 
 def problem(start: Any, batch: int) -> mc.Problem:
@@ -156,9 +157,11 @@ def run(
     learn = learner(start, photos.learned, settings, seed)
     if name in ("weight", "layer"):
         theta, seconds = _meta_learned(name, photos, start, settings, seed, config, out, resume)
+        phi = learn(theta)
     else:
-        theta, seconds = _of_the_grid(name, photos, start, learn, settings, config, out, resume)
-    phi = learn(theta)
+        theta, phi, seconds = _of_the_grid(
+            name, photos, start, learn, settings, config, out, resume
+        )
     result = summarise(
         told(phi, photos.test)[1],
         experiment=NAME,
@@ -225,20 +228,22 @@ def _of_the_grid(
     config: dict[str, Any],
     out: Path,
     resume: bool,
-) -> tuple[Any, float]:
-    """The lambda with which most of the validation images are told right; or none."""
+) -> tuple[Any, Any, float]:
+    """The lambda with which most of the validation images are told right, or none; and phi."""
     out = open_folder(out, config | {"grid": GRID} | _kept(settings), resume)
-    began, found = time.perf_counter(), {}
+    began, found, learned = time.perf_counter(), {}, {}
     if (out / SCORES).is_file():
         found = json.loads((out / SCORES).read_text())
     for lam in GRID if name == "grid" else GRID[:1]:
         if str(lam) not in found:
-            phi = learn(first_theta(name, start, lam))
-            found[str(lam)] = float(jnp.mean(told(phi, photos.valid)[1]))
+            learned[lam] = learn(first_theta(name, start, lam))
+            found[str(lam)] = float(jnp.mean(told(learned[lam], photos.valid)[1]))
             write_json(out / SCORES, found)
             print(f"lambda {lam:g}: {found[str(lam)]:.2f} % of validation images", flush=True)
     best = float(max(found, key=lambda lam: found[lam]))
-    return first_theta(name, start, best), time.perf_counter() - began
+    theta, seconds = first_theta(name, start, best), time.perf_counter() - began
+    # A resumed run has the score of what it learned before, but not phi.
+    return theta, learned[best] if best in learned else learn(theta), seconds
 
 
 def _of_layers(theta: Any) -> dict[str, list[float]]:

@@ -91,13 +91,13 @@ _narrow.defvjp(_narrow_forward, _narrow_backward)
 
 def _patches(x: jax.Array, k: int, stride: int) -> jax.Array:
     """The k x k patch below each output, as (n, height, width, k k channels)."""
-    height, width = ((size - k) // stride + 1 for size in x.shape[1:3])
-    shifted = [
-        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-        for i in range(k)
-        for j in range(k)
-    ]
-    return jnp.concatenate(shifted, axis=-1)
+    # First along rows, then along columns, which copies whole rows of a patch: with few channels
+    # about half the time of copying pixel by pixel.
+    for axis in (2, 1):
+        last = stride * ((x.shape[axis] - k) // stride)
+        shifted = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(k)]
+        x = jnp.concatenate(shifted, axis=-1)
+    return x
 
 
 def max_pool(x: jax.Array) -> jax.Array:
