@@ -35,7 +35,7 @@ def small(monkeypatch, tmp_path):
     few = l2.Settings(steps=20, phase=2, shown=10, batch=5, last_steps=30)
     monkeypatch.setattr(l2, "Settings", lambda: few)
     # One layer, where LeNet-5 has five.
-    draw = lambda theta, axes: axes[0, 0].hist(np.ravel(theta["matrix"]))
+    draw = lambda theta, axes: axes[0, 0].hist(np.ravel(theta.log_lam()["matrix"]))
     monkeypatch.setattr(l2, "_draw", draw)
 
 
@@ -58,9 +58,9 @@ def test_too_few_images_are_refused(small, monkeypatch):
 def test_theta_has_a_lambda_a_weight_or_a_leaf():
     start = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     one, few = (l2.first_theta(name, start, 0.1) for name in ("weight", "layer"))
-    assert jax.tree.map(jnp.shape, one) == {"w": (3, 2), "b": (2,)}
-    assert jax.tree.map(jnp.shape, few) == {"w": (), "b": ()}
-    penalties = [mc.attraction(start, log_lam=theta) for theta in (one, few)]
+    assert jax.tree.map(jnp.shape, one.log_lam()) == {"w": (3, 2), "b": (2,)}
+    assert jax.tree.map(jnp.shape, few.log_lam()) == {"w": (), "b": ()}
+    penalties = [mc.attraction(start, log_lam=theta.log_lam()) for theta in (one, few)]
     np.testing.assert_allclose(penalties, 0.8, rtol=1e-6)
 
 

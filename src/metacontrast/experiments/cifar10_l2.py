@@ -62,6 +62,21 @@ class Settings:
     last_rate: float = 0.02  # of it, at first; falls to zero on a cosine
 
 
+class Strengths(NamedTuple):
+    """theta: logarithms, a part shared by each matrix or vector of weights, and a part of its own.
+
+    lambda is the exponential of their sum; without `own` it is one a matrix or vector. The shared
+    part learns from all its weights at once, of each of which a meta-step tells next to nothing.
+    """
+
+    shared: Any
+    own: Any = None
+
+    def log_lam(self) -> Any:
+        """As `mc.attraction` takes it."""
+        return self.shared if self.own is None else jax.tree.map(jnp.add, self.shared, self.own)
+
+
 class Photographs(NamedTuple):
     """One seed's photographs."""
 
@@ -87,21 +102,21 @@ def some(key: jax.Array, data: mc.Data, n: int) -> mc.Data:
 
 
 def problem(start: Any, batch: int) -> mc.Problem:
-    """LeNet-5 from `start`, on `batch` of the images a step; theta holds logarithms of lambda."""
+    """LeNet-5 from `start`, on `batch` of the images a step; theta are `Strengths`."""
     return mc.Problem(
         init=lambda theta, task: start,
-        inner=lambda phi, theta, z: error(phi, z.train) + mc.attraction(phi, log_lam=theta),
+        inner=lambda phi, theta, z: (
+            error(phi, z.train) + mc.attraction(phi, log_lam=theta.log_lam())
+        ),
         outer=lambda phi, theta, z: error(phi, z.test),
         sample=lambda z, key: z._replace(train=some(key, z.train, batch)),
     )
 
 
-def first_theta(name: str, start: Any, lam: float) -> Any:
-    """log lambda: one a weight; or one a layer's matrix and one its shifts."""
-    log_lam = math.log(max(lam, 1e-12))
-    return jax.tree.map(
-        lambda leaf: jnp.full(leaf.shape if name == "weight" else (), log_lam), start
-    )
+def first_theta(name: str, start: Any, lam: float) -> Strengths:
+    """The same lambda everywhere; each weight has a part of its own if the method is "weight"."""
+    shared = jax.tree.map(lambda leaf: jnp.asarray(math.log(max(lam, 1e-12))), start)
+    return Strengths(shared, jax.tree.map(jnp.zeros_like, start) if name == "weight" else None)
 
 
 def learner(start: Any, data: mc.Data, settings: Settings, seed: int) -> Any:
@@ -246,16 +261,16 @@ def _of_the_grid(
     return theta, learned[best] if best in learned else learn(theta), seconds
 
 
-def _of_layers(theta: Any) -> dict[str, list[float]]:
-    """Of each leaf of theta the quartiles of log10 lambda, as its name in the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(theta)
+def _of_layers(theta: Strengths) -> dict[str, list[float]]:
+    """Of each leaf of phi the quartiles of log10 lambda, as its name in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(theta.log_lam())
     quartiles = lambda leaf: np.quantile(np.asarray(leaf) / math.log(10), [0.25, 0.5, 0.75])
     return {jax.tree_util.keystr(path): quartiles(leaf).tolist() for path, leaf in leaves}
 
 
-def _draw(theta: Any, axes: Any) -> None:
+def _draw(theta: Strengths, axes: Any) -> None:
     """The lambdas of each layer's matrix."""
-    for i, (ax, layer) in enumerate(zip(axes.flat, theta, strict=True)):
+    for i, (ax, layer) in enumerate(zip(axes.flat, theta.log_lam(), strict=True)):
         values = np.asarray(layer["w"]).ravel() / math.log(10)
         ax.hist(values, bins=40, color=f"C{i}")
         ax.set(title=f"layer {i + 1}", xlabel="log10 lambda", yticks=[])
