@@ -84,6 +84,65 @@ def test_an_encoder_and_a_stochastic_learner():
         mc.LinearNudge(0.1).value_and_grad(sampled, descend, theta, task)
 
 
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+@pytest.mark.parametrize("problem", QUADRATIC)
+def test_anchored_it_is_implicit_differentiation_where_learning_stopped_early(problem, damping):
+    learner, theta, task, rate = CASES[problem]()
+    early = mc.descend(optax.sgd(rate), 3)
+    implicit = mc.Implicit("exact", damping=damping)
+    _, truth = implicit.value_and_grad(learner, early, theta, task)
+    rule = mc.LinearNudge(1.0, nudged=mc.newton_cg(1e-12), damping=damping)
+    (_, told), grad = rule.value_and_grad(learner, early, theta, task)
+    assert distance(grad, truth) < 1e-8
+    assert float(told["residual"]) > 1e-3  # early indeed
+    # The slope that is left would be mistaken for the nudge's.
+    _, loose = replace(rule, damping=None, scheme="forward").value_and_grad(
+        learner, early, theta, task
+    )
+    assert distance(loose, truth) > 1e-2
+
+
+def test_anchored_the_error_falls_as_beta_to_the_order():
+    learner, theta, task, rate = CASES["network"]()
+    early = mc.descend(optax.sgd(rate), 100)
+    implicit = mc.Implicit("exact", damping=0.5)
+    _, truth = implicit.value_and_grad(learner, early, theta, task)
+    for scheme, order in (("forward", 1), ("symmetric", 2)):
+        errors = []
+        for beta in (0.02, 0.005):
+            rule = mc.LinearNudge(beta, scheme, nudged=mc.newton_cg(1e-12), damping=0.5)
+            _, grad = rule.value_and_grad(learner, early, theta, task)
+            errors.append(distance(grad, truth))
+        assert 0.6 * 4**order < errors[0] / errors[1] < 1.8 * 4**order
+
+
+def test_anchored_a_learner_on_batches_stays_where_it_is_but_for_the_nudge():
+    x = jax.random.normal(jax.random.key(0), (40, 3))
+    task = mc.Task(mc.Data(x[:20], x[:20, 0] ** 2), mc.Data(x[20:], x[20:, 0]))
+    mse = lambda phi, data: jnp.mean((data.x @ phi - data.y) ** 2)
+    learner = mc.Problem(
+        init=lambda theta, task: jnp.zeros(3),
+        inner=lambda phi, theta, z: mse(phi, z.train) + jnp.exp(theta) * phi @ phi,
+        outer=lambda phi, theta, z: mse(phi, z.test),
+        sample=lambda z, key: z._replace(
+            train=jax.tree.map(lambda leaf: leaf[jax.random.randint(key, (4,), 0, 20)], z.train)
+        ),
+    )
+    solve = mc.descend(optax.sgd(0.05), 50)
+    theta, key = jnp.array(-2.0), jax.random.key(1)
+
+    def distances(damping):
+        rules = [mc.LinearNudge(b, "forward", damping=damping) for b in (1e-2, 1e-4)]
+        told = [r.value_and_grad(learner, solve, theta, task, key)[0][1] for r in rules]
+        return [float(t["distance"][0]) for t in told]
+
+    wide, narrow = distances(0.1)
+    assert wide / narrow == pytest.approx(100, rel=1e-6)  # a quadratic's answer to a straight nudge
+    # Without it the noise of the batches moves the nudged phase, however small the nudge.
+    wide, narrow = distances(None)
+    assert narrow > 0.5 * wide
+
+
 def test_nothing_to_nudge_along():
     # At the minimum of the outer loss v is 0, which must not become NaN.
     flat = mc.Problem(
@@ -96,7 +155,13 @@ def test_nothing_to_nudge_along():
 
 
 @pytest.mark.parametrize(
-    ("words", "name"), [({"beta": 0.0}, "beta: "), ({"scheme": "holomorphic"}, "scheme: ")]
+    ("words", "name"),
+    [
+        ({"beta": 0.0}, "beta: "),
+        ({"scheme": "holomorphic"}, "scheme: "),
+        ({"damping": -1.0}, "damping: "),
+        ({"damping": float("nan")}, "damping: "),
+    ],
 )
 def test_errors(words, name):
     with pytest.raises(ValueError, match=name):

@@ -9,8 +9,9 @@ the start and as long as those it is compared with, and is tested on 10,000 othe
 lambda for all weights, the best on the validation images of a grid, and against none. After section
 5.1 of the paper; departures: its batch sizes and steps are not known, and these are ours.
 
-Meta-learning goes along with one long run of learning, which is never started anew: ten steps of
-the free phase, and ten each way of a linear nudge, which start where the free phase has got to.
+Meta-learning goes on from what is learned with the first lambda, and along with one long run of
+learning, which is never started anew: ten steps of the free phase, and ten each way of a linear
+nudge, which start where the free phase has got to.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ SCORES = "grid.json"
 class Settings:
     """What a run depends on besides its method and seed."""
 
-    steps: int = 1000  # meta-steps
-    phase: int = 10  # inner steps of each phase
-    shown: int = 500  # images of each half that a meta-step sees
-    batch: int = 100  # of them, an inner step
+    steps: int = 30  # meta-steps
+    phase: int = 100  # inner steps of each phase
+    shown: int = 1000  # validation images that a meta-step sees
+    batch: int = 100  # images of an inner step
     rate: float = 0.01
-    beta: float = 0.01
-    outer_rate: float = 0.05
-    first_lambda: float = 1e-3
-    last_steps: int = 3000  # of the learner that is tested
+    beta: float = 0.1
+    outer_rate: float = 0.15  # falls to zero on a cosine
+    first_lambda: float = 1e-2
+    last_steps: int = 2000  # of the learner that is tested
     last_rate: float = 0.02  # of it, at first; falls to zero on a cosine
 
 
@@ -101,15 +102,23 @@ def some(key: jax.Array, data: mc.Data, n: int) -> mc.Data:
     return jax.lax.optimization_barrier(mc.Data(data.x[chosen], data.y[chosen]))
 
 
-def problem(start: Any, batch: int) -> mc.Problem:
-    """LeNet-5 from `start`, on `batch` of the images a step; theta are `Strengths`."""
+def problem(start: Any, batch: int, learned: mc.Data | None = None) -> mc.Problem:
+    """LeNet-5 from `start`, on `batch` images a step; theta are `Strengths`.
+
+    The images are drawn from those to learn from of the task; or of `learned`, and the task needs
+    to have but a few, by which the inner loss is told.
+    """
+
+    def sample(z: mc.Task, key: jax.Array) -> mc.Task:
+        return z._replace(train=some(key, z.train if learned is None else learned, batch))
+
     return mc.Problem(
         init=lambda theta, task: start,
         inner=lambda phi, theta, z: (
             error(phi, z.train) + mc.attraction(phi, log_lam=theta.log_lam())
         ),
         outer=lambda phi, theta, z: error(phi, z.test),
-        sample=lambda z, key: z._replace(train=some(key, z.train, batch)),
+        sample=sample,
     )
 
 
@@ -171,7 +180,9 @@ def run(
     photos, start = photographs(seed), NET.init(jax.random.key(seed))
     learn = learner(start, photos.learned, settings, seed)
     if name in ("weight", "layer"):
-        theta, seconds = _meta_learned(name, photos, start, settings, seed, config, out, resume)
+        theta, seconds = _meta_learned(
+            name, photos, start, learn, settings, seed, config, out, resume
+        )
         phi = learn(theta)
     else:
         theta, phi, seconds = _of_the_grid(
@@ -199,6 +210,7 @@ def _meta_learned(
     name: str,
     photos: Photographs,
     start: Any,
+    learn: Any,
     settings: Settings,
     seed: int,
     config: dict[str, Any],
@@ -207,16 +219,20 @@ def _meta_learned(
 ) -> tuple[Any, float]:
     phase = mc.descend(optax.sgd(settings.rate, 0.9, nesterov=True), settings.phase)
 
-    def draw(key: jax.Array) -> mc.Task:
-        halves = zip(jax.random.split(key), (photos.learned, photos.valid), strict=True)
-        return mc.Task(*(some(k, data, settings.shown) for k, data in halves))
+    few = some(jax.random.key(seed), photos.learned, settings.batch)
 
+    def draw(key: jax.Array) -> mc.Task:
+        return mc.Task(few, some(key, photos.valid, settings.shown))
+
+    theta = first_theta(name, start, settings.first_lambda)
     trained = warm_train(
-        problem(start, settings.batch),
+        # Of a network that has learned nothing yet, larger weights raise the loss: every lambda
+        # would grow at first.
+        problem(learn(theta), settings.batch, photos.learned),
         phase,
         mc.LinearNudge(settings.beta),
         draw,
-        first_theta(name, start, settings.first_lambda),
+        theta,
         optax.adam(optax.cosine_decay_schedule(settings.outer_rate, settings.steps)),
         steps=settings.steps,
         seed=seed,
@@ -224,7 +240,8 @@ def _meta_learned(
         out=out,
         resume=resume,
         config=config | {"schedule": settings.steps} | _kept(settings),
-        every=max(10, settings.steps // 200 * 10),
+        every=5,
+        chunk=1,
         watch=lambda theta, phi: {"accuracy": float(jnp.mean(told(phi, photos.valid)[1]))},
     )
     return trained.theta, trained.seconds
