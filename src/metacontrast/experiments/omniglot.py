@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """Meta-learn to tell characters apart, and test on characters of other alphabets."""
     task = f"{way}w{shot}s"
-    chosen = in_short(for_omniglot(method, way, shot, published), steps, quick, part=60)
+    chosen = in_short(for_omniglot(method, way, shot, published), steps, quick, part=100)
     cell = Cell(
         NAME,
         label := f"{task} {method} {split}",
