@@ -10,8 +10,8 @@ lambda for all weights, the best on the validation images of a grid, and against
 5.1 of the paper; departures: its batch sizes and steps are not known, and these are ours.
 
 Meta-learning goes on from what is learned with the first lambda, and along with one long run of
-learning, which is never started anew: ten steps of the free phase, and ten each way of a linear
-nudge, which start where the free phase has got to.
+learning, which is never started anew: a free phase, and one each way of a linear nudge, which start
+where the free phase has got to.
 """
 
 from __future__ import annotations
@@ -218,7 +218,6 @@ def _meta_learned(
     resume: bool,
 ) -> tuple[Any, float]:
     phase = mc.descend(optax.sgd(settings.rate, 0.9, nesterov=True), settings.phase)
-
     few = some(jax.random.key(seed), photos.learned, settings.batch)
 
     def draw(key: jax.Array) -> mc.Task:
