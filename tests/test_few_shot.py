@@ -230,7 +230,7 @@ def test_both_run_from_the_command_line(experiment, channels, tmp_path, monkeypa
 def test_a_quick_run_says_on_how_few_tasks_it_was_tested(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(_few_shot, "QUICK_TEST_TASKS", 3)
     monkeypatch.setattr(omniglot, "omniglot", lambda part, **_: images(part))
-    small = replace(for_omniglot("cml-head", WAY, 1), **(SMALL | {"steps": 60}))
+    small = replace(for_omniglot("cml-head", WAY, 1), **(SMALL | {"steps": 100}))
     monkeypatch.setattr(omniglot, "for_omniglot", lambda *_: small)
     monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
     words = ("run", "omniglot", "--way", WAY, "--quick", "--out", tmp_path)
