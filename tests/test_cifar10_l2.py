@@ -32,10 +32,10 @@ def small(monkeypatch, tmp_path):
     net = ConvNet(small_init, small_apply, None)
     for module in (l2, _cifar10):
         monkeypatch.setattr(module, "NET", net)
-    few = l2.Settings(steps=20, phase=2, shown=10, batch=5, last_steps=30)
+    few = l2.Settings(steps=5, learned_steps=30, batch=5, shown=10, nudged_steps=3, nudged_batch=10)
     monkeypatch.setattr(l2, "Settings", lambda: few)
     # One layer, where LeNet-5 has five.
-    draw = lambda theta, axes: axes[0, 0].hist(np.ravel(theta.log_lam()["matrix"]))
+    draw = lambda theta, axes: axes[0, 0].hist(np.ravel(theta["matrix"]))
     monkeypatch.setattr(l2, "_draw", draw)
 
 
@@ -58,20 +58,33 @@ def test_too_few_images_are_refused(small, monkeypatch):
 def test_theta_has_a_lambda_a_weight_or_a_leaf():
     start = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
     one, few = (l2.first_theta(name, start, 0.1) for name in ("weight", "layer"))
-    assert jax.tree.map(jnp.shape, one.log_lam()) == {"w": (3, 2), "b": (2,)}
-    assert jax.tree.map(jnp.shape, few.log_lam()) == {"w": (), "b": ()}
-    penalties = [mc.attraction(start, log_lam=theta.log_lam()) for theta in (one, few)]
+    assert jax.tree.map(jnp.shape, one) == {"w": (3, 2), "b": (2,)}
+    assert jax.tree.map(jnp.shape, few) == {"w": (), "b": ()}
+    penalties = [mc.attraction(start, log_lam=theta) for theta in (one, few)]
     np.testing.assert_allclose(penalties, 0.8, rtol=1e-6)
 
 
-def test_the_last_learner_is_its_schedule_of_steps_from_the_start(small):
-    settings, start = l2.Settings(), small_init(jax.random.key(0))
-    data = l2.photographs(0).learned
-    learn = l2.learner(start, data, settings, 0)
-    strong, none = (learn(l2.first_theta("grid", start, lam)) for lam in (10.0, 0.0))
+def test_whoever_learns_does_so_on_the_same_batches_whatever_those_of_nudged_phases(small):
+    learner = l2.Learner(0, l2.Settings())
+    theta = l2.first_theta("grid", learner.start, 0.0)
+    others = (learner.problem, learner.solve, theta, learner.few, jax.random.key(7))
+    again = mc.learn(*others).phi
+    np.testing.assert_array_equal(again["matrix"], learner.learn(theta)["matrix"])
+    z = learner.problem.sample(learner.few, jax.random.key(0))
+    assert len(z.train.y) == l2.Settings().nudged_batch
+    # The learner of another seed starts elsewhere.
+    other = l2.Learner(1, l2.Settings())
+    assert jnp.abs(other.start["matrix"] - learner.start["matrix"]).max() > 1e-3
+
+
+def test_lambda_holds_the_learner_back(small):
+    learner = l2.Learner(0, l2.Settings())
+    strong, none = (
+        learner.learn(l2.first_theta("grid", learner.start, lam)) for lam in (10.0, 0.0)
+    )
     assert jnp.linalg.norm(strong["matrix"]) < 0.1 * jnp.linalg.norm(none["matrix"])
-    loss = lambda phi: float(l2.told(phi, data)[0].mean())
-    assert loss(none) < loss(start) and loss(none) < loss(strong)
+    loss = lambda phi: float(l2.told(phi, learner.photos.learned)[0].mean())
+    assert loss(none) < loss(learner.start) and loss(none) < loss(strong)
 
 
 @pytest.mark.parametrize("method", l2.METHODS)
