@@ -77,6 +77,17 @@ def test_whoever_learns_does_so_on_the_same_batches_whatever_those_of_nudged_pha
     assert jnp.abs(other.start["matrix"] - learner.start["matrix"]).max() > 1e-3
 
 
+def test_with_both_the_validation_images_are_learned_from_too(small, monkeypatch):
+    seen = []
+    monkeypatch.setattr(l2, "problem", lambda start, learned, batch: seen.append(learned))
+    photos = l2.Learner(0, l2.Settings(), both=True).photos
+    for data in seen:
+        expected = np.concatenate([photos.learned.x, photos.valid.x])
+        np.testing.assert_array_equal(data.x, expected)
+        assert len(data.y) == 50
+    assert len(seen) == 2
+
+
 def test_lambda_holds_the_learner_back(small):
     learner = l2.Learner(0, l2.Settings())
     strong, none = (
