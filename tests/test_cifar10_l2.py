@@ -65,7 +65,7 @@ def test_theta_has_a_lambda_a_weight_or_a_leaf():
 
 
 def test_whoever_learns_does_so_on_the_same_batches_whatever_those_of_nudged_phases(small):
-    learner = l2.Learner(0, l2.Settings())
+    learner = l2.Learner(0, l2.Settings(), l2.photographs(0))
     theta = l2.first_theta("grid", learner.start, 0.0)
     others = (learner.problem, learner.solve, theta, learner.few, jax.random.key(7))
     again = mc.learn(*others).phi
@@ -73,14 +73,15 @@ def test_whoever_learns_does_so_on_the_same_batches_whatever_those_of_nudged_pha
     z = learner.problem.sample(learner.few, jax.random.key(0))
     assert len(z.train.y) == l2.Settings().nudged_batch
     # The learner of another seed starts elsewhere.
-    other = l2.Learner(1, l2.Settings())
+    other = l2.Learner(1, l2.Settings(), l2.photographs(1))
     assert jnp.abs(other.start["matrix"] - learner.start["matrix"]).max() > 1e-3
 
 
 def test_with_both_the_validation_images_are_learned_from_too(small, monkeypatch):
     seen = []
     monkeypatch.setattr(l2, "problem", lambda start, learned, batch: seen.append(learned))
-    photos = l2.Learner(0, l2.Settings(), both=True).photos
+    photos = l2.photographs(0)
+    l2.Learner(0, l2.Settings(), photos, both=True)
     for data in seen:
         expected = np.concatenate([photos.learned.x, photos.valid.x])
         np.testing.assert_array_equal(data.x, expected)
@@ -89,7 +90,7 @@ def test_with_both_the_validation_images_are_learned_from_too(small, monkeypatch
 
 
 def test_lambda_holds_the_learner_back(small):
-    learner = l2.Learner(0, l2.Settings())
+    learner = l2.Learner(0, l2.Settings(), l2.photographs(0))
     strong, none = (
         learner.learn(l2.first_theta("grid", learner.start, lam)) for lam in (10.0, 0.0)
     )

@@ -109,21 +109,23 @@ def problem(start: Any, learned: mc.Data, batch: int) -> mc.Problem:
 
 
 class Learner:
-    """Of one seed the photographs, the start, and how it is learned from there.
+    """The photographs, the start of one seed, and how it is learned from there.
 
     `solve` learns on the same batches in the same order, whatever batches the problem draws, which
     are those of nudged phases; `learn` is `theta -> phi`.
     """
 
-    def __init__(self, seed: int, settings: Settings, both: bool = False) -> None:
+    def __init__(
+        self, seed: int, settings: Settings, photos: Photographs, both: bool = False
+    ) -> None:
         """With `both` the validation images are learned from too."""
-        self.seed, self.settings, self.photos = seed, settings, photographs(seed)
-        learned, valid, _ = self.photos
+        self.seed, self.settings, self.photos = seed, settings, photos
+        learned, valid, _ = photos
         if both:
             learned = jax.tree.map(lambda *parts: jnp.concatenate(parts), learned, valid)
         key = jax.random.key(seed)
         self.start = NET.init(key)
-        self.few = mc.Task(*(some(key, part, settings.batch) for part in self.photos[:2]))
+        self.few = mc.Task(*(some(key, part, settings.batch) for part in photos[:2]))
         self.problem = problem(self.start, learned, settings.nudged_batch)
         alone = problem(self.start, learned, settings.batch)
         rate = optax.cosine_decay_schedule(settings.rate, settings.learned_steps)
@@ -177,15 +179,17 @@ def run(
     if quick:
         settings = replace(settings, learned_steps=settings.learned_steps // 10)
     config = {"experiment": NAME, "method": name, "seed": seed}
-    learner = Learner(seed, settings)
+    photos, phi = photographs(seed), None
+    learner = Learner(seed, settings, photos)
     if name in ("weight", "layer"):
         theta, seconds = _meta_learned(name, learner, config, out, resume)
     else:
-        theta, seconds = _of_the_grid(name, learner, config, out, resume)
+        theta, phi, seconds = _of_the_grid(name, learner, config, out, resume)
     if name == "grid-both":
-        learner = Learner(seed, settings, both=True)
-    phi = learner.learn(theta)
-    accuracies = {part: told(phi, data)[1] for part, data in learner.photos._asdict().items()}
+        phi = Learner(seed, settings, photos, both=True).learn(theta)
+    elif phi is None:
+        phi = learner.learn(theta)
+    accuracies = {part: told(phi, data)[1] for part, data in photos._asdict().items()}
     result = summarise(
         accuracies["test"],
         experiment=NAME,
@@ -247,20 +251,24 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
 def _of_the_grid(
     name: str, learner: Learner, config: dict[str, Any], out: Path, resume: bool
-) -> tuple[Any, float]:
-    """The lambda with which most of the validation images are told right, or none; the seconds."""
+) -> tuple[Any, Any, float]:
+    """The lambda with which most of the validation images are told right, or none; phi; seconds.
+
+    A resumed run has the score of what it learned before, but not phi, which then is None.
+    """
     out = open_folder(out, config | {"grid": GRID} | _kept(learner.settings), resume)
-    began, found = time.perf_counter(), {}
+    began, found, learned = time.perf_counter(), {}, {}
     if (out / SCORES).is_file():
         found = json.loads((out / SCORES).read_text())
     for lam in GRID[:1] if name == "none" else GRID:
         if str(lam) not in found:
-            phi = learner.learn(first_theta(name, learner.start, lam))
-            found[str(lam)] = float(jnp.mean(told(phi, learner.photos.valid)[1]))
+            learned[lam] = learner.learn(first_theta(name, learner.start, lam))
+            found[str(lam)] = float(jnp.mean(told(learned[lam], learner.photos.valid)[1]))
             write_json(out / SCORES, found)
             print(f"lambda {lam:g}: {found[str(lam)]:.2f} % of validation images", flush=True)
     best = float(max(found, key=lambda lam: found[lam]))
-    return first_theta(name, learner.start, best), time.perf_counter() - began
+    theta = first_theta(name, learner.start, best)
+    return theta, learned.get(best), time.perf_counter() - began
 
 
 def _of_layers(theta: Any) -> dict[str, list[float]]:
