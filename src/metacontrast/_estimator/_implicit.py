@@ -5,29 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ._check import shapes
-from ._diagnostics import Diagnostics, measured
-from ._linear import Solved, cg, differenced, exactly
-from ._problem import Problem, PyTree
-from ._solve import Solver, positive, settle
+from .._diagnostics import free_diagnostics
+from .._linear import LinearSolution, Vector, central_difference, cg, jvp
+from .._loss import Loss
+from .._solver._base import Solver, check_positive_int
+from .._types import Aux, PyTree, Scalar
+from ._base import Estimator, MetaGradient, Phases, free_phase, start_from
 
-METHODS = ("cg", "neumann", "identity", "exact")
+Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(Estimator):
     """The gradient at a minimiser of the inner loss, by the implicit function theorem.
 
         dL_out/dtheta - (d2 L_in / dphi dtheta)' u,    (H + damping) u = dL_out/dphi,
 
-    with `H = d2 L_in / dphi2`, all at the phi where the free phase stopped: exact where that is a
-    minimiser and u solves its equation. An init that is learned gets no gradient.
+    and the same by z, with `H = d2 L_in / dphi2`, all at the phi where the free phase stopped:
+    exact where that is a minimiser and u solves its equation. An init that is learned gets no
+    gradient.
 
     | method   | u                                         | known as                              |
     |----------|-------------------------------------------|---------------------------------------|
@@ -39,7 +42,7 @@ class Implicit:
     | exact    | by the matrix H itself, for small phi     |                                       |
 
     The "Hessian-free" iMAML of the published tables is another thing than `hessian_free` here: its
-    *learner* is a Newton-CG method. It is `solve=newton_cg(...)` with `Implicit("cg")`.
+    *learner* is a Newton-CG method. It is the solver `newton_cg(...)` with `Implicit("cg")`.
 
     Args:
         method: one of the above.
@@ -52,8 +55,8 @@ class Implicit:
     Raises:
         ValueError: a bad argument; too many weights for "exact"; and, with concrete arrays, cg on a
             Hessian with negative curvature. Where values are traced (`jit`, `vmap`) nothing can be
-            raised, and the gradient is NaN instead, with `curvature` in the diagnostics not
-            positive: a gradient of a phi that is no minimum must not pass for one.
+            raised, and the gradient is NaN instead, with `curvature` in the aux not positive: a
+            gradient of a phi that is no minimum must not pass for one.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -67,16 +70,18 @@ class Implicit:
         2.0
     """
 
-    method: str = "cg"
+    method: Method = "cg"
     iterations: int = 20
     damping: float = 0.0
     rate: float | None = None
     hessian_free: bool = False
+    by_z: ClassVar[bool] = True
+    warm_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method: unknown {self.method!r}; choose one of {METHODS}.")
-        positive("iterations", self.iterations)
+        if self.method not in get_args(Method):
+            raise ValueError(f"method: unknown {self.method!r}; choose one of {get_args(Method)}.")
+        check_positive_int("iterations", self.iterations)
         if not (self.damping >= 0 and math.isfinite(self.damping)):
             raise ValueError(f"damping: must be at least 0 and finite, not {self.damping}.")
         if self.method == "neumann" and not (self.rate and self.rate > 0):
@@ -86,36 +91,44 @@ class Implicit:
             )
 
     def value_and_grad(
-        self,
-        problem: Problem,
-        solve: Solver,
-        theta: PyTree,
-        task: PyTree,
-        key: jax.Array | None = None,
-    ) -> tuple[tuple[jax.Array, Diagnostics], PyTree]:
-        """`((L_out(phi_0), diagnostics), meta-gradient)`.
+        self, loss: Loss, solver: Solver, starts: Phases | None = None
+    ) -> MetaGradient:
+        """The meta-gradient of one task.
 
-        Diagnostics: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
+        Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
         `iterations` taken; `curvature`, the smallest that cg met (NaN for other methods).
         """
-        shapes(problem, theta, task)
-        loss = problem.loss(theta, task, key=key)
-        phi, unravel = ravel_pytree(settle(solve, loss, problem.init(theta, task)).phi)
-        along = differenced if self.hessian_free else exactly
-        slope = jax.grad(lambda flat: loss(unravel(flat)))
-        outer, b = jax.value_and_grad(lambda flat: loss.outer(unravel(flat)))(phi)
-        u = self._solve(lambda v: along(slope, phi, v) + self.damping * v, b)
+        free = free_phase(loss, solver, starts)
+        phi, unravel = ravel_pytree(free.phi)
+        product = central_difference if self.hessian_free else jvp
+        slope = jax.grad(lambda x: loss.inner(unravel(x)))
+        b = jax.grad(lambda x: loss.outer(unravel(x)))(phi)
+        u = self._solve(lambda v: product(slope, phi, v) + self.damping * v, b)
 
-        def pulled(theta: PyTree) -> jax.Array:
-            at = problem.loss(theta, task)
-            inner = along(lambda flat: at(unravel(flat)), phi, u.x)
-            return at.outer(unravel(phi)) - inner
+        def pulled(theta: PyTree, z: PyTree) -> Scalar:
+            problem = loss.problem
+            inner = product(lambda x: problem.inner(unravel(x), theta, z), phi, u.x)
+            return problem.outer(unravel(phi), theta, z) - inner
 
-        grad = _unless_indefinite(u.curvature, jax.grad(pulled)(theta))
-        told = {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
-        return (outer, measured(loss, unravel(phi)) | told), grad
+        grads = jax.grad(pulled, (0, 1), allow_int=True)(loss.theta, loss.z)
+        # Not "curvature <= 0", which a NaN passes.
+        indefinite = ~(u.curvature > 0) & (self.method == "cg")
+        grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)
+        aux = free_diagnostics(loss, free.phi)
+        aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
+        return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
 
-    def _solve(self, matvec: Callable[[jax.Array], jax.Array], b: jax.Array) -> Solved:
+    def check_aux(self, aux: Aux) -> None:
+        """Raise a `ValueError` where cg met negative curvature."""
+        if self.method == "cg" and not aux["curvature"] > 0:
+            raise ValueError(
+                f"solver: the inner Hessian has negative curvature ({aux['curvature']:.3g}) where "
+                "learning stopped, so that is no minimum and conjugate gradient does not apply: "
+                "learn for longer, add damping (above the curvature) or a regulariser, or use "
+                "Contrastive."
+            )
+
+    def _solve(self, matvec: Callable[[Vector], Vector], b: Vector) -> LinearSolution:
         if self.method == "cg":
             return cg(matvec, b, self.iterations)
         u, iterations = b, 0
@@ -126,10 +139,10 @@ class Implicit:
             u = jax.lax.fori_loop(0, iterations, lambda _, u: u + rate * (b - matvec(u)), 0 * b)
         size = jnp.linalg.norm(b)
         residual = jnp.linalg.norm(matvec(u) - b) / jnp.where(size > 0, size, 1.0)
-        return Solved(u, jnp.array(iterations), residual, jnp.array(jnp.nan))
+        return LinearSolution(u, jnp.array(iterations), residual, jnp.array(jnp.nan))
 
 
-def _dense(matvec: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
+def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
     if b.size > LARGEST:
         raise ValueError(
             f"method: 'exact' makes a matrix of all pairs of the {b.size} weights, and is meant "
@@ -138,11 +151,5 @@ def _dense(matvec: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
     return jnp.linalg.solve(jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype)), b)
 
 
-def _unless_indefinite(curvature: jax.Array, grad: PyTree) -> PyTree:
-    if not isinstance(curvature, jax.core.Tracer) and curvature <= 0:
-        raise ValueError(
-            f"solve: the inner Hessian has negative curvature ({curvature:.3g}) where learning "
-            "stopped, so that is no minimum and conjugate gradient does not apply: learn for "
-            "longer, add damping (above the curvature) or a regulariser, or use Contrastive."
-        )
-    return jax.tree.map(lambda g: jnp.where(curvature <= 0, jnp.nan, g), grad)
+def _nan_where(indefinite: jax.Array, grad: jax.Array) -> jax.Array:
+    return grad if grad.dtype == jax.dtypes.float0 else jnp.where(indefinite, jnp.nan, grad)

@@ -10,7 +10,8 @@ import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 
-from ._problem import Problem, PyTree
+from ._loss import Loss
+from ._types import PyTree
 
 # On complex numbers these have no complex derivative, or jump. Comparisons of complex numbers
 # reach the program as comparisons of their real parts, so "real" catches them.
@@ -22,44 +23,38 @@ NOT_ANALYTIC = frozenset(
 ANALYTIC = frozenset({"logaddexp"})
 
 
-def gradient(function: Callable[..., Any]) -> Callable[..., PyTree]:
-    """`jax.grad(function)` by the first argument; the complex derivative where that is complex."""
-
-    def at(phi: PyTree, *args: Any) -> PyTree:
-        holomorphic = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(phi))
-        return jax.grad(function, holomorphic=holomorphic)(phi, *args)
-
-    return at
-
-
-def complexified(phi: PyTree) -> PyTree:
+def complexify(phi: PyTree) -> PyTree:
     """The same numbers, of complex type; complex ones are left as they are."""
     return jax.tree.map(lambda p: p.astype(jnp.result_type(p, jnp.complex64)), phi)
 
 
-def require_analytic(problem: Problem, phi: PyTree, theta: PyTree, z: PyTree) -> None:
+def require_analytic(loss: Loss, phi: PyTree, outer: bool) -> None:
     """Raise a `ValueError` that names what in the losses is not analytic in phi, if anything is.
 
     The traced program is read, not run: a ReLU is analytic on either side of its kink, so that no
     derivative at one point would tell it from an analytic function. What only passes through a
     `stop_gradient` does not count; that is how `logsumexp` subtracts the maximum.
+
+    Args:
+        loss: of the free phase.
+        phi: where learning starts.
+        outer: whether the outer loss is evaluated on complex phi too.
     """
-    for name in ("inner", "outer"):
-        function = getattr(problem, name)
-        at = lambda phi, f=function: f(phi, theta, z)
-        for primitive in _offenders(_traced(name, at, phi).jaxpr):
+    for name, function in (("inner", loss.inner), ("outer", loss.outer))[: 1 + outer]:
+        for primitive in _offenders(_traced(name, function, phi).jaxpr):
             raise ValueError(
                 f"problem.{name}: the holomorphic scheme needs a loss that is analytic in phi, but "
                 f"this one takes `{primitive}` of complex numbers, as ReLU, abs, max, where and "
                 "norms do; use tanh, softplus, sums of squares, or the symmetric scheme."
             )
         # The factor makes the value complex even where it does not depend on phi.
-        _traced(name, gradient(lambda phi, at=at: 1j * at(phi)), phi)
+        slope = jax.grad(lambda phi, f=function: 1j * f(phi), holomorphic=True)
+        _traced(name, slope, phi)
 
 
 def _traced(name: str, function: Callable[[PyTree], Any], phi: PyTree) -> Any:
     try:
-        return jax.make_jaxpr(function)(complexified(phi))
+        return jax.make_jaxpr(function)(complexify(phi))
     except TypeError as error:
         raise ValueError(
             f"problem.{name}: the holomorphic scheme runs and differentiates it on complex phi, "
