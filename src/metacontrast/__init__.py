@@ -15,9 +15,9 @@ from ._estimator._unrolled import Unrolled as Unrolled
 from ._loss import Loss as Loss
 from ._meta_loss import meta_gradient as meta_gradient
 from ._meta_loss import meta_loss as meta_loss
-from ._objective import LeastSquares as LeastSquares
-from ._objective import Objective as Objective
 from ._problem import Data as Data
+from ._problem import LeastSquares as LeastSquares
+from ._problem import Objective as Objective
 from ._problem import Problem as Problem
 from ._problem import Task as Task
 from ._solver._anderson import anderson as anderson
@@ -25,12 +25,12 @@ from ._solver._base import Solution as Solution
 from ._solver._base import Solver as Solver
 from ._solver._base import State as State
 from ._solver._descend import descend as descend
+from ._solver._descend import lbfgs as lbfgs
 from ._solver._descend import until_converged as until_converged
 from ._solver._evolve import evolve as evolve
 from ._solver._function import as_solver as as_solver
 from ._solver._function import solve_inner as solve_inner
 from ._solver._gauss_newton import gauss_newton as gauss_newton
-from ._solver._lbfgs import lbfgs as lbfgs
 from ._solver._newton import closed_form as closed_form
 from ._solver._newton import newton_cg as newton_cg
 from ._stencil import Stencil as Stencil
