@@ -30,10 +30,14 @@ print(json.dumps([counts["cache_hits"], counts["cache_misses"], float(trained.th
 """
 
 
+# Without the folder that the tests themselves keep what they compile in.
+UNTOLD = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
+
 def process(out, steps, cache):
     """Start or resume the toy run in a process of its own: hits, misses, theta; and its stderr."""
     source = str(Path(_compiled.__file__).parents[1])
-    env = os.environ | {
+    env = UNTOLD | {
         VARIABLE: str(cache),
         "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)]),
     }
@@ -79,9 +83,10 @@ def test_damaged_programs_warn_and_are_compiled_again(tmp_path):
 
 @pytest.fixture
 def jax_config():
-    """What keeping changes, put back."""
+    """No folder yet; and what keeping changes, put back."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
     yield before
     for name, value in before.items():
         jax.config.update(name, value)
@@ -102,7 +107,7 @@ def test_the_folder_is_of_this_jaxlib_and_processor(jax_config, monkeypatch, tmp
 def test_off_and_what_jax_itself_was_told_change_nothing(jax_config, monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, "off")
     assert keep_compiled() is None
-    assert jax.config.jax_compilation_cache_dir is None  # nor did importing all of this
+    assert jax.config.jax_compilation_cache_dir is None
     monkeypatch.setenv(VARIABLE, str(tmp_path / "ours"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
     assert keep_compiled() is None
@@ -120,9 +125,12 @@ def test_a_folder_that_cannot_be_made_warns(jax_config, monkeypatch, tmp_path):
 
 def test_the_library_is_imported_without_what_only_runs_and_figures_need():
     heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "typer", "scipy.stats"]
-    code = f"import sys, metacontrast; print([m for m in {heavy} if m in sys.modules])"
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ended.stdout.strip() == "[]"
+    code = f"import sys, jax, metacontrast; print([m for m in {heavy} if m in sys.modules])"
+    code += "; print(jax.config.jax_compilation_cache_dir)"  # importing keeps nothing
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=UNTOLD, check=True, capture_output=True, text=True
+    )
+    assert ended.stdout.split() == ["[]", "None"]
 
 
 def test_commands_keep_what_they_compile(monkeypatch, capsys):
