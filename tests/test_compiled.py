@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jaxlib
 import pytest
-from test_sine import command
+from command import command
 from toy_run import lines
 
 from metacontrast import _compiled

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 import pytest
 import toy_run
+from command import command
 from jax.sharding import AxisType, Mesh
 from problems import EPS, forbidden
-from test_sine import command
 from toy_run import draw, lines, noisy, problem, solve
 
 import metacontrast as mc
