@@ -8,22 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sine
+from _next import Synapse
 
-from metacontrast import _demo
+from metacontrast import _demo, learn
 from metacontrast.report import print_report
 
-SMALL = dict(steps=2, tasks=2, test_tasks=4, test_queries=5, valid_tasks=2)
-WORDS = [f"--{name.replace('_', '-')}={number}" for name, number in SMALL.items()]
+FEW = ("--test-tasks", 4, "--test-queries", 5, "--valid-tasks", 2)
 
 
-def small(name, **changes):
-    steps = {} if sine.METHODS[name].steps else {"steps": 0}
-    return replace(sine.METHODS[name], **(SMALL | steps | changes))
-
-
-def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys):
-    words = ("--method", "maml", "--seed", 4, "--out", tmp_path / "m", *WORDS)
-    assert start(sine, *words) == 0
+def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys, monkeypatch):
+    words = ("--method", "maml", "--seed", 4, "--out", tmp_path / "m", "--tasks", 2, *FEW)
+    assert start(sine, *words, "--steps", 2) == 0
     result = json.loads((tmp_path / "m" / "result.json").read_text())
     assert {k: result[k] for k in ("method", "seeds", "meta_steps", "n_tasks", "reference")} == {
         "method": "maml", "seeds": [4], "meta_steps": 2, "n_tasks": 4,
@@ -41,17 +36,18 @@ def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys
     (maml,) = [line for line in table.splitlines() if " maml " in line]
     assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
     assert table.count("not run") == 6
-    assert start(sine, *words) == 2
+    monkeypatch.setattr(sine, "figure", lambda *args: None)  # drawn once is enough
+    assert start(sine, *words, "--steps", 2) == 2
     assert "--resume" in capsys.readouterr().err
-    assert start(sine, *words, "--resume") == 0
+    assert start(sine, *words, "--steps", 2, "--resume") == 0
     assert json.loads((tmp_path / "m" / "result.json").read_text())["value"] == result["value"]
-    assert start(sine, *words, "--resume", "--steps", 12) == 2
+    assert start(sine, *words, "--steps", 12, "--resume") == 2
     assert "another run" in capsys.readouterr().err
 
 
 def test_a_run_without_meta_steps_keeps_its_folder_too(start, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sine, "figure", lambda *args: None)
-    words = ("--method", "scratch", "--out", tmp_path, *WORDS[2:], "--free", 3)
+    words = ("--method", "scratch", "--out", tmp_path, *FEW, "--free", 3)
     assert start(sine, *words, "--seed", 1) == 0
     assert start(sine, *words, "--seed", 2) == 2
     assert "seed is 1 there and 2 now" in capsys.readouterr().err
@@ -78,7 +74,7 @@ def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, 
 
 @pytest.mark.parametrize("name", [name for name in sine.METHODS if name != "scratch"])
 def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
-    s = small(name, free=3, nudged=2)
+    s = replace(sine.METHODS[name], free=3, nudged=2)
     problem, solver, estimator = sine.learner(s)
     theta = sine.first_theta(s)
     task = sine.sine(jax.random.key(7))
@@ -91,7 +87,7 @@ def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
 
 
 def test_a_mini_batch_is_unbiased():
-    s = small("cml-sgd", batch=9)
+    s = replace(sine.METHODS["cml-sgd"], batch=9)
     problem, theta = sine.synapse(s), sine.first_theta(s)
     task = sine.sine(jax.random.key(3))
     keys = jax.random.split(jax.random.key(0), 400)
@@ -101,16 +97,38 @@ def test_a_mini_batch_is_unbiased():
     assert abs(some.mean() - inner(task)) < 5 * some.std() / np.sqrt(len(some))
 
 
-@pytest.mark.parametrize("name", ["scratch", "maml", "cml-gn"])
-def test_the_demonstration_is_this_experiment(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", _demo.PUBLISHED)
+def test_the_demonstration_is_this_experiment(name):
+    s, method = sine.METHODS[name], _demo.methods()[name]
+    for field in ("steps", "queries", "outer_rate", "first_lambda"):
+        assert getattr(method, field) == getattr(s, field) or not s.steps
+    assert _demo.PUBLISHED[name] == sine.EXPERIMENT.rows[name]
+    theta = sine.first_theta(s)
+    task = sine.sine(jax.random.key(7))
+    problem, solver, estimator = sine.learner(s)
+
+    def both(theta):
+        phis = learn(problem, solver, theta, task).phi, learn(*method[:2], tuple(theta), task).phi
+        if estimator is None:
+            return phis
+        rules = estimator.value_and_grad, method.estimator.value_and_grad
+        key = jax.random.key(0)
+        return (
+            (phis[0], rules[0](problem, solver, theta, task, key)[1]),
+            (phis[1], Synapse(*rules[1](*method[:2], tuple(theta), task, key)[1])),
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, *jax.jit(both)(theta))
+
+
+def test_the_demonstration_measures_what_this_experiment_does(tmp_path, monkeypatch):
     for module in (sine, _demo):
         monkeypatch.setattr(module, "figure", lambda *args: None)
     monkeypatch.setattr(_demo, "TEST_TASKS", 4)
-    monkeypatch.setattr(_demo, "VALID_TASKS", 2)
-    steps = min(2, sine.METHODS[name].steps)
-    s = replace(sine.METHODS[name], steps=steps, test_tasks=4, valid_tasks=2, seed=3)
-    own = sine.run(replace(s, out=tmp_path / "own"))
-    method = _demo.methods()[name]._replace(steps=steps)
-    shown = _demo.run(name, method, 3, tmp_path / "demo")
-    assert shown["value"] == pytest.approx(own["value"], rel=1e-9)
-    assert shown["reference"] == own["reference"]
+    s = replace(sine.METHODS["scratch"], free=3, test_tasks=4, seed=3, out=tmp_path / "own")
+    method = _demo.methods()["scratch"]._replace(solver=sine.learner(s).solver)
+    shown = _demo.run("scratch", method, 3, tmp_path / "demo")
+    own = sine.run(s)
+    fields = ("experiment", "value", "std", "reference", "metric", "seeds")
+    assert [shown[k] for k in fields] == [own[k] for k in fields]
+    assert shown["rows"].items() <= own["rows"].items()
