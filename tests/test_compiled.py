@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jaxlib
 import pytest
-from test_sine import command
 from toy_run import lines
 
 from metacontrast import _compiled
@@ -124,17 +123,10 @@ def test_a_folder_that_cannot_be_made_warns(jax_config, monkeypatch, tmp_path):
 
 
 def test_the_library_is_imported_without_what_only_runs_and_figures_need():
-    heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "typer", "scipy.stats"]
+    heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "tyro", "scipy.stats"]
     code = f"import sys, jax, metacontrast; print([m for m in {heavy} if m in sys.modules])"
     code += "; print(jax.config.jax_compilation_cache_dir)"  # importing keeps nothing
     ended = subprocess.run(
         [sys.executable, "-c", code], env=UNTOLD, check=True, capture_output=True, text=True
     )
     assert ended.stdout.split() == ["[]", "None"]
-
-
-def test_commands_keep_what_they_compile(monkeypatch, capsys):
-    called = []
-    monkeypatch.setattr(_compiled, "keep_compiled", lambda: called.append(True))
-    assert command(monkeypatch, "run", "sine", "--method", "nonsense") == 2
-    assert called

@@ -1,5 +1,6 @@
 """The meta-training loop, held-out evaluation, and the folder a run leaves behind."""
 
+from .._compiled import keep_compiled as keep_compiled
 from ._devices import use_devices as use_devices
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluator as evaluator
