@@ -83,8 +83,10 @@ class Unrolled(Estimator):
         state = solver.init(fixed, loss.problem.init(fixed.theta, fixed.z))
         if skipped:
             state = _stop(advance(solver, fixed, _stop(state), 0, skipped)[0])
-        run = _advance_rematerialised if self.remat else _advance
-        return run(solver, loss, state, skipped, solver.steps - skipped).phi
+        steps = solver.steps - skipped
+        # Of one step there is nothing to keep between; and it may be a run that no loop can take.
+        run = _advance_rematerialised if self.remat and steps > 1 else _advance
+        return run(solver, loss, state, skipped, steps).phi
 
 
 _stop = jax.lax.stop_gradient

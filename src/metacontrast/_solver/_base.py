@@ -103,11 +103,11 @@ class Solver(ABC):
 def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:
     """One phase: all steps of a solver, or as many as its tolerance needs."""
     state = solver.init(loss, start.phi, start.memory)
+    _check_alike(solver, "phi", start.phi, state.phi)
     state, taken = advance(solver, loss, state, 0, solver.steps)
     converged = state.converged
     if solver.tol is not None and state.residual is not None:
         converged = state.residual <= solver.tol
-    _check_alike(solver, start.phi, state.phi)
     memory = state.memory if solver.carries else None
     return Solution(state.phi, memory, taken, converged, state.residual)
 
@@ -117,11 +117,21 @@ def advance(
 ) -> tuple[State, Step]:
     """The state after `steps` further steps, of which `first` is the number of the first one."""
     sampled = solver.tol is None if solver.sampled is None else solver.sampled
+    loops = steps > 1 or solver.tol is not None
 
     def step(state: State, t: Step) -> State:
-        return solver.step(loss.view(t) if sampled else loss, state, t)
+        new = solver.step(loss.view(t) if sampled else loss, state, t)
+        _check_alike(solver, "phi", state.phi, new.phi)
+        if loops:
+            _check_alike(solver, "a State", state, new)
+        return new
 
     if solver.tol is not None:
+        if state.residual is None:
+            raise TypeError(
+                f"solver: {solver!r} has a tol, but its init gives no residual to compare with it; "
+                "return State(phi, memory, residual) from init and from step, or leave tol out."
+            )
         return _until(solver.tol, step, state, first, steps)
     if steps == 1:  # one step may be a whole run of code that cannot be traced
         return step(state, first), 1
@@ -156,12 +166,12 @@ def _until(
     return jax.lax.while_loop(unfinished, one, (state, jnp.array(0)))
 
 
-def _check_alike(solver: Solver, first: PyTree, last: PyTree) -> None:
-    """Raise if a solver returns something else than the phi that it was given, changed."""
+def _check_alike(solver: Solver, what: str, first: PyTree, last: PyTree) -> None:
+    """Raise if a solver returns something else than what it was given, changed."""
     kind = lambda tree: jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
     if (given := kind(first)) != (returned := kind(last)):
         raise ValueError(
-            f"solver: {solver!r} returned phi as {returned}, but was given {given}; return the "
+            f"solver: {solver!r} returned {what} as {returned}, but was given {given}; return the "
             "same structure, shapes and types."
         )
 
