@@ -1,6 +1,6 @@
 """One small problem for all solvers and all estimators; its minimisers and gradients by hand.
 
-A least-squares learner of three weights, `y ~ a + bend sin(a)` with `a = w'x + b`, whose `bend` is
+A least-squares learner of three weights, `y ~ a + bend sin(a)` with `a = phi'x`, whose `bend` is
 part of the task: with 0 it is quadratic and with 0.5 it is not, and both are one program.
 """
 
@@ -26,13 +26,13 @@ class Bent(NamedTuple):
 
 def residual(phi, theta, row):
     x, y, bend = row
-    a = phi["w"] @ x + phi["b"]
+    a = phi @ x
     return (a + bend * jnp.sin(a) - y) / 2
 
 
 def outer_residual(phi, theta, row):
     """Depends on theta directly too."""
-    return residual(phi, theta, row) - 0.2 * theta.omega["w"][0]
+    return residual(phi, theta, row) - 0.2 * theta.omega[0]
 
 
 def rows(data, bend):
@@ -52,15 +52,14 @@ problem = mc.Problem(
 sampled = mc.Problem(problem.init, problem.inner, problem.outer, sample=shuffled)
 
 THETA = mc.Synapse(
-    {"w": jnp.array([0.3, -0.4]), "b": jnp.array(0.1)},
-    {"w": jnp.array([-0.5, 0.2]), "b": jnp.array(-0.2)},
+    jnp.array([0.3, -0.4, 0.1]), jnp.array([-0.5, 0.2, -0.2])
 )
 
 
 def _task(bend):
     rng = np.random.default_rng(0)
-    x, noise = rng.normal(size=(8, 2)), rng.normal(size=8)
-    y = x @ np.array([1.0, -0.6]) + 0.3 * noise
+    x, noise = rng.normal(size=(8, 3)), rng.normal(size=8)
+    y = x @ np.array([1.0, -0.6, 0.2]) + 0.3 * noise
     return jax.tree.map(
         jnp.asarray, Bent(mc.Data(x[:4], y[:4]), mc.Data(x[4:], y[4:]), np.float64(bend))
     )
