@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,13 @@ class Split(NamedTuple):
         return Split(self.squares + squares, self.rests + rests)
 
 
+class InverseCurvature(Protocol):
+    """`(d2L/dphi2 + damping)^-1`, factorised: a pytree of arrays, for a solver to carry along."""
+
+    def apply(self, g: PyTree) -> PyTree:
+        """The product with `g`, of phi's structure."""
+
+
 class Objective(ABC):
     """A loss `(phi, theta, z) -> scalar`; what a solver may know of it besides is a method.
 
@@ -120,8 +127,10 @@ class Objective(ABC):
         """The loss as squares and rests, for `gauss_newton`; None if it is not of that form."""
         return None
 
-    def inverse_curvature(self, theta: PyTree, z: PyTree) -> Callable[[PyTree], PyTree] | None:
-        """`g -> (d2L/dphi2)^-1 g` of a loss whose curvature is known and the same at every phi."""
+    def inverse_curvature(
+        self, theta: PyTree, z: PyTree, damping: float = 0.0
+    ) -> InverseCurvature | None:
+        """Of a loss whose curvature is known and the same at every phi; else None."""
         return None
 
 
