@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command import command
 from problems import EPS
-from test_sine import command
 
 from metacontrast.experiments import bandit
 from metacontrast.experiments._bandit_neural_linear import A0, B0, PRECISION, posterior

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command import command
 from problems import EPS
-from test_sine import command
 
 import metacontrast as mc
 from metacontrast.bench import _growth, _images, _overhead, _part, _run, _sine

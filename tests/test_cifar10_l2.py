@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from archives import png
+from command import command
 from test_cifar10_overfit import small_apply, small_init
-from test_sine import command
 
 import metacontrast as mc
 from metacontrast.experiments import _cifar10

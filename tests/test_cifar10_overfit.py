@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from archives import png
-from test_sine import command
+from command import command
 
 import metacontrast as mc
 from metacontrast.experiments import _cifar10

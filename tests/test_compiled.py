@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jaxlib
 import pytest
-from test_sine import command
 from toy_run import lines
 
 from metacontrast import _compiled
@@ -30,10 +29,14 @@ print(json.dumps([counts["cache_hits"], counts["cache_misses"], float(trained.th
 """
 
 
+# Without the folder that the tests themselves keep what they compile in.
+UNTOLD = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
+
 def process(out, steps, cache):
     """Start or resume the toy run in a process of its own: hits, misses, theta; and its stderr."""
     source = str(Path(_compiled.__file__).parents[1])
-    env = os.environ | {
+    env = UNTOLD | {
         VARIABLE: str(cache),
         "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)]),
     }
@@ -79,9 +82,10 @@ def test_damaged_programs_warn_and_are_compiled_again(tmp_path):
 
 @pytest.fixture
 def jax_config():
-    """What keeping changes, put back."""
+    """No folder yet; and what keeping changes, put back."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
     yield before
     for name, value in before.items():
         jax.config.update(name, value)
@@ -102,7 +106,7 @@ def test_the_folder_is_of_this_jaxlib_and_processor(jax_config, monkeypatch, tmp
 def test_off_and_what_jax_itself_was_told_change_nothing(jax_config, monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, "off")
     assert keep_compiled() is None
-    assert jax.config.jax_compilation_cache_dir is None  # nor did importing all of this
+    assert jax.config.jax_compilation_cache_dir is None
     monkeypatch.setenv(VARIABLE, str(tmp_path / "ours"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
     assert keep_compiled() is None
@@ -119,14 +123,10 @@ def test_a_folder_that_cannot_be_made_warns(jax_config, monkeypatch, tmp_path):
 
 
 def test_the_library_is_imported_without_what_only_runs_and_figures_need():
-    heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "typer", "scipy.stats"]
-    code = f"import sys, metacontrast; print([m for m in {heavy} if m in sys.modules])"
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ended.stdout.strip() == "[]"
-
-
-def test_commands_keep_what_they_compile(monkeypatch, capsys):
-    called = []
-    monkeypatch.setattr(_compiled, "keep_compiled", lambda: called.append(True))
-    assert command(monkeypatch, "run", "sine", "--method", "nonsense") == 2
-    assert called
+    heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "tyro", "scipy.stats"]
+    code = f"import sys, jax, metacontrast; print([m for m in {heavy} if m in sys.modules])"
+    code += "; print(jax.config.jax_compilation_cache_dir)"  # importing keeps nothing
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=UNTOLD, check=True, capture_output=True, text=True
+    )
+    assert ended.stdout.split() == ["[]", "None"]

@@ -17,11 +17,9 @@ import pytest
 import toy_run
 from jax.sharding import AxisType, Mesh
 from problems import EPS, forbidden
-from test_sine import command
 from toy_run import draw, lines, noisy, problem, solve
 
 import metacontrast as mc
-from metacontrast.experiments import EXPERIMENTS
 from metacontrast.nets import mlp
 from metacontrast.tasks import sine
 from metacontrast.train import (
@@ -340,57 +338,6 @@ def test_devices_cannot_be_chosen_once_jax_has_started():
     jax.devices()
     with pytest.raises(RuntimeError, match="before"):
         use_devices(2)
-
-
-# The command line
-
-
-@pytest.mark.parametrize("mesh", ["2", "2x", "axb", "2x1x1"])
-def test_a_mesh_that_is_none_is_refused(monkeypatch, capsys, mesh):
-    assert command(monkeypatch, "run", "sine", "--mesh", mesh) == 2
-    assert f"mesh: must be TASKSxPARAMETERS, as in 2x1, not '{mesh}'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_says_where_it_can_run(monkeypatch, capsys, name):
-    assert command(monkeypatch, "run", name, "--help") == 0
-    shown = capsys.readouterr().out
-    for option in ("--devices", "--mesh", "--distributed", "--coordinator", "--process"):
-        assert option in shown
-
-
-RUN = """
-import sys
-from importlib import import_module
-from metacontrast.cli import main
-from metacontrast.experiments import EXPERIMENTS, sine
-from metacontrast.train import use_devices
-from metacontrast.train._mesh import resolved
-for name in EXPERIMENTS:  # none of which may start JAX, or it is too late
-    import_module("metacontrast.experiments." + name.replace("-", "_"))
-sine.VALID_TASKS = sine.TEST_TASKS = 3
-sine.figure = print
-try:
-    use_devices(distributed=True)
-except ValueError as error:
-    print(error)
-try:
-    main()
-except SystemExit as done:
-    print(dict(resolved(None).shape), done.code)
-"""
-
-
-def test_the_options_reach_the_loop_before_jax_starts(tmp_path):
-    options = ["--method", "maml", "--steps", "2", "--devices", "2", "--out", tmp_path / "run"]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "run", "sine", *map(str, options)],
-        capture_output=True,
-        text=True,
-    )
-    assert "distributed: JAX finds no cluster here" in done.stdout
-    assert "{'tasks': 2, 'parameters': 1} 0" in done.stdout, done.stderr
-    assert (tmp_path / "run" / "result.json").is_file()
 
 
 # Two processes

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command import command
 from problems import EPS, relative_error
-from test_sine import command
 
 from metacontrast import Data, Task, learn
 from metacontrast.experiments import _few_shot, _few_shot_learners, miniimagenet, omniglot

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command import command
 from test_images import needs
-from test_sine import command
 
 import metacontrast as mc
 from metacontrast.experiments import hypercleaning

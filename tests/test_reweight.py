@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_sine import command
+from command import command
 
 import metacontrast as mc
 from metacontrast.experiments import reweight

@@ -1,5 +1,8 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 from ._argmin import argmin as argmin
 from ._check import check as check
 from ._contrast import contrast as contrast
@@ -15,9 +18,9 @@ from ._estimator._unrolled import Unrolled as Unrolled
 from ._loss import Loss as Loss
 from ._meta_loss import meta_gradient as meta_gradient
 from ._meta_loss import meta_loss as meta_loss
-from ._objective import LeastSquares as LeastSquares
-from ._objective import Objective as Objective
 from ._problem import Data as Data
+from ._problem import LeastSquares as LeastSquares
+from ._problem import Objective as Objective
 from ._problem import Problem as Problem
 from ._problem import Task as Task
 from ._solver._anderson import anderson as anderson
@@ -25,14 +28,31 @@ from ._solver._base import Solution as Solution
 from ._solver._base import Solver as Solver
 from ._solver._base import State as State
 from ._solver._descend import descend as descend
+from ._solver._descend import lbfgs as lbfgs
 from ._solver._descend import until_converged as until_converged
 from ._solver._evolve import evolve as evolve
 from ._solver._function import as_solver as as_solver
 from ._solver._function import solve_inner as solve_inner
 from ._solver._gauss_newton import gauss_newton as gauss_newton
-from ._solver._lbfgs import lbfgs as lbfgs
 from ._solver._newton import closed_form as closed_form
 from ._solver._newton import newton_cg as newton_cg
 from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
+from ._version import __version__ as __version__
+
+# Attributes of the package that are imported when they are asked for: some need an extra.
+_SUBPACKAGES = (
+    "accuracy", "brain", "credit", "external", "nets", "optimistix", "report", "slow", "tasks",
+    "torch", "train",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name not in _SUBPACKAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBPACKAGES])

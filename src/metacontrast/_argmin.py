@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from ._check import check_shapes
 from ._contrast import linear_contrast
 from ._loss import Loss
-from ._objective import LossFunction
-from ._problem import Problem
+from ._problem import LossFunction, Problem
 from ._solver._base import Solver, Start, run_solver
 from ._solver._function import as_solver
 from ._stencil import Scheme, stencil

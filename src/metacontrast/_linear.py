@@ -1,4 +1,4 @@
-"""Products with derivatives, and conjugate gradient that says when a matrix is not positive."""
+"""phi as one vector: products with derivatives, and conjugate gradient."""
 
 from __future__ import annotations
 
@@ -7,9 +7,31 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
+from ._loss import Loss
+from ._types import PyTree, Scalar
+
 Vector: TypeAlias = Float[Array, " n"]
+
+
+class Flat(NamedTuple):
+    """A loss as a function of a vector, where that vector is, and the way back to a tree."""
+
+    loss: Callable[[Vector], Scalar]
+    x: Vector
+    unravel: Callable[[Vector], PyTree]
+
+    def slope(self, x: Vector) -> Vector:
+        """The gradient at x."""
+        return jax.grad(self.loss)(x)
+
+
+def flat(loss: Loss, phi: PyTree) -> Flat:
+    """The loss around `phi`."""
+    x, unravel = ravel_pytree(phi)
+    return Flat(lambda x: loss(unravel(x)), x, unravel)
 
 
 class LinearSolution(NamedTuple):

@@ -10,9 +10,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ._objective import Rest, Split
-from ._problem import Problem, objective
-from ._types import Key, PyTree, Scalar
+from ._problem import Problem, Rest, Split, objective
+from ._types import Key, PyTree, Scalar, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class Loss:
         """Whether the problem draws views of its data."""
         return self.problem.sample is not None
 
-    def view(self, step: jax.Array | int) -> Loss:
+    def view(self, step: Step) -> Loss:
         """The loss on the view that `step` of every phase draws; itself if there are no views.
 
         Its `key` draws whatever noise the solver itself needs at this step.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_shapes, start_losses
-from ._estimator._base import Estimator, MetaGradient, Phases, free_phase
+from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
 from ._loss import Loss
 from ._problem import Problem
 from ._solver._base import Solver
@@ -18,22 +17,9 @@ from ._solver._function import as_solver
 from ._types import Key, PyTree, Scalar
 
 
-class MetaGradientFunction(Protocol):
-    """What `meta_gradient` returns."""
-
-    def __call__(
-        self,
-        theta: PyTree,
-        z: PyTree,
-        key: Key | None = None,
-        starts: Phases | None = None,
-    ) -> MetaGradient:
-        """The meta-gradient of one task."""
-
-
 def meta_gradient(
     problem: Problem, solver: Solver, estimator: Estimator, *, by_z: bool | None = None
-) -> MetaGradientFunction:
+) -> Callable[..., MetaGradient]:
     """The meta-gradient of one task with all that the estimator tells: see `MetaGradient`.
 
     `f(theta, z, key=None, starts=None)` gives the value, its gradients by theta and by z, the aux,
@@ -78,7 +64,7 @@ def meta_gradient(
     check_start = _checker(problem)
 
     @jax.jit
-    def run(theta: PyTree, z: PyTree, key: Key | None, starts: Phases | None) -> MetaGradient:
+    def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
         meta = estimator.value_and_grad(Loss(problem, theta, z, key), solver, starts)
         return meta._replace(
             by_theta=_typed_like(theta, meta.by_theta),
@@ -86,7 +72,7 @@ def meta_gradient(
         )
 
     def gradient(
-        theta: PyTree, z: PyTree, key: Key | None = None, starts: Phases | None = None
+        theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
     ) -> MetaGradient:
         if starts is not None and not estimator.warm_start:
             raise TypeError(
@@ -228,6 +214,6 @@ def _products(grads: PyTree, tangents: PyTree) -> list[Scalar]:
 
 def _no_gradient_by_z(estimator: Estimator) -> str:
     return (
-        f"z: {estimator!r} gives no gradient by the task; use Contrastive, Implicit or Unrolled, or "
-        "make what you want to learn of the task (its weights, say) a part of theta."
+        f"z: {estimator!r} gives no gradient by the task; use Contrastive, Implicit or Unrolled, "
+        "or make what you want to learn of the task (its weights, say) a part of theta."
     )

@@ -1,13 +1,19 @@
-"""What is learned: a problem and its tasks."""
+"""What is learned: a problem, its tasks, and what its losses offer to a solver."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from ._objective import LossFunction, Objective, Plain
-from ._types import Key, PyTree
+import jax
+import jax.numpy as jnp
+
+from ._synapse import Synapse
+from ._types import Key, PyTree, Scalar
+
+LossFunction: TypeAlias = Callable[[PyTree, PyTree, PyTree], Scalar]
 
 
 class Data(NamedTuple):
@@ -65,6 +71,108 @@ class Problem:
     inner: LossFunction
     outer: LossFunction
     sample: Callable[[PyTree, Key], PyTree] | None = None
+
+
+class Squares(NamedTuple):
+    """`weight * sum_i residual(phi, examples_i)^2`; the leaves of `examples` have one row each."""
+
+    weight: Scalar | float
+    residual: Callable[[PyTree, PyTree], jax.Array]
+    examples: PyTree
+
+
+class Rest(NamedTuple):
+    """`weight * value(phi)`, a term that bends each weight of phi by itself.
+
+    `stiffness(phi)` is half its curvature before it is weighted, one number a weight.
+    """
+
+    weight: Scalar | float
+    value: Callable[[PyTree], Scalar]
+    stiffness: Callable[[PyTree], PyTree]
+
+
+class Split(NamedTuple):
+    """A loss of phi as a sum of squares and of rests: what a least-squares solver works with."""
+
+    squares: tuple[Squares, ...] = ()
+    rests: tuple[Rest, ...] = ()
+
+    def plus(self, other: Split, weight: Scalar | float = 1.0) -> Split:
+        """The split of this loss plus `weight` times the other."""
+        squares = tuple(s._replace(weight=weight * s.weight) for s in other.squares)
+        rests = tuple(r._replace(weight=weight * r.weight) for r in other.rests)
+        return Split(self.squares + squares, self.rests + rests)
+
+
+class Objective(ABC):
+    """A loss `(phi, theta, z) -> scalar`; what a solver may know of it besides is a method.
+
+    Most losses are plain functions, which `Problem` takes as they are. A loss that offers more is
+    a subclass, as `LeastSquares` is.
+    """
+
+    @abstractmethod
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+
+    def split(self, theta: PyTree, z: PyTree) -> Split | None:
+        """The loss as squares and rests, for `gauss_newton`; None if it is not of that form."""
+        return None
+
+    def inverse_curvature(self, theta: PyTree, z: PyTree) -> Callable[[PyTree], PyTree] | None:
+        """`g -> (d2L/dphi2)^-1 g` of a loss whose curvature is known and the same at every phi."""
+        return None
+
+
+@dataclass(frozen=True)
+class Plain(Objective):
+    """A function of which nothing but its value is known."""
+
+    value: LossFunction
+
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+        return self.value(phi, theta, z)
+
+
+@dataclass(frozen=True)
+class LeastSquares(Objective):
+    """A loss that is a sum of squares, and says so, for `Problem(inner=..., outer=...)`.
+
+        L(phi, theta, z) = sum_i residual(phi, theta, example_i)^2 + prior(theta).pull(phi)
+
+    To every solver it is a loss like any other; `gauss_newton` also uses its parts.
+
+    Args:
+        residual: `(phi, theta, example) -> array` of any shape, for one example.
+        data: `z -> examples`, a pytree whose leaves have one row an example.
+        prior: `theta -> Synapse`, which pulls phi. Default: none.
+
+    Example:
+        >>> loss = LeastSquares(lambda phi, theta, x: phi - x, data=lambda z: z)
+        >>> float(loss(jnp.array(1.0), None, jnp.array([0.0, 3.0])))
+        5.0
+    """
+
+    residual: Callable[[PyTree, PyTree, PyTree], jax.Array]
+    data: Callable[[PyTree], PyTree]
+    prior: Callable[[PyTree], Synapse] | None = None
+
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+        residuals = jax.vmap(lambda example: self.residual(phi, theta, example))(self.data(z))
+        squares = jnp.sum(residuals**2)
+        return squares if self.prior is None else squares + self.prior(theta).pull(phi)
+
+    def split(self, theta: PyTree, z: PyTree) -> Split:
+        """The squares of the data, and the pull of the prior."""
+        residual = lambda phi, example: self.residual(phi, theta, example)
+        squares = (Squares(1.0, residual, self.data(z)),)
+        if self.prior is None:
+            return Split(squares)
+        synapse = self.prior(theta)
+        return Split(squares, (Rest(1.0, synapse.pull, synapse.strengths),))
 
 
 def objective(loss: LossFunction) -> Objective:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from .._loss import Loss
 from .._solver._base import Solution, Solver, Start, run_solver
@@ -18,6 +18,9 @@ class Phases(NamedTuple):
 
     free: Start
     nudged: tuple[Start, ...] | None = None
+
+
+Starts: TypeAlias = Phases | None
 
 
 class MetaGradient(NamedTuple):
@@ -53,9 +56,7 @@ class Estimator(ABC):
     warm_start: ClassVar[bool] = False
 
     @abstractmethod
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient of one task.
 
         Args:
@@ -64,19 +65,19 @@ class Estimator(ABC):
             starts: where its phases start, if `warm_start`. Default: at `problem.init`.
         """
 
-    def check_aux(self, aux: Aux) -> None:
+    def check_aux(self, aux: Aux) -> None:  # noqa: B027 - most have nothing to say
         """Warn or raise, where the numbers of a meta-gradient's aux are known and tell of trouble.
 
         Called by the frame, outside of `jit` and other transformations.
         """
 
 
-def first_start(loss: Loss, starts: Phases | None = None) -> Start:
+def first_start(loss: Loss, starts: Starts = None) -> Start:
     """Where the free phase starts."""
     return Start(loss.problem.init(loss.theta, loss.z)) if starts is None else starts.free
 
 
-def free_phase(loss: Loss, solver: Solver, starts: Phases | None = None) -> Solution:
+def free_phase(loss: Loss, solver: Solver, starts: Starts = None) -> Solution:
     """The free phase of a task."""
     return run_solver(solver, loss, first_start(loss, starts))
 

@@ -16,7 +16,7 @@ from .._loss import Loss, OuterNudge
 from .._solver._base import Solver, Start
 from .._stencil import Scheme, Stencil, stencil
 from .._types import Aux, PyTree, Scalar
-from ._base import Estimator, MetaGradient, Phases, free_phase, start_from
+from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,7 @@ class Contrastive(Estimator):
                 "the slope at phi_0 as it is."
             )
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient of one task.
 
         Its aux: `inner` and `outer` loss of the free phase and its `residual` (the norm of

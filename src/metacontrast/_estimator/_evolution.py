@@ -11,7 +11,7 @@ from .._loss import Loss
 from .._solver._base import Solver
 from .._solver._evolve import antithetic, check_perturbations
 from .._types import PyTree, Scalar
-from ._base import Estimator, MetaGradient, Phases, free_phase
+from ._base import Estimator, MetaGradient, Starts, free_phase
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class Evolution(Estimator):
     def __post_init__(self) -> None:
         check_perturbations(self.sigma, self.pairs)
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
         if loss.key is None:
             raise ValueError(

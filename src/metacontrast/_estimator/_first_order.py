@@ -10,7 +10,7 @@ from .._diagnostics import free_diagnostics
 from .._loss import Loss
 from .._solver._base import Solver, Start, run_solver
 from .._types import PyTree, Scalar
-from ._base import Estimator, MetaGradient, Phases, free_phase
+from ._base import Estimator, MetaGradient, Starts, free_phase
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class FirstOrder(Estimator):
         1.0
     """
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
         problem, z = loss.problem, loss.z
         phi = free_phase(loss, solver).phi
@@ -77,9 +75,7 @@ class Reptile(Estimator):
         -1.0
     """
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The pseudo-gradient; its aux: inner, outer, residual."""
         _require_start_from_theta(loss)
         init = lambda theta: loss.problem.init(theta, loss.z)

@@ -16,7 +16,7 @@ from .._linear import LinearSolution, Vector, central_difference, cg, jvp
 from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
 from .._types import Aux, PyTree, Scalar
-from ._base import Estimator, MetaGradient, Phases, free_phase, start_from
+from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
@@ -90,9 +90,7 @@ class Implicit(Estimator):
                 "rate of the inner loop is a good choice."
             )
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient of one task.
 
         Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;

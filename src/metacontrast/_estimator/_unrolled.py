@@ -13,8 +13,8 @@ from jaxtyping import Array, Int
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
 from .._solver._base import Solver, State, advance, check_positive_int
-from .._types import Aux, PyTree, Scalar
-from ._base import Estimator, MetaGradient, Phases
+from .._types import Aux, PyTree, Scalar, Step
+from ._base import Estimator, MetaGradient, Starts
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class Unrolled(Estimator):
         if self.truncate is not None:
             check_positive_int("truncate", self.truncate)
 
-    def value_and_grad(
-        self, loss: Loss, solver: Solver, starts: Phases | None = None
-    ) -> MetaGradient:
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
         if solver.tol is not None:
             raise TypeError(
@@ -92,9 +90,7 @@ class Unrolled(Estimator):
 _stop = jax.lax.stop_gradient
 
 
-def _advance(
-    solver: Solver, loss: Loss, state: State, first: Int[Array, ""] | int, steps: int
-) -> State:
+def _advance(solver: Solver, loss: Loss, state: State, first: Step, steps: int) -> State:
     return advance(solver, loss, state, first, steps)[0]
 
 

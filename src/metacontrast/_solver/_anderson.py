@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from .._linear import flat
 from .._loss import Loss
-from .._types import PyTree
+from .._types import PyTree, Step
 from ._base import Solver, State, check_positive, check_positive_int, check_tol
-from ._flat import flat
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Anderson(Solver):
         none = jnp.zeros((self.differences, at.x.size), at.x.dtype)
         return State(phi, (slope, none, none), jnp.linalg.norm(slope))
 
-    def step(self, loss: Loss, state: State, t: Int[Array, ""] | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """Combine the last steps so that their gradients cancel."""
         at, (slope, xs, gs) = flat(loss, state.phi), state.memory
         c = _combination(gs, slope)

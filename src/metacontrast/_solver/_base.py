@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._loss import Loss, as_loss
-from .._types import PyTree, Scalar
+from .._types import PyTree, Scalar, Step
 
 
 class State(NamedTuple):
@@ -39,7 +39,7 @@ class Solution(NamedTuple):
 
     phi: PyTree
     memory: PyTree = None
-    steps: Int[Array, ""] | int = 1
+    steps: Step = 1
     converged: Bool[Array, ""] | None = None
     residual: Float[Array, ""] | None = None
 
@@ -55,9 +55,9 @@ class Start(NamedTuple):
 class Solver(ABC):
     """A learner: how it begins, one step, and when it stops. Subclasses are frozen dataclasses.
 
-    A solver owes `step`, and `init` if it remembers more than phi; `run_solver` does the rest, and can run a part of the steps,
-    which is what truncation, rematerialisation and warm starts need. A function of your own that
-    runs from beginning to end is made one by `as_solver`.
+    A solver owes `step`, and `init` if it remembers more than phi; `run_solver` does the rest, and
+    can run a part of the steps, which is what truncation, rematerialisation and warm starts need. A
+    function of your own that runs from beginning to end is made one by `as_solver`.
 
     Args:
         steps: how many; at most so many, if there is a `tol`.
@@ -92,7 +92,7 @@ class Solver(ABC):
         return State(phi)
 
     @abstractmethod
-    def step(self, loss: Loss, state: State, t: Int[Array, ""] | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """The state after step `t`, which counts from 0 over the whole phase."""
 
     def __call__(self, loss: Loss | Callable[[PyTree], Scalar], phi: PyTree) -> Solution:
@@ -113,12 +113,12 @@ def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:
 
 
 def advance(
-    solver: Solver, loss: Loss, state: State, first: Int[Array, ""] | int, steps: int
-) -> tuple[State, Int[Array, ""] | int]:
+    solver: Solver, loss: Loss, state: State, first: Step, steps: int
+) -> tuple[State, Step]:
     """The state after `steps` further steps, of which `first` is the number of the first one."""
     sampled = solver.tol is None if solver.sampled is None else solver.sampled
 
-    def step(state: State, t: Int[Array, ""] | int) -> State:
+    def step(state: State, t: Step) -> State:
         return solver.step(loss.view(t) if sampled else loss, state, t)
 
     if solver.tol is not None:
@@ -136,7 +136,7 @@ def _until(
     tol: float,
     step: Callable[[State, Int[Array, ""]], State],
     state: State,
-    first: Int[Array, ""] | int,
+    first: Step,
     steps: int,
 ) -> tuple[State, Int[Array, ""]]:
     """Steps until the residual is at most `tol`, `steps` of them at most.

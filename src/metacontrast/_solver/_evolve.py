@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import jax
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Int
 
 from .._loss import Loss
-from .._types import Key, PyTree, Scalar
+from .._types import Key, PyTree, Scalar, Step
 from ._base import Solver, check_positive, check_positive_int
 from ._descend import Descend
 
@@ -36,7 +35,7 @@ class Perturbed:
     pairs: int
     seed: int
 
-    def __call__(self, loss: Loss, phi: PyTree, t: Int[Array, ""] | int) -> tuple[Scalar, PyTree]:
+    def __call__(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """The value, and the estimate of the gradient that step t draws."""
         key = jax.random.fold_in(jax.random.key(self.seed), t)
         return loss(phi), antithetic(loss, phi, key, self.sigma, self.pairs)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Array
-
 from .._loss import Loss
 from .._problem import Problem
-from .._types import Key, PyTree
+from .._types import Key, PyTree, Step
 from ._base import Solution, Solver, Start, State, run_solver
 
 
@@ -20,7 +18,7 @@ class Function(Solver):
     run: Callable[[Loss, PyTree], PyTree]
     samples: bool | None = None
 
-    def step(self, loss: Loss, state: State, t: Array | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """The whole run."""
         if loss.samples and self.samples is None:
             raise ValueError(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from .._linear import Flat, Vector, flat
 from .._loss import Loss
-from .._objective import Split, Squares
-from .._types import PyTree, Scalar
+from .._problem import Split, Squares
+from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive, check_positive_int
-from ._flat import Flat, flat
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class GaussNewton(Solver):
         """mu is the damping, in the arithmetic of phi."""
         return State(phi, jnp.asarray(self.damping, jnp.result_type(*jax.tree.leaves(phi))))
 
-    def step(self, loss: Loss, state: State, t: Int[Array, ""] | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """One step, taken if it does not raise the loss."""
         at, mu, split = flat(loss, state.phi), state.memory, _require_split(loss)
         rows = [_rows(squares, state.phi) for squares in split.squares]
@@ -115,7 +115,7 @@ def _rows(
     return jnp.full(r.shape, jnp.sign(squares.weight)), r, jac
 
 
-def _rest(split: Split, at: Flat) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+def _rest(split: Split, at: Flat) -> tuple[Vector, Vector]:
     """Half the curvature and half the slope of all that is no square."""
     phi = at.unravel(at.x)
     stiffnesses = [r.weight * ravel_pytree(r.stiffness(phi))[0] for r in split.rests]
@@ -123,11 +123,11 @@ def _rest(split: Split, at: Flat) -> tuple[Float[Array, " n"], Float[Array, " n"
     return lam, jax.grad(lambda x: _rest_value(split, at, x))(at.x) / 2
 
 
-def _rest_value(split: Split, at: Flat, x: Float[Array, " n"]) -> Scalar:
+def _rest_value(split: Split, at: Flat, x: Vector) -> Scalar:
     return sum((r.weight * r.value(at.unravel(x)) for r in split.rests), jnp.zeros(()))
 
 
-def _value(split: Split, at: Flat, x: Float[Array, " n"]) -> Scalar:
+def _value(split: Split, at: Flat, x: Vector) -> Scalar:
     phi = at.unravel(x)
     values = [
         s.weight * jnp.sum(jax.vmap(s.residual, (None, 0))(phi, s.examples) ** 2)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from .._linear import Vector, cg, jvp
+from .._linear import Vector, cg, flat, jvp
 from .._loss import Loss
-from .._types import PyTree, Scalar
+from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
-from ._flat import flat
 
 HALVINGS = 20
 
@@ -30,7 +29,7 @@ class NewtonCG(Solver):
         value, slope = jax.value_and_grad(at.loss)(at.x)
         return State(phi, (value, slope), jnp.linalg.norm(slope))
 
-    def step(self, loss: Loss, state: State, t: Int[Array, ""] | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """Solve for the Newton direction, and go along it as far as the loss falls."""
         at, (value, slope) = flat(loss, state.phi), state.memory
         forcing = jnp.minimum(0.5, jnp.sqrt(jnp.linalg.norm(slope)))
@@ -89,7 +88,7 @@ class ClosedForm(Solver):
 
     iterations: int | None
 
-    def step(self, loss: Loss, state: State, t: Int[Array, ""] | int) -> State:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
         """`phi - H^-1 g`."""
         at = flat(loss, state.phi)
         slope = at.slope(at.x)
