@@ -78,8 +78,7 @@ class Experiment(Generic[S]):
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
-        of_command = ("quick", "resume", "out", "devices")
-        own = {name: x for name, x in asdict(settings).items() if name not in of_command}
+        own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
         return {"experiment": self.name} | own
 
     def claim(self, settings: S) -> Path:
