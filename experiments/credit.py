@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -127,7 +126,7 @@ def learner(s: Settings) -> tuple[mc.Problem, Any, Any]:
     phases: list[Any] = [nesterov(s.rate, s.free), nesterov(s.rate, s.nudged)]
     if s.method != "backprop":
         rule = credit_rule(s)
-        phases = [credit.by(phase, problem, rule) for phase in phases]
+        phases = [credit.with_credit_rule(phase, problem, rule) for phase in phases]
     free, nudged = phases
     return problem(network(s)), free, mc.Contrastive(s.beta, "symmetric", nudged=nudged)
 
@@ -139,12 +138,12 @@ def scorer(s: Settings) -> Callable[..., np.ndarray]:
     return evaluator(learned, solver, metric=error)
 
 
-def first_theta(s: Settings) -> Synapse:
+def first_theta(s: Settings) -> mc.Synapse:
     """A random network, and equal strengths."""
     return frame.synapses(NET.init, s.seed, s.first_lambda)
 
 
-def cosines(s: Settings, thetas: dict[str, Synapse]) -> dict[str, Any]:
+def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
     """Of contrast and exact meta-gradient, at each theta, on tasks of the validation stream.
 
     `cosine_...` is the mean over tasks of each task's cosine; `cosine_mean_...` the cosine of the
@@ -156,8 +155,9 @@ def cosines(s: Settings, thetas: dict[str, Synapse]) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(s.seed), s.cosines)
 
     @jax.jit
-    def gradients(theta: Synapse) -> list[PyTree]:
-        each = lambda rule: lambda x: rule.value_and_grad(learned, solver, theta, *x)[1]
+    def gradients(theta: mc.Synapse) -> list[PyTree]:
+        gradient = lambda rule: mc.meta_gradient(learned, solver, rule, by_z=False)
+        each = lambda rule: lambda x: gradient(rule)(theta, *x).by_theta
         rules = contrast, mc.Unrolled()
         return [jax.lax.map(each(rule), (tasks, keys), batch_size=10) for rule in rules]
 

@@ -24,13 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse, meta_train
 from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.nets import mlp
 from metacontrast.tasks import sine
-from metacontrast.train import DivergedError, by_first, evaluator, write_json
+from metacontrast.train import DivergedError, by_first, evaluator, meta_train, write_json
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 DISPATCH = 10  # meta-steps in one, the least that can be trained
@@ -182,10 +181,10 @@ def validate(s: Settings, scores: Callable[..., Any], tasks: mc.Task) -> dict[fl
     return losses
 
 
-def theta_or_none(s: Settings, steps: int, rate: float) -> Synapse | None:
+def theta_or_none(s: Settings, steps: int, rate: float) -> mc.Synapse | None:
     """theta after so many meta-steps, or None if they diverged."""
     try:
-        theta: Synapse = _meta_train(s, steps, rate).theta
+        theta: mc.Synapse = _meta_train(s, steps, rate).theta
         return theta
     except DivergedError as error:
         print(f"{s.method}, outer rate {rate}: {error}")

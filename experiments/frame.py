@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse, meta_train
 from jaxtyping import PyTree
 from options import S, parse
 from options import Settings as Settings
 
+import metacontrast as mc
 from metacontrast import train
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
@@ -92,7 +92,7 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
-        return meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
+        return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
 
     def finish(
         self, settings: S, values: Any, label: str = "", note: str = "", **facts: Any
@@ -130,10 +130,10 @@ def synapses(
     seed: int,
     lam: float,
     fast: Callable[[PyTree], PyTree] = lambda omega: omega,
-) -> Synapse:
+) -> mc.Synapse:
     """omega, a random network, and log lambda, one a weight that is fast."""
     omega = jax.jit(init)(first_key(seed))
-    return Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
+    return mc.Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
 
 
 def outer_optimizer(rate: float, steps: int, last: float = 0.02) -> optax.GradientTransformation:

@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse, solve_inner
 
 import metacontrast as mc
 from metacontrast.credit import eprop
@@ -107,7 +106,7 @@ def problem(s: Settings) -> mc.Problem:
     learned = NET.apply if s.method == "bptt" else rule
     outer = rule if contrastive else NET.apply
 
-    def inner(phi: Weights, theta: Synapse, task: mc.Task) -> jax.Array:
+    def inner(phi: Weights, theta: mc.Synapse, task: mc.Task) -> jax.Array:
         data = squares(learned, phi, task.train)
         if s.fired:
             unusual = learned(phi, task.train.x).rate - 0.2
@@ -151,7 +150,7 @@ def scorer(s: Settings) -> Callable[..., np.ndarray]:
     return evaluator(learned, solver, metric=error, batch=20)
 
 
-def first_theta(s: Settings) -> Synapse:
+def first_theta(s: Settings) -> mc.Synapse:
     """A random network, and equal strengths."""
     return frame.synapses(NET.init, s.seed, s.first_lambda)
 
@@ -188,7 +187,7 @@ def draw(s: Settings, trained: Any, axes: Any) -> None:
         task = draw_task(key, s.shots, s.test_queries)
         points = sine(jax.random.split(key)[0], shots=s.shots, queries=s.test_queries)
         before = learned.init(trained.best, task)
-        after = solve_inner(learned, solver, trained.best, task).phi
+        after = mc.solve_inner(learned, solver, trained.best, task).phi
         _curves(points, {"before": before, "after": after}, ax)
         if i == 0:
             _raster(after, axes.flat[2])
