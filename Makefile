@@ -33,7 +33,7 @@ test-pythons: .venv/ready
 
 # Faults put into the sources one at a time: which does no test see?
 mutation: .venv/ready
-	.venv/bin/python tools/mutation.py
+	.venv/bin/python -m tools.mutation
 
 # Speed and memory, also beside other libraries.
 bench: .venv/torch
