@@ -24,7 +24,7 @@ test-core test-library test-experiments: .venv/ready
 	$(PYTEST) $(patsubst test-%,tests/%,$@)
 
 test-torch: .venv/torch
-	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py tests/test_torch.py)
+	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py tests/*/test_bench_peers.py tests/test_torch.py tests/test_bench_peers.py)
 
 # The other Pythons at hand: the core tier on the newest of them with the newest versions of
 # everything (requirements-newest.lock), the README's example on every one.

@@ -13,7 +13,7 @@ KILLED = ("failed", "timeout", "crash")
 def report(row: dict[str, Any]) -> str:
     """One line; a survivor with its fault, the others with the test that saw them."""
     survived = row["outcome"] == "passed"
-    said = f"line {row['line']}: {row['old']} -> {row['new']}" if survived else row["tail"][-110:]
+    said = f"line {row['line']}: {row['old']} -> {row['new']}" if survived else row["tail"][:110]
     outcome = "SURVIVED" if survived else row["outcome"]
     return f"{outcome:9}{row['seconds']:6.1f} s  {row['name']}  {' '.join(said.split())}"
 
