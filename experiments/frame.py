@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -79,7 +80,8 @@ class Experiment(Generic[S]):
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
         own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
-        return {"experiment": self.name} | own
+        as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
+        return as_written
 
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""

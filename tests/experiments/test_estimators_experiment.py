@@ -71,7 +71,7 @@ def test_bad_input_is_refused(
 
 @pytest.mark.parametrize("name", estimators.NAMES)
 def test_every_estimator_has_a_meta_gradient(name):
-    s = replace(estimators.EXPERIMENT.methods[name], free=4, nudged=2)
+    s = estimators.EXPERIMENT.methods[name]
     solver = estimators.nesterov(s.rate, s.free)
     theta = estimators.frame.synapses(estimators.NET.init, 0, s.first_lambda)
     rule = partial(estimators.estimator(s).value_and_grad, estimators.PROBLEM, solver)
