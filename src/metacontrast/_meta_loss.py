@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from ._check import check_finite, check_shapes, start_losses
 from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
 from ._loss import Loss
-from ._problem import Problem
+from ._problem import Problem, fix_task
 from ._solver._base import Solver
 from ._solver._function import as_solver
 from ._types import Key, PyTree, Scalar
@@ -62,10 +62,11 @@ def meta_gradient(
     if wanted and not estimator.by_z:
         raise TypeError(_no_gradient_by_z(estimator))
     check_start = _checker(problem)
+    learned = problem if wanted else fix_task(problem)
 
     @jax.jit
     def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
-        meta = estimator.value_and_grad(Loss(problem, theta, z, key), solver, starts)
+        meta = estimator.value_and_grad(Loss(learned, theta, z, key), solver, starts)
         return meta._replace(
             by_theta=_typed_like(theta, meta.by_theta),
             by_z=_typed_like(z, meta.by_z) if wanted else None,

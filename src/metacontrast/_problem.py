@@ -175,6 +175,36 @@ class LeastSquares(Objective):
         return Split(squares, (Rest(1.0, synapse.pull, synapse.strengths),))
 
 
+@dataclass(frozen=True)
+class FixedTask(Objective):
+    """A loss without a derivative by z: JAX does not even look for one, in code that has none."""
+
+    loss: LossFunction
+
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+        return self.loss(phi, theta, jax.lax.stop_gradient(z))
+
+    def split(self, theta: PyTree, z: PyTree) -> Split | None:
+        """That of the loss."""
+        return objective(self.loss).split(theta, jax.lax.stop_gradient(z))
+
+    def inverse_curvature(self, theta: PyTree, z: PyTree) -> Callable[[PyTree], PyTree] | None:
+        """That of the loss."""
+        return objective(self.loss).inverse_curvature(theta, jax.lax.stop_gradient(z))
+
+
+def fix_task(problem: Problem) -> Problem:
+    """The same problem, whose functions have no derivatives by z."""
+    fixed, sample = jax.lax.stop_gradient, problem.sample
+    return Problem(
+        init=lambda theta, z: problem.init(theta, fixed(z)),
+        inner=FixedTask(problem.inner),
+        outer=FixedTask(problem.outer),
+        sample=None if sample is None else lambda z, key: sample(fixed(z), key),
+    )
+
+
 def objective(loss: LossFunction) -> Objective:
     """The loss itself if it offers its structure, else one that offers nothing but its value."""
     return loss if isinstance(loss, Objective) else Plain(loss)
