@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 from jaxlib.version import __version__ as jaxlib_version
 
+from ._user_cache import user_cache
+
 VARIABLE = "METACONTRAST_COMPILED"
 
 
@@ -29,8 +31,6 @@ def keep_compiled() -> Path | None:
     given = os.environ.get(VARIABLE)
     if given == "off" or jax.config.values["jax_compilation_cache_dir"]:
         return None
-    from .tasks._cache import user_cache  # here, since it brings all families of tasks along
-
     base = Path(given).expanduser() if given else user_cache() / "compiled"
     folder = base / _machine()
     try:

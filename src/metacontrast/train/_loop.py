@@ -20,13 +20,13 @@ from .._estimator._base import Estimator
 from .._problem import Problem
 from .._solver._base import Solver
 from .._solver._function import as_solver
-from .._types import PyTree
+from .._types import PyTree, Step
 from ._block import Line, Validate, run_block, run_validation
 from ._features import Features
 from ._folder import Folder, claim
 from ._layout import Layout, gather, to_host
 from ._mesh import resolve_mesh
-from ._meta_step import MetaStep, SampleTask, Step, WarmStart, compile_dispatch
+from ._meta_step import MetaStep, SampleTask, WarmStart, compile_dispatch
 from ._processes import by_first, explain_lost_process, is_first
 from ._settings import check_settings
 from ._state import MetaState, Snapshot, copy_arrays
@@ -175,22 +175,28 @@ def meta_train(
     step.check(theta)
     with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)
-        first, lines = _start(step, copy_arrays(theta), folder)
+        first, lines = _start(step, theta, folder)
         run = partial(_run, step, first, lines, folder, validate)
         return run(steps, log_every, steps_per_dispatch, progress and is_first())
 
 
-def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
-    """The last checkpoint in the folder, or else the state before the first meta-step."""
+def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
+    """Before the first meta-step. Its phases are abstract: to run them costs a meta-step."""
+    theta = copy_arrays(theta)
     moments = copy_arrays(step.optimizer.init(theta))
     average = None if step.average_from is None else copy_arrays(theta)
-    # The first phases cost a meta-step: they are run only if there is no checkpoint.
     phases = jax.eval_shape(step.first_phases, theta)
-    first = Snapshot(0, MetaState(theta, moments, average, phases), to_host(theta))
-    snapshot, lines = (first, []) if folder is None else folder.restore(first)
-    if not snapshot.step and phases is not None:
-        state = first.state._replace(phases=jax.jit(step.first_phases)(theta))
-        snapshot = first._replace(state=state)
+    return Snapshot(0, MetaState(theta, moments, average, phases), theta)
+
+
+def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
+    """The last checkpoint in the folder, or else what is before the first meta-step."""
+    snapshot = first_snapshot(step, theta)
+    snapshot = snapshot._replace(best=to_host(snapshot.best))
+    snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
+    if snapshot.step == 0:
+        phases = jax.jit(step.first_phases)(snapshot.theta)
+        snapshot = snapshot._replace(state=snapshot.state._replace(phases=phases))
     return snapshot.on_devices(step.layout), lines
 
 

@@ -15,10 +15,10 @@ from jaxtyping import Array, Int
 from .._check import check, check_floating
 from .._estimator._base import Estimator, MetaGradient, Phases
 from .._loss import Loss, dot
-from .._meta_loss import MetaGradientFunction, meta_gradient
+from .._meta_loss import meta_gradient
 from .._problem import Problem
 from .._solver._base import Solver
-from .._types import Aux, Key, PyTree, Scalar
+from .._types import Aux, Key, PyTree, Scalar, Step
 from ._divergence import is_far_above, is_finite, trouble
 from ._features import Features, problem_inputs, vjp_features
 from ._layout import Layout
@@ -26,7 +26,6 @@ from ._reduce import first_row, sum_over_tasks
 from ._state import MetaState
 
 SampleTask: TypeAlias = Callable[[Key], PyTree]
-Step: TypeAlias = Int[Array, ""] | int
 WarmStart: TypeAlias = Literal["phases", "free"]
 Metrics: TypeAlias = dict[str, jax.Array]
 # `(state, t, n) -> (state, metrics)`: the `n` meta-steps that follow the first `t`, which donates
@@ -63,7 +62,7 @@ class MetaStep:
         """The estimator of meta-step `t`."""
         return self.estimator if isinstance(self.estimator, Estimator) else self.estimator(t)
 
-    def gradient_at(self) -> Callable[[Step], MetaGradientFunction]:
+    def gradient_at(self) -> Callable[[Step], Callable[..., MetaGradient]]:
         """Of each meta-step, what gives the meta-gradient of a task: built once, if it can be."""
         problem = self.layout.shard_phi(self.problem)
         build = partial(meta_gradient, problem, self.solver, by_z=self.features is not None)
@@ -100,7 +99,7 @@ class MetaStep:
             )
         self.gradient_at()(0)  # which refuses features where there is no gradient by them
         check_floating("theta", theta)
-        task = jax.jit(lambda: self.sample_task(self.keys(0)[0][0]))()
+        task = jax.jit(self.sample_task)(self.keys(0)[0][0])
         inputs = (theta, task) if self.features is None else jax.jit(self.features)(theta, task)
         check(self.problem, *inputs)
 

@@ -1,17 +1,15 @@
 """Compiled programs are kept from one command to the next, and change no result."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jaxlib
 import pytest
+import toy_run
 from toy_run import lines
 
-from metacontrast import _compiled
 from metacontrast._compiled import VARIABLE, keep_compiled
 
 SCRIPT = """
@@ -25,21 +23,18 @@ jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.s
 jax.config.update("jax_enable_x64", True)
 keep_compiled()
 trained = toy_run(sys.argv[1], steps=int(sys.argv[2]), resume=True)
-print(json.dumps([counts["cache_hits"], counts["cache_misses"], float(trained.theta["spring"])]))
+print(json.dumps([counts["cache_hits"], counts["cache_misses"], trained.theta["spring"].tolist()]))
 """
 
 
 # Without the folder that the tests themselves keep what they compile in.
-UNTOLD = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+OUTSIDE = toy_run.environment()
+OUTSIDE.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 
 def process(out, steps, cache):
     """Start or resume the toy run in a process of its own: hits, misses, theta; and its stderr."""
-    source = str(Path(_compiled.__file__).parents[1])
-    env = UNTOLD | {
-        VARIABLE: str(cache),
-        "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)]),
-    }
+    env = OUTSIDE | {VARIABLE: str(cache)}
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(out), str(steps)],
         env=env, check=True, capture_output=True, text=True, timeout=300,
@@ -127,6 +122,6 @@ def test_the_library_is_imported_without_what_only_runs_and_figures_need():
     code = f"import sys, jax, metacontrast; print([m for m in {heavy} if m in sys.modules])"
     code += "; print(jax.config.jax_compilation_cache_dir)"  # importing keeps nothing
     ended = subprocess.run(
-        [sys.executable, "-c", code], env=UNTOLD, check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], env=OUTSIDE, check=True, capture_output=True, text=True
     )
     assert ended.stdout.split() == ["[]", "None"]
