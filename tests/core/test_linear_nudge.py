@@ -63,7 +63,7 @@ def test_an_encoder_and_a_stochastic_learner():
     mse = lambda phi, data: jnp.mean((data.x @ phi - data.y) ** 2)
     whole = mc.Problem(
         init=lambda theta, task: jnp.zeros(3),
-        inner=lambda phi, theta, z: mse(phi, z.train) + jnp.exp(theta["log_lam"]) * phi @ phi,
+        inner=lambda phi, theta, z: mse(phi, z.train) + jnp.exp(theta.log_lam) * phi @ phi,
         outer=lambda phi, theta, z: mse(phi, z.test) + 0.1 * jnp.sum(theta["body"] ** 2),
         encode=features,
     )
