@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 
-def optional(module: str, extra: str = "sklearn") -> Any:
+def optional(module: str, extra: str) -> ModuleType:
     """Import a module of an extra; if it is absent, say how to install it."""
     try:
         return import_module(module)
