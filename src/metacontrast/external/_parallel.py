@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from .._contrastive import Contrastive
+from .._optional import optional
 from .._problem import PyTree
 from ..train import DivergedError
-from .._optional import optional
 from ._rule import Learner, value_and_grad
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._problem import PyTree, Task
 from .._optional import optional
+from .._problem import PyTree, Task
 from ._rule import Learner
 from ._sklearn_losses import LOGISTIC, RIDGE, Kind
 

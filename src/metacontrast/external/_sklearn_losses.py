@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._problem import Data, Task
 from .._optional import optional
+from .._problem import Data, Task
 
 
 class Kind(NamedTuple):

@@ -26,7 +26,7 @@ class Phases:
     random: dict[Any, Any]
 
     def put(self, phi: Weights) -> None:
-        """phi into the module, and the random numbers of step 1 to be drawn next."""
+        """Phi into the module, and the random numbers of step 1 to be drawn next."""
         load(self.problem.module, self.fast, phi)
         draw_from(self.random)
 
