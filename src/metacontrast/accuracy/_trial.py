@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from .._solver._base import Solver
 from .._stencil import Scheme, stencil
 from .._types import PyTree, Scalar
 
+Slope: TypeAlias = tuple[Vector, Vector]  # phi, and the gradient there
 POLISH, ENOUGH = 50, 1e-3  # steps of conjugate gradient, and the relative residual to stop at
 
 
@@ -62,13 +64,14 @@ def polished(loss: Loss, phi: PyTree) -> PyTree:
     """Where the phase would have come to rest: Newton steps, from gradients alone."""
     at = flat(loss, phi)
 
-    def newton(state: tuple[Vector, Vector], _: None) -> tuple[tuple[Vector, Vector], ...]:
+    def newton(state: Slope, _: None) -> tuple[Slope, Slope]:
         x, g = state
         step = cg(lambda v: central_difference(at.slope, x, v), g, POLISH, ENOUGH)
         # No minimum is near where the first curvature is negative: at least its size is right.
         at_once = (step.curvature <= 0) & (step.iterations == 1)
         x = x - jnp.where(at_once, g / jnp.abs(step.curvature), step.x)
-        return ((x, at.slope(x)),) * 2
+        state = x, at.slope(x)
+        return state, state
 
     _, (xs, slopes) = jax.lax.scan(newton, (at.x, at.slope(at.x)), length=2)
     # A phase far from its minimum needs the second step; at round-off it would only add noise.
