@@ -226,7 +226,7 @@ def run(s: Settings) -> dict[str, Any]:
         auc = detection(theta, cleaning.is_wrong)
     phi, phi_of_both = learners(s, theta, cleaning.task)
     tests = mnist_test(cleaning.mean)
-    with_valid = float(np.mean(is_correct(phi_of_both, tests)))
+    with_valid = float(np.asarray(is_correct(phi_of_both, tests)).mean())
     note = f"; {with_valid:.4f} with the validation images learned from too"
     note += "" if auc is None else f"; wrong labels by weight: AUC {auc:.4f}"
     result = EXPERIMENT.finish(
