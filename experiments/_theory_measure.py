@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import solve_inner
 from _theory_problems import Case
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 import metacontrast as mc
-from metacontrast._contrast import encoded
-from metacontrast._stencil import stencil
+from metacontrast._contrast import contrast_at
+from metacontrast._loss import OuterNudge
+from metacontrast._stencil import Scheme
 from metacontrast.accuracy import suggest_beta
 
-SCHEMES = {"forward": 1, "symmetric": 2}  # and their orders
+SCHEMES: tuple[Scheme, ...] = ("forward", "symmetric")
 DELTAS = np.logspace(-1, -8, 8)
 CONVERGED = mc.newton_cg(1e-13, 100, 400)
 
@@ -41,7 +41,7 @@ class Curves(NamedTuple):
     """
 
     learner: str
-    scheme: str
+    scheme: Scheme
     betas: np.ndarray
     delta: np.ndarray
     errors: np.ndarray
@@ -60,32 +60,30 @@ class Descent(NamedTuple):
         """Of `steps` steps."""
         return optax.sgd(self.rate, self.momentum)
 
-    def solver(self, steps: jax.Array | int) -> Any:
+    def solver(self, steps: jax.Array | int) -> mc.Solver:
         """Descent on `L / (1 + |beta|)`, which converges at any beta; `steps` may be traced."""
         optimizer = self.optimizer()
 
-        def solve(loss: Any, phi_0: PyTree) -> PyTree:
-            downhill = jax.grad(lambda phi: loss(phi) / (1 + jnp.abs(loss.beta)))
+        def solve(loss: mc.Loss, phi_0: PyTree) -> PyTree:
+            beta = 0.0 if loss.nudge is None else loss.nudge.beta
+            downhill = jax.grad(lambda phi: loss(phi) / (1 + jnp.abs(beta)))
 
-            def step(_: Any, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            def step(_: jax.Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
                 updates, state = optimizer.update(downhill(carry[0]), carry[1])
                 return optax.apply_updates(carry[0], updates), state
 
             return jax.lax.fori_loop(0, steps, step, (phi_0, optimizer.init(phi_0)))[0]
 
-        return solve
+        return mc.as_solver(solve)
 
 
 def exact_gradient(case: Case) -> tuple[PyTree, PyTree]:
     """`phi_0` by Newton's method, and the meta-gradient there by the implicit function theorem."""
-
-    @jax.jit
-    def at_minimum(theta: PyTree, task: PyTree) -> tuple[PyTree, PyTree]:
-        phi = solve_inner(case.problem, CONVERGED, theta, task).phi
-        rule = mc.Implicit("exact").value_and_grad
-        return phi, rule(case.problem, lambda loss, phi_0: phi, theta, task)[1]
-
-    return at_minimum(case.theta, case.task)
+    problem, theta, task = case
+    phi = jax.jit(lambda *args: mc.solve_inner(problem, CONVERGED, *args).phi)(theta, task)
+    there = mc.as_solver(lambda loss, phi_0: phi)
+    rule = mc.meta_gradient(problem, there, mc.Implicit("exact"), by_z=False)
+    return phi, rule(theta, task).by_theta
 
 
 def both_sides(case: Case, beta: float = 0.1, h: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +95,11 @@ def both_sides(case: Case, beta: float = 0.1, h: float = 1e-4) -> tuple[np.ndarr
     problem, theta_0, task = case
     flat, unravel = ravel_pytree(theta_0)
 
-    def learn(theta: PyTree, beta: jax.Array | float) -> tuple[Any, PyTree]:
-        loss = problem.loss(theta, task, beta)
+    def nudged(theta: PyTree, beta: jax.Array | float) -> mc.Loss:
+        return mc.Loss(problem, theta, task).nudged(OuterNudge(beta))
+
+    def learn(theta: PyTree, beta: jax.Array | float) -> tuple[mc.Loss, PyTree]:
+        loss = nudged(theta, beta)
         return loss, CONVERGED(loss, problem.init(theta, task)).phi
 
     def by_beta(flat: jax.Array) -> jax.Array:
@@ -107,7 +108,7 @@ def both_sides(case: Case, beta: float = 0.1, h: float = 1e-4) -> tuple[np.ndarr
 
     def by_theta(beta: jax.Array | float) -> jax.Array:
         _, phi = learn(theta_0, beta)
-        slope = jax.grad(lambda theta: problem.loss(theta, task, beta)(phi))
+        slope = jax.grad(lambda theta: nudged(theta, beta)(phi))
         return ravel_pytree(slope(theta_0))[0]
 
     steps = h * jnp.eye(flat.size)
@@ -117,21 +118,23 @@ def both_sides(case: Case, beta: float = 0.1, h: float = 1e-4) -> tuple[np.ndarr
     return np.asarray(left), np.asarray(right)
 
 
-def errors_anywhere(case: Case, betas: np.ndarray, scheme: str, exact: PyTree) -> Curves:
+def errors_anywhere(case: Case, betas: np.ndarray, scheme: Scheme, exact: PyTree) -> Curves:
     """The theorem's learner: each phase stops at the distance delta, in a direction of its own."""
-    rule = encoded(*case)
-    loss = case.problem.loss(case.theta, case.task)
+    free = mc.Loss(*case)
     phi_0 = case.problem.init(case.theta, case.task)
 
     def errors(beta: jax.Array) -> jax.Array:
-        nodes, weights = stencil(scheme, None, beta)
-        phis = [CONVERGED(loss.nudged(b), phi_0).phi for b in nodes]
-        keys = jax.random.split(jax.random.key(0), len(nodes))
+        nodes, weights, of_free = mc.stencil(scheme, None, beta)
+        losses = [free.nudged(OuterNudge(b)) for b in nodes]
+        if of_free is not None:
+            losses, weights = [free, *losses], (of_free, *weights)
+        phis = [CONVERGED(loss, phi_0).phi for loss in losses]
+        keys = jax.random.split(jax.random.key(0), len(losses))
         ways = [_direction(key, phi) for key, phi in zip(keys, phis, strict=True)]
 
         def error(delta: jax.Array) -> jax.Array:
             stops = [optax.tree.add_scale(phi, delta, w) for phi, w in zip(phis, ways, strict=True)]
-            return _relative(rule.contrast(nodes, weights, stops), exact)
+            return _relative(contrast_at(losses, weights, stops)[0], exact)
 
         return jax.vmap(error)(jnp.asarray(DELTAS))
 
@@ -140,17 +143,17 @@ def errors_anywhere(case: Case, betas: np.ndarray, scheme: str, exact: PyTree) -
 
 
 def errors_of_descent(
-    case: Case, descent: Descent, betas: np.ndarray, scheme: str, phi: PyTree, exact: PyTree
+    case: Case, descent: Descent, betas: np.ndarray, scheme: Scheme, phi: PyTree, exact: PyTree
 ) -> Curves:
     """Gradient descent with momentum, as many steps in each phase; and `suggest_beta` on it."""
 
-    def error(solver: Any, beta: jax.Array) -> jax.Array:
-        rule = mc.Contrastive(beta, scheme)
-        return _relative(rule.value_and_grad(case.problem, solver, case.theta, case.task)[1], exact)
+    def error(solver: mc.Solver, beta: jax.Array) -> jax.Array:
+        rule = mc.meta_gradient(case.problem, solver, mc.Contrastive(beta, scheme), by_z=False)
+        return _relative(rule(case.theta, case.task).by_theta, exact)
 
     def at(steps: jax.Array) -> tuple[jax.Array, ...]:
         solver = descent.solver(steps)
-        stop = solve_inner(case.problem, solver, case.theta, case.task).phi
+        stop = mc.solve_inner(case.problem, solver, case.theta, case.task).phi
         delta = optax.tree.norm(optax.tree.sub(stop, phi))
         errors = jax.vmap(partial(error, solver))(jnp.asarray(betas))
         beta = suggest_beta(case.problem, solver, case.theta, case.task, scheme).beta

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _next import Synapse
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -29,7 +28,7 @@ def quadratic(seed: int, n: int = 20) -> Case:
     """
     rng = np.random.default_rng(seed)
     h, a = (m @ m.T / n + 0.5 * np.eye(n) for m in rng.normal(size=(2, n, n)))
-    theta = Synapse(rng.normal(size=n), rng.uniform(-1, 1, n))
+    theta = mc.Synapse(rng.normal(size=n), rng.uniform(-1, 1, n))
     whole = h + 2 * np.diag(np.exp(theta.log_lam))
     a /= np.linalg.eigvals(np.linalg.solve(whole, a)).real.max()
     bowl = lambda x, matrix: 0.5 * x @ matrix @ x
@@ -69,7 +68,7 @@ def digits(seed: int, n: int = 300) -> Case:
 
     def inner(phi: PyTree, theta: jax.Array, task: mc.Task) -> jax.Array:
         strengths = {"w": theta[:, None], "b": jnp.log(1e-2)}
-        return loss(phi, task.train) + Synapse(log_lam=strengths).pull(phi)
+        return loss(phi, task.train) + mc.Synapse(log_lam=strengths).pull(phi)
 
     problem = mc.Problem(
         init=lambda theta, task: {"w": jnp.zeros((64, 10)), "b": jnp.zeros(10)},
@@ -96,7 +95,7 @@ def network(seed: int, n: int = 8) -> Case:
         inner=lambda phi, theta, task: loss(phi, task.train) + theta.pull(phi),
         outer=lambda phi, theta, task: loss(phi, task.test),
     )
-    theta = Synapse(omega, jax.tree.map(lambda w: np.full(w.shape, -3.0), omega))
+    theta = mc.Synapse(omega, jax.tree.map(lambda w: np.full(w.shape, -3.0), omega))
     return Case(problem, *jax.tree.map(jnp.asarray, (theta, task)))
 
 

@@ -24,12 +24,12 @@ import optax
 from _bandit_figures import draw_policies, draw_regrets, save_regrets
 from _bandit_neural_linear import neural_linear
 from _bandit_play import Agent, Buffer, play_all, uniform
-from _next import Synapse
 from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.nets import Net, mlp
 from metacontrast.report import figure
+from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import wheel
 from metacontrast.tasks._wheel import ARMS, uniform_regret
 from metacontrast.train import evaluator, half_width
@@ -96,10 +96,10 @@ class Learner(NamedTuple):
     """
 
     problem: mc.Problem
-    solver: Any
-    estimator: Any
+    solver: mc.Solver
+    estimator: mc.Estimator
     predict: Callable[[PyTree, PyTree, jax.Array], jax.Array]
-    online: Any
+    online: mc.Solver
 
 
 def network(s: Settings) -> Net:
@@ -109,7 +109,7 @@ def network(s: Settings) -> Net:
 
 def fast(s: Settings, omega: PyTree) -> PyTree:
     """What a task teaches: all weights, or a network's gains, shifts and head."""
-    return mc.modulation(omega) if s.method == "cml-mod" else omega
+    return modulation(omega) if s.method == "cml-mod" else omega
 
 
 def first_theta(s: Settings) -> PyTree:
@@ -133,14 +133,14 @@ def pulled_back(s: Settings) -> Learner:
     """
     net = network(s)
 
-    def whole(phi: PyTree, theta: Synapse) -> PyTree:
-        return mc.modulated(phi, theta.omega) if s.method == "cml-mod" else phi
+    def whole(phi: PyTree, theta: mc.Synapse) -> PyTree:
+        return modulated(phi, theta.omega) if s.method == "cml-mod" else phi
 
-    def residual(phi: PyTree, theta: Synapse, example: mc.Data) -> jax.Array:
+    def residual(phi: PyTree, theta: mc.Synapse, example: mc.Data) -> jax.Array:
         paid = net.apply(whole(phi, theta), example.x)[example.y.arm]
         return jnp.sqrt(example.y.weight) * (paid - example.y.reward / s.unit)
 
-    def prior(theta: Synapse) -> Synapse:
+    def prior(theta: mc.Synapse) -> mc.Synapse:
         return theta._replace(omega=fast(s, theta.omega))
 
     problem = mc.Problem(
@@ -182,7 +182,7 @@ def greedy(s: Settings, theta: PyTree) -> Agent:
 
     def learn(phi: PyTree, buffer: Buffer, key: jax.Array) -> PyTree:
         data = buffer.batch(key, s.batch)
-        return online(problem.loss(theta, mc.Task(data, data)), phi).phi
+        return online(mc.Loss(problem, theta, mc.Task(data, data)), phi).phi
 
     return Agent(
         start=lambda key: problem.init(theta, None),

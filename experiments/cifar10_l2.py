@@ -33,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _cifar10 import error, images, normalised, score, start
-from _next import Synapse, solve_inner
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -121,7 +120,7 @@ def problem(s: Settings, learned: mc.Data, batch: int) -> mc.Problem:
     phi = start(s.seed)
     return mc.Problem(
         init=lambda theta, task: phi,
-        inner=lambda phi, theta, z: error(phi, z.train) + Synapse(log_lam=theta).pull(phi),
+        inner=lambda phi, theta, z: error(phi, z.train) + mc.Synapse(log_lam=theta).pull(phi),
         outer=lambda phi, theta, z: error(phi, z.test),
         sample=lambda z, key: z._replace(train=sample(key, learned, batch)),
     )
@@ -145,15 +144,15 @@ def learner(s: Settings, photos: Photographs, both: bool = False) -> Learn:
     solver = mc.descend(optax.sgd(rate, s.momentum, nesterov=True), s.free)
     order = frame.first_key(s.seed)
     whole = problem(s, learned, s.batch)
-    return jax.jit(lambda theta: solve_inner(whole, solver, theta, task, order).phi)
+    return jax.jit(lambda theta: mc.solve_inner(whole, solver, theta, task, order).phi)
 
 
 class MetaLearner(NamedTuple):
     """What is meta-trained, how it is learned, and how the meta-gradient is obtained."""
 
     problem: mc.Problem
-    solver: Any
-    estimator: Any
+    solver: mc.Solver
+    estimator: mc.Estimator
 
 
 def meta_learner(s: Settings, learn: Learn, learned: mc.Data) -> MetaLearner:
@@ -161,8 +160,8 @@ def meta_learner(s: Settings, learn: Learn, learned: mc.Data) -> MetaLearner:
     nudged = mc.descend(optax.sgd(s.nudged_rate, s.nudged_momentum, nesterov=True), s.nudged)
     return MetaLearner(
         problem(s, learned, s.nudged_batch),
-        lambda loss, phi: learn(loss.theta),
-        mc.LinearNudge(s.beta, "forward", nudged=nudged, damping=s.damping),
+        mc.as_solver(lambda loss, phi: learn(loss.theta), samples=True),
+        mc.Contrastive(s.beta, nudge="linear", nudged=nudged, damping=s.damping),
     )
 
 

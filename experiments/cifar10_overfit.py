@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from _cifar10 import error, images, score, start
-from _next import Synapse, solve_inner
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -82,25 +81,27 @@ EXPERIMENT = frame.Experiment(
 )
 
 
-def nesterov(rate: float, momentum: float, steps: int) -> Any:
+def nesterov(rate: float, momentum: float, steps: int) -> mc.Solver:
     """Gradient descent with momentum."""
     return mc.descend(optax.sgd(rate, momentum, nesterov=True), steps)
 
 
-def learning(s: Settings) -> Any:
+def learning(s: Settings) -> mc.Solver:
     """The solver of the free phase."""
     return nesterov(s.rate, s.momentum, s.free)
 
 
-def estimator(s: Settings) -> Any:
+def estimator(s: Settings) -> mc.Estimator | None:
     """How the meta-gradient is obtained; None: there is no meta-learning."""
     nudged = nesterov(s.rate, s.nudged_momentum, s.nudged)
-    rules = {
+    rules: dict[str, mc.Estimator] = {
         # Learning stops early, and what is left of it would be divided by beta: hence control.
         "contrastive": mc.Contrastive(s.beta, nudged=nudged, control=True),
         "contrastive-symmetric": mc.Contrastive(s.beta, "symmetric", nudged=nudged),
-        "contrastive-linear": mc.LinearNudge(s.beta, nudged=nudged),
-        "contrastive-anchored": mc.LinearNudge(s.beta, "forward", nudged=nudged, damping=s.damping),
+        "contrastive-linear": mc.Contrastive(s.beta, "symmetric", nudge="linear", nudged=nudged),
+        "contrastive-anchored": mc.Contrastive(
+            s.beta, nudge="linear", nudged=nudged, damping=s.damping
+        ),
         "t1t2": mc.Implicit("identity"),
         "cg": mc.Implicit("cg", s.products, damping=s.damping),
         "neumann": mc.Implicit("neumann", s.products, rate=s.rate),
@@ -119,7 +120,7 @@ def problem(phi: PyTree, clipped: bool) -> mc.Problem:
 
     def inner(phi: PyTree, theta: PyTree, task: mc.Task) -> jax.Array:
         log_lam = jax.tree.map(_log, theta) if clipped else theta
-        return error(phi, task.train) + Synapse(log_lam=log_lam).pull(phi)
+        return error(phi, task.train) + mc.Synapse(log_lam=log_lam).pull(phi)
 
     return mc.Problem(
         init=lambda theta, task: phi,
@@ -146,12 +147,13 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     return optax.chain(adam, optax.keep_params_nonnegative()) if s.clipped else adam
 
 
-def first_gradient(s: Settings, rule: Any) -> jax.Array:
+def first_gradient(s: Settings, rule: mc.Estimator) -> jax.Array:
     """The first meta-gradient by log lambda that an estimator gives, as a vector."""
     s = replace(s, clipped=False)
     learner, solver = problem(start(s.seed), s.clipped), learning(s)
-    gradient = jax.jit(lambda *args: rule.value_and_grad(learner, solver, *args)[1])
-    leaves = jax.tree.leaves(gradient(first_theta(s), halves(s)))
+    # Compiled as a whole, where no gradient is refused: how good it is, is what is asked.
+    gradient = jax.jit(mc.meta_gradient(learner, solver, rule, by_z=False))
+    leaves = jax.tree.leaves(gradient(first_theta(s), halves(s)).by_theta)
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
@@ -190,11 +192,13 @@ def _loss(line: Mapping[str, Any]) -> float:
     return math.inf if loss is None else loss
 
 
-def learn_lambda(s: Settings, rule: Any) -> tuple[jax.Array, Sequence[dict[str, Any]], float]:
+def learn_lambda(
+    s: Settings, rule: mc.Estimator | None
+) -> tuple[jax.Array, Sequence[dict[str, Any]], float]:
     """At the best lambda, the loss of each validation image; the curve; and the seconds."""
     task, theta = halves(s), first_theta(s)
     learner, solver = problem(start(s.seed), s.clipped), learning(s)
-    learn = lambda theta, task: solve_inner(learner, solver, theta, task).phi
+    learn = lambda theta, task: mc.solve_inner(learner, solver, theta, task).phi
     judge = jax.jit(lambda theta, task: score(learn(theta, task), task.test))
 
     def validate(theta: PyTree) -> dict[str, float]:

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import solve_inner
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -140,9 +139,9 @@ def problem(lam: float) -> mc.Problem:
     )
 
 
-def estimator(s: Settings) -> Any:
+def estimator(s: Settings) -> mc.Estimator | None:
     """How the weights of images are learned; None: they are given."""
-    rules = {
+    rules: dict[str, mc.Estimator] = {
         "cml": mc.Contrastive(s.beta, nudged=mc.lbfgs(s.tol, s.nudged)),
         "implicit-cg": mc.Implicit("cg", s.cg),
         "t1t2": mc.Implicit("identity"),
@@ -170,11 +169,11 @@ def detection(theta: jax.Array, is_wrong: np.ndarray) -> float:
     return float(1 - (low - n * (n + 1) / 2) / (n * (len(is_wrong) - n)))
 
 
-def meta_trained(s: Settings, cleaning: Cleaning) -> Trained:
+def meta_trained(s: Settings, rule: mc.Estimator, cleaning: Cleaning) -> Trained:
     """The logits of the weights, meta-learned from zero: one task, the same each meta-step."""
     task, is_wrong, _ = cleaning
     learner, solver = problem(s.lam), mc.lbfgs(s.tol, s.free)
-    learn = jax.jit(lambda theta, task: solve_inner(learner, solver, theta, task).phi)
+    learn = jax.jit(lambda theta, task: mc.solve_inner(learner, solver, theta, task).phi)
 
     def validate(theta: jax.Array) -> dict[str, float]:
         phi = learn(theta, task)
@@ -186,7 +185,7 @@ def meta_trained(s: Settings, cleaning: Cleaning) -> Trained:
         s,
         learner,
         solver,
-        estimator(s),
+        rule,
         # Behind a barrier, or XLA would spend minutes on what it can compute of a constant task.
         lambda key: jax.lax.optimization_barrier(task),
         jnp.zeros(s.images),
@@ -203,7 +202,7 @@ def learners(s: Settings, theta: jax.Array, task: mc.Task) -> tuple[PyTree, PyTr
     solver = mc.lbfgs(s.tol, s.final)
 
     def learn(theta: jax.Array, data: mc.Data) -> PyTree:
-        run = jax.jit(lambda task: solve_inner(problem(s.lam), solver, theta, task).phi)
+        run = jax.jit(lambda task: mc.solve_inner(problem(s.lam), solver, theta, task).phi)
         return run(task._replace(train=data))
 
     trusted = jnp.full(s.valid_images, CERTAIN)
@@ -215,13 +214,13 @@ def learners(s: Settings, theta: jax.Array, task: mc.Task) -> tuple[PyTree, PyTr
 
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: find the weights, learn, test, write result.json and a figure."""
-    cleaning, auc = images(s), None
-    if estimator(s) is None:
+    cleaning, rule, auc = images(s), estimator(s), None
+    if rule is None:
         s = replace(s, steps=0)
         EXPERIMENT.claim(s)
         theta, seconds = given(s, cleaning.is_wrong), 0.0
     else:
-        trained = meta_trained(s, cleaning)
+        trained = meta_trained(s, rule, cleaning)
         theta, seconds = trained.theta, trained.seconds
         auc = detection(theta, cleaning.is_wrong)
     phi, phi_of_both = learners(s, theta, cleaning.task)

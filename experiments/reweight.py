@@ -34,7 +34,7 @@ from metacontrast.nets import Net, transformer
 from metacontrast.report import figure
 from metacontrast.tasks import texts
 from metacontrast.tasks._text import ALPHABET, SOURCES, Texts
-from metacontrast.train import RESULT, read_metrics, read_result, warm_train
+from metacontrast.train import RESULT, read_metrics, read_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +133,13 @@ def task_sampler(data: Texts, s: Settings) -> Callable[[jax.Array], Sequences]:
     return sample_task
 
 
-def estimator(s: Settings) -> Any:
+def estimator(s: Settings) -> mc.Estimator | None:
     """How the mixture is learned; None: it is given."""
-    return {"cml": mc.Contrastive(s.beta), "t1t2": mc.Implicit("identity")}.get(s.method)
+    rules: dict[str, mc.Estimator] = {
+        "cml": mc.Contrastive(s.beta),
+        "t1t2": mc.Implicit("identity"),
+    }
+    return rules.get(s.method)
 
 
 def outer_optimizer(s: Settings) -> optax.GradientTransformation:
@@ -146,26 +150,24 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
 def learn_mixture(s: Settings, net: Net, data: Texts, judge: Judge) -> tuple[np.ndarray, float]:
     """The weights of the sources, meta-learned, and the seconds that it took."""
 
-    def watch(theta: PyTree, phi: PyTree) -> dict[str, float]:
+    def validate(theta: PyTree, phi: PyTree) -> dict[str, float]:
         weights = np.asarray(jax.nn.softmax(jnp.asarray(theta)))
         return {"loss": float(np.mean(judge(phi)))} | dict(zip(SOURCES, weights, strict=True))
 
     every = max(1, s.steps // 20)
-    trained = warm_train(
+    trained = EXPERIMENT.meta_train(
+        s,
         problem(net, net.init(frame.first_key(s.seed)), s),
         mc.descend(optax.adam(s.rate), s.inner_steps),
         estimator(s),
         task_sampler(data, s),
         jnp.zeros(len(SOURCES)),
         outer_optimizer(s),
-        steps=s.steps,
-        seed=s.seed,
-        out=EXPERIMENT.folder(s),
-        resume=s.resume,
-        config=EXPERIMENT.config(s) | {"schedule": s.steps},
-        every=every,
-        chunk=every,
-        watch=watch,
+        tasks=1,
+        validate=validate,
+        log_every=every,
+        steps_per_dispatch=every,
+        warm_start="phases",
     )
     return np.asarray(jax.nn.softmax(trained.theta)), trained.seconds
 

@@ -11,7 +11,7 @@ All in float64. The constants of `suggest_beta` were chosen on other problems th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -35,6 +35,7 @@ from _theory_problems import PROBLEMS, Case
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast._stencil import Scheme
 from metacontrast.accuracy import Record, compare, print_records
 from metacontrast.report import figure
 
@@ -151,7 +152,9 @@ def times_best(s: Settings, curves: Curves) -> Row:
     return Row(s.method, quantity, float(ratio.max()), 1.0)
 
 
-def estimators(suggested: dict[str, float], rate: float, steps: int) -> dict[str, Any]:
+def estimators(
+    suggested: Mapping[Scheme, float], rate: float, steps: int
+) -> dict[str, mc.Estimator]:
     """Every estimator, with a tenth of the learner's steps for iterations of its own."""
     few = max(steps // 10, 2)
     return {

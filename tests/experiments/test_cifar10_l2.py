@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import photographs
 import pytest
-from _next import Synapse, solve_inner
 from cifar10_l2 import METHODS
 
+import metacontrast as mc
 from metacontrast.nets import lenet5
 from metacontrast.report import figure
 from metacontrast.train import read_metrics
@@ -56,7 +56,7 @@ def test_theta_has_a_lambda_a_weight_or_a_leaf(monkeypatch):
     one, few = (l2.log_lambdas(METHODS[name], 0.1) for name in ("weight", "layer"))
     assert jax.tree.map(jnp.shape, one) == {"w": (3, 2), "b": (2,)}
     assert jax.tree.map(jnp.shape, few) == {"w": (), "b": ()}
-    penalties = [Synapse(log_lam=theta).pull(phi) for theta in (one, few)]
+    penalties = [mc.Synapse(log_lam=theta).pull(phi) for theta in (one, few)]
     np.testing.assert_allclose(penalties, 0.8, rtol=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_whoever_learns_does_so_on_the_same_batches_whatever_those_of_nudged_pha
     learn, task = l2.learner(S, photos), l2.few(S, photos)
     problem, solver, _ = l2.meta_learner(S, learn, photos.learned)
     theta = l2.log_lambdas(S, 1e-4)
-    again = solve_inner(problem, solver, theta, task, jax.random.key(7)).phi
+    again = mc.solve_inner(problem, solver, theta, task, jax.random.key(7)).phi
     np.testing.assert_array_equal(again["matrix"], learn(theta)["matrix"])
     assert len(problem.sample(task, jax.random.key(0)).train.y) == S.nudged_batch
     # The learner of another seed starts elsewhere.

@@ -1,7 +1,9 @@
 """Hyper-cleaning: its corruption, its detector's score, and runs from its command."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import hypercleaning
 import jax
@@ -9,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypercleaning import METHODS, detection, estimator, images, problem
-from test_images import needs
 
 import metacontrast as mc
 
+MNIST = Path(os.environ.get("METACONTRAST_DATA", "")) / "mnist.npz"
 SMALL = dict(images=120, valid_images=80)
 WORDS = ("--images", 120, "--valid-images", 80, "--steps", 5)
 
@@ -74,7 +76,7 @@ def test_the_contrast_with_a_small_nudge_is_the_gradient_of_converged_learning(d
     learner, solver = problem(1.0), mc.lbfgs(1e-9, 200)
     rule = replace(estimator(METHODS["cml"]), beta=1e-3, nudged=solver)
     exact, contrast = (
-        rule.value_and_grad(learner, solver, theta, task)[1]
+        mc.meta_gradient(learner, solver, rule, by_z=False)(theta, task).by_theta
         for rule in (mc.Implicit("cg", 1000), rule)
     )
     # The forward difference errs by O(beta), here with a factor of about one.
@@ -113,12 +115,12 @@ def test_more_images_than_there_are_end_in_one_line(digits, start, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-@needs("mnist.npz")
+@pytest.mark.skipif(not MNIST.is_file(), reason="METACONTRAST_DATA has no mnist.npz")
 def test_on_real_digits_a_few_meta_steps_tell_wrong_labels():
     s = replace(METHODS["cml"], images=500, valid_images=500)
     task, is_wrong, _ = images(s)
     theta, solver = jnp.zeros(500), mc.lbfgs(s.tol, s.free)
-    rule = jax.jit(lambda theta: estimator(s).value_and_grad(problem(1e-2), solver, theta, task))
+    rule = mc.meta_gradient(problem(1e-2), solver, estimator(s), by_z=False)
     for _ in range(3):
-        theta = theta - jnp.sign(rule(theta)[1])
+        theta = theta - jnp.sign(rule(theta, task).by_theta)
     assert detection(theta, is_wrong) > 0.8

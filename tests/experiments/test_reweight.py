@@ -10,7 +10,6 @@ import optax
 import pytest
 import reweight
 from _language_model import Training, errors, judge_of, train, windows
-from _next import solve_inner
 from reweight import METHODS
 
 import metacontrast as mc
@@ -49,7 +48,7 @@ def exact():
     """The meta-gradient at theta by central differences of the converged learner's outer loss."""
     solver = mc.lbfgs(1e-12, 500)
     learned = jax.jit(
-        lambda theta: CONVEX.outer(solve_inner(CONVEX, solver, theta, BATCH).phi, theta, BATCH)
+        lambda theta: CONVEX.outer(mc.solve_inner(CONVEX, solver, theta, BATCH).phi, theta, BATCH)
     )
     h, eye = 1e-4, np.eye(len(SOURCES))
     return np.array([(learned(THETA + h * e) - learned(THETA - h * e)) / (2 * h) for e in eye])
@@ -58,22 +57,23 @@ def exact():
 def test_the_contrast_is_the_exact_gradient_of_the_weights(exact):
     # The differences err by O(h^2) = 1e-8, relative to third derivatives of about the gradient's
     # size, and by the learner's 1e-12 over h; the contrast by O(beta^2).
-    rule = lambda beta: mc.Contrastive(beta, "symmetric").value_and_grad(
-        CONVEX, mc.lbfgs(1e-10, 500), THETA, BATCH
-    )[1]
-    error = [np.linalg.norm(jax.jit(rule, static_argnums=0)(b) - exact) for b in (0.2, 0.1)]
+    solver = mc.lbfgs(1e-10, 500)
+    rules = [mc.Contrastive(beta, "symmetric") for beta in (0.2, 0.1)]
+    gradients = [mc.meta_gradient(CONVEX, solver, rule)(THETA, BATCH).by_theta for rule in rules]
+    error = [np.linalg.norm(gradient - exact) for gradient in gradients]
     assert error[1] < 0.05 * np.linalg.norm(exact)
     assert error[0] / error[1] == pytest.approx(4, rel=0.1)  # of second order
 
 
 def test_the_warm_phases_come_to_the_exact_gradient(exact):
     whole = replace(CONVEX, sample=None)
-    loop = mc.warm(whole, mc.descend(optax.sgd(1.0, 0.9), 5), mc.Contrastive(0.02, "symmetric"))
-    step = jax.jit(loop.value_and_grad)
-    state, errs = loop.init(THETA, BATCH), []
+    solver = mc.descend(optax.sgd(1.0, 0.9), 5)
+    step = mc.meta_gradient(whole, solver, mc.Contrastive(0.02, "symmetric"))
+    phases, errs = None, []
     for _ in range(120):
-        _, grad, state = step(state, THETA, BATCH)
-        errs.append(np.linalg.norm(grad - exact) / np.linalg.norm(exact))
+        meta = step(THETA, BATCH, None, phases)
+        phases = meta.phases
+        errs.append(np.linalg.norm(meta.by_theta - exact) / np.linalg.norm(exact))
     # What is left is the nudge's, a hundredth of that of 0.2.
     assert errs[-1] < 2e-3 < errs[0]
 
