@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optimistix as optx
 import pytest
 from jax.test_util import check_grads
 from matrix_problems import normal
@@ -111,70 +110,3 @@ def test_the_task_gets_no_gradient_and_says_so():
 def test_bad_beta():
     with pytest.raises(ValueError, match="beta: the nudge must be finite"):
         mc.argmin(quadratic, mc.closed_form(), 0.0, init=start)
-    with pytest.raises(ValueError, match="beta: must be positive"):
-        mc.ContrastiveAdjoint(beta=0.0)
-
-
-# The adjoint of optimistix
-
-
-DESCENT = optx.GradientDescent(0.1, rtol=1e-15, atol=1e-15)
-
-
-def through_optimistix(adjoint, solver=DESCENT):
-    def find(theta):
-        # Half of theta through args and half through what the function closes over.
-        fn = lambda y, x: quadratic(y, {"lam": theta["lam"], "x": x}, TASK)
-        y0 = {"w": jnp.zeros(5)}
-        return optx.minimise(
-            fn, solver, y0, theta["x"], adjoint=adjoint, max_steps=2000, throw=False
-        ).value["w"]
-
-    return jax.grad(followed)(THETA, find)
-
-
-@pytest.mark.parametrize("beta", [1.0, 0.1])
-def test_adjoint_is_exact_for_quadratic_losses(beta):
-    same(through_optimistix(mc.ContrastiveAdjoint(beta)), TRUTH, 1e-12)
-
-
-def test_adjoint_is_the_implicit_one():
-    # BFGS searches along lines by values, so it stops about 1e-8 from the minimum.
-    bfgs = optx.BFGS(rtol=1e-12, atol=1e-12)
-    implicit = through_optimistix(optx.ImplicitAdjoint(), bfgs)
-    ours = jax.jit(lambda: through_optimistix(mc.ContrastiveAdjoint(1.0), bfgs))()
-    same(ours, implicit, 1e-7)
-
-
-def test_adjoint_with_an_argument_that_is_no_array():
-    def find(theta, twice):
-        fn = lambda y, twice: (y - theta) ** 2 + twice * y**2
-        found = optx.minimise(fn, DESCENT, 0.0, twice, adjoint=mc.ContrastiveAdjoint(), throw=False)
-        return found.value
-
-    np.testing.assert_allclose(jax.grad(find)(jnp.array(1.0), 2.0), 1 / 3, rtol=1e-9)
-
-
-def test_adjoint_with_aux_and_under_vmap():
-    def find(theta):
-        fn = lambda y, theta: (jnp.sum((y - theta) ** 2 + y**2), {"norm": jnp.sum(y), "n": 3})
-        solution = optx.minimise(
-            fn,
-            optx.BFGS(1e-12, 1e-12),
-            jnp.zeros(2),
-            theta,
-            has_aux=True,
-            adjoint=mc.ContrastiveAdjoint(0.5),
-        )
-        return jnp.sum(solution.value**2)
-
-    thetas = normal(5, 3, 2)
-    same(jax.vmap(jax.grad(find))(thetas), thetas / 2, 1e-9)
-
-
-def test_adjoint_for_another_problem_is_refused():
-    fn = lambda y, theta: y * y - theta
-    with pytest.raises(ValueError, match="adjoint: ContrastiveAdjoint differentiates minima"):
-        optx.root_find(
-            fn, optx.Newton(1e-6, 1e-6), jnp.ones(2), 2.0, adjoint=mc.ContrastiveAdjoint()
-        )

@@ -1,41 +1,58 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
-from . import accuracy as accuracy
-from ._adjoint import ContrastiveAdjoint as ContrastiveAdjoint
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 from ._argmin import argmin as argmin
 from ._check import check as check
-from ._contrastive import Contrastive as Contrastive
-from ._evolution import Evolution as Evolution
-from ._evolution import evolve as evolve
-from ._first_order import FirstOrder as FirstOrder
-from ._gauss_newton import LeastSquares as LeastSquares
-from ._gauss_newton import gauss_newton as gauss_newton
-from ._implicit import Implicit as Implicit
-from ._linear_nudge import LinearNudge as LinearNudge
-from ._meta_loss import Estimator as Estimator
+from ._contrast import contrast as contrast
+from ._estimator._base import Estimator as Estimator
+from ._estimator._base import MetaGradient as MetaGradient
+from ._estimator._base import Phases as Phases
+from ._estimator._contrastive import Contrastive as Contrastive
+from ._estimator._evolution import Evolution as Evolution
+from ._estimator._first_order import FirstOrder as FirstOrder
+from ._estimator._first_order import Reptile as Reptile
+from ._estimator._implicit import Implicit as Implicit
+from ._estimator._unrolled import Unrolled as Unrolled
+from ._loss import Loss as Loss
+from ._meta_loss import meta_gradient as meta_gradient
 from ._meta_loss import meta_loss as meta_loss
-from ._newton import closed_form as closed_form
-from ._newton import newton_cg as newton_cg
 from ._problem import Data as Data
-from ._problem import Loss as Loss
+from ._problem import LeastSquares as LeastSquares
+from ._problem import Objective as Objective
 from ._problem import Problem as Problem
 from ._problem import Task as Task
-from ._quasi_newton import anderson as anderson
-from ._quasi_newton import lbfgs as lbfgs
-from ._reptile import Reptile as Reptile
-from ._solve import Solution as Solution
-from ._solve import Solver as Solver
-from ._solve import descend as descend
-from ._solve import learn as learn
-from ._solve import until_converged as until_converged
+from ._solver._anderson import anderson as anderson
+from ._solver._base import Solution as Solution
+from ._solver._base import Solver as Solver
+from ._solver._base import State as State
+from ._solver._descend import descend as descend
+from ._solver._descend import lbfgs as lbfgs
+from ._solver._descend import until_converged as until_converged
+from ._solver._evolve import evolve as evolve
+from ._solver._function import as_solver as as_solver
+from ._solver._function import solve_inner as solve_inner
+from ._solver._gauss_newton import gauss_newton as gauss_newton
+from ._solver._newton import closed_form as closed_form
+from ._solver._newton import newton_cg as newton_cg
+from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
-from ._unrolled import Unrolled as Unrolled
-from ._warm import warm as warm
-from .slow import HeadTheta as HeadTheta
-from .slow import Modulation as Modulation
-from .slow import attraction as attraction
-from .slow import modulated as modulated
-from .slow import modulation as modulation
-from .slow import ridge_head as ridge_head
-from .slow import ridge_newton as ridge_newton
-from .slow import synapse_contrast as synapse_contrast
+from ._synapse import Synapse as Synapse
+from ._version import __version__ as __version__
+
+# Attributes of the package that are imported when they are asked for: some need an extra.
+_SUBPACKAGES = (
+    "accuracy", "brain", "credit", "external", "nets", "optimistix", "report", "slow", "tasks",
+    "torch", "train",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name not in _SUBPACKAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBPACKAGES])

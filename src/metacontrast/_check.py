@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from ._problem import Problem, PyTree, Task
+from ._loss import Loss
+from ._problem import Problem, Task
+from ._types import Key, PyTree, Scalar
 
 
-def check(problem: Problem, theta: PyTree, task: PyTree) -> None:
-    """Raise a `ValueError` if `problem` cannot be learned and judged on this `task`.
+def check(problem: Problem, theta: PyTree, z: PyTree, key: Key | None = None) -> None:
+    """Raise a `ValueError` if `problem` cannot be learned and judged on this task.
 
-    Looked at: theta and phi have floating leaves only; both losses are scalars; train and test
-    data fit each other (where the task is a `Task`); and, if the arguments are concrete arrays,
-    both losses are finite where learning starts. Every estimator makes the checks on shapes.
+    Looked at: the functions take the arguments they are called with; theta and phi have floating
+    leaves only; both losses are scalars; train and test data fit each other (where the task is a
+    `Task`); and, if the arguments are concrete arrays, both losses are finite where learning
+    starts. `meta_loss` makes the checks by itself, those on shapes once for each shape.
     """
-    shapes(problem, theta, task)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((theta, task))):
-        return
-
-    @jax.jit  # one compilation, where there would be one an operation
-    def first(theta: PyTree, task: PyTree) -> tuple[jax.Array, jax.Array]:
-        loss, phi = problem.loss(theta, task), problem.init(theta, task)
-        return loss(phi), loss.outer(phi)
-
-    for name, value in zip(("inner", "outer"), first(theta, task), strict=True):
-        if not jnp.isfinite(value):
-            raise ValueError(
-                f"problem.{name}: the loss is {value} where learning starts; look for NaN or "
-                "infinity in the task's data and in theta, or for logarithms and divisions of 0."
-            )
+    loss = Loss(problem, theta, z, key)
+    check_shapes(loss)
+    check_finite(*jax.jit(start_losses(problem))(theta, z))
 
 
-def shapes(problem: Problem, theta: PyTree, task: PyTree) -> None:
+def check_shapes(loss: Loss) -> None:
     """The part of `check` that needs no arithmetic: types and shapes, at trace time."""
-    _floating("theta", theta)
-    if isinstance(task, Task):
-        _halves(task)
-    phi = jax.eval_shape(problem.init, theta, task)
-    _floating("phi (what problem.init returns)", phi)
-    z = jax.eval_shape(problem.encoded, theta, task)
-    for name in ("inner", "outer"):
-        value = jax.eval_shape(getattr(problem, name), phi, theta, z)
+    problem, theta, z = loss.problem, loss.theta, loss.z
+    check_floating("theta", theta)
+    if isinstance(z, Task):
+        _check_halves(z)
+    _check_arity("init", problem.init, ("theta", "z"))
+    phi = jax.eval_shape(problem.init, theta, z)
+    check_floating("phi (what problem.init returns)", phi)
+    for name, function in (("inner", problem.inner), ("outer", problem.outer)):
+        _check_arity(name, function, ("phi", "theta", "z"))
+        value = jax.eval_shape(function, phi, theta, z)
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
                 f"problem.{name}: must return one floating number, not {value}; take the mean or "
@@ -51,17 +45,57 @@ def shapes(problem: Problem, theta: PyTree, task: PyTree) -> None:
             )
 
 
-def _floating(name: str, tree: PyTree) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype: Any = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+def start_losses(problem: Problem) -> Callable[[PyTree, PyTree], tuple[Scalar, Scalar]]:
+    """`(theta, z) -> (inner, outer)` where learning starts."""
+
+    def losses(theta: PyTree, z: PyTree) -> tuple[Scalar, Scalar]:
+        loss, phi = Loss(problem, theta, z), problem.init(theta, z)
+        return loss.inner(phi), loss.outer(phi)
+
+    return losses
+
+
+def check_finite(inner: Scalar, outer: Scalar) -> None:
+    """Raise if one of the losses where learning starts is known and not finite."""
+    for name, value in (("inner", inner), ("outer", outer)):
+        if not isinstance(value, jax.core.Tracer) and not jnp.isfinite(value):
             raise ValueError(
-                f"{name}: leaf {jax.tree_util.keystr(path) or 'itself'} is {dtype}, but only "
-                "floating leaves can be learned; convert it, or keep it in the task."
+                f"problem.{name}: the loss is {value} where learning starts; look for NaN or "
+                "infinity in the task's data and in theta, or for logarithms and divisions of 0."
             )
 
 
-def _halves(task: Task) -> None:
+def _check_arity(name: str, function: Callable[..., PyTree], arguments: tuple[str, ...]) -> None:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"problem.{name}: is called with ({', '.join(arguments)}), which it does not take "
+            f"({error}); give it these arguments, used or not."
+        ) from error
+    except ValueError:  # a builtin, which tells nothing of what it takes
+        return
+
+
+def check_floating(name: str, tree: PyTree) -> None:
+    """Raise if a leaf of the tree cannot be learned."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        place = jax.tree_util.keystr(path) or "itself"
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise TypeError(
+                f"{name}: leaf {place} is {type(leaf).__name__}, which is no array; keep what is "
+                "not learned outside (equinox.partition, a closure)."
+            ) from None
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"{name}: leaf {place} is {dtype}, but only floating leaves can be learned; "
+                "convert it, or keep it in the task."
+            )
+
+
+def _check_halves(task: Task) -> None:
     for name, (x, y) in (("train", task.train), ("test", task.test)):
         counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves((x, y))}
         if len(counts) > 1:

@@ -1,44 +1,121 @@
-"""The contrast of phases: one backward pass for a whole stencil, with every phi held fixed."""
+"""The contrast of phases: the one place where nudged phases are run and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from ._problem import Loss, Problem, PyTree
-
-
-class Encoded(NamedTuple):
-    """A task, encoded once: `z`, and how a gradient by z walks back to theta."""
-
-    problem: Problem
-    theta: PyTree
-    z: PyTree
-    pull_back: Callable[[PyTree], tuple[PyTree]]
-
-    def contrast(self, nodes: Sequence[Any], weights: Sequence[Any], phis: list[PyTree]) -> PyTree:
-        """`d/dtheta sum_k w_k L(phi_k, theta, b_k)` at fixed phi_k: the meta-gradient.
-
-        Phases that saw the same encoded task share its gradient, so the encoder is walked back
-        through only once.
-        """
-
-        def combined(theta: PyTree, z: PyTree) -> jax.Array:
-            values: list[jax.Array] = [
-                w * Loss(self.problem, theta, z, b)(phi)
-                for w, b, phi in zip(weights, nodes, phis, strict=True)
-            ]
-            return jnp.real(jnp.sum(jnp.stack(values)))
-
-        if self.problem.encode is None:  # a task as it is need not be differentiable
-            return jax.grad(combined)(self.theta, self.z)
-        by_theta, by_z = jax.grad(combined, argnums=(0, 1), allow_int=True)(self.theta, self.z)
-        return jax.tree.map(jnp.add, by_theta, self.pull_back(by_z)[0])
+from ._complex import complexify
+from ._loss import LinearNudge, Loss, Nudge
+from ._solver._base import Solution, Solver, Start, run_solver
+from ._stencil import Stencil
+from ._types import PyTree, Scalar
 
 
-def encoded(problem: Problem, theta: PyTree, task: PyTree) -> Encoded:
-    """Encode the task."""
-    return Encoded(problem, theta, *jax.vjp(lambda theta: problem.encoded(theta, task), theta))
+class Phase(NamedTuple):
+    """A nudged phase: the loss that it minimised, and what it ended with."""
+
+    loss: Loss
+    solution: Solution
+
+
+def contrast(
+    loss: Loss,
+    phi_0: PyTree,
+    solver: Solver,
+    stencil: Stencil,
+    nudge: Callable[[Scalar | complex], Nudge],
+    *,
+    control: bool = False,
+    starts: Sequence[Start] | None = None,
+) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
+    """Run the nudged phases of a stencil, and contrast them by one backward pass.
+
+        d/d(theta, z)  sum_k w_k [ L_in + nudge(b_k) ](phi_k, theta, z)   at fixed phi_k,
+
+    with phi_k the minimiser at nudge b_k, and phi_0 that of the free phase, where the stencil
+    uses it.
+
+    Args:
+        loss: of the free phase.
+        phi_0: where that ended.
+        solver: of the nudged phases.
+        stencil: nodes and weights.
+        nudge: `beta -> Nudge`.
+        control: run the free phase once more, from `phi_0` and with this solver, and contrast with
+            that in place of `phi_0`; without effect where the stencil does not use it.
+        starts: of the phases, in their order: the control's, if there is one, and the nodes'.
+            Default: `phi_0` for each, with no memory.
+
+    Returns:
+        The derivatives by theta and by z (`float0` for leaves that are not floating), and the
+        phases that were run.
+    """
+    losses = [loss.nudged(nudge(b)) for b in stencil.nodes]
+    weights = list(stencil.weights)
+    if stencil.free is not None:
+        losses, weights = [loss, *losses], [stencil.free, *weights]
+    runs = losses if control or stencil.free is None else losses[1:]
+    starts = [Start(_like(phi_0, each)) for each in runs] if starts is None else starts
+    phases = [
+        Phase(each, run_solver(solver, each, start))
+        for each, start in zip(runs, starts, strict=True)
+    ]
+    phis = [phase.solution.phi for phase in phases]
+    phis = [phi_0, *phis] if len(runs) < len(losses) else phis
+
+    return contrast_at(losses, weights, phis), phases
+
+
+def contrast_at(
+    losses: Sequence[Loss], weights: Sequence[Scalar | complex], phis: Sequence[PyTree]
+) -> tuple[PyTree, PyTree]:
+    """`d/d(theta, z) sum_k w_k L_k(phi_k, theta, z)` at fixed phis, which have been found before.
+
+    All losses are of the same theta and z.
+    """
+
+    def combined(theta: PyTree, z: PyTree) -> Scalar:
+        values = [
+            w * each.at(theta, z)(phi)
+            for w, each, phi in zip(weights, losses, phis, strict=True)
+        ]
+        return jnp.real(jnp.sum(jnp.stack(values)))
+
+    return jax.grad(combined, (0, 1), allow_int=True)(losses[0].theta, losses[0].z)
+
+
+def _like(phi_0: PyTree, loss: Loss) -> PyTree:
+    """phi_0, in complex numbers where the nudge is one."""
+    is_complex = loss.nudge is not None and jnp.iscomplexobj(loss.nudge.beta)
+    return complexify(phi_0) if is_complex else phi_0
+
+
+def linear_contrast(
+    loss: Loss,
+    phi_0: PyTree,
+    v: PyTree,
+    solver: Solver,
+    stencil: Stencil,
+    *,
+    damping: float | None = None,
+    control: bool = False,
+    starts: Sequence[Start] | None = None,
+) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
+    """`v' dphi_0/d(theta, z)` for a cotangent `v` of phi_0: the contrast of linear nudges along it.
+
+    The nudge has length one and the contrast is multiplied by `|v|`, so that one beta fits
+    cotangents of all sizes. `damping` as of `LinearNudge`, all else as of `contrast`.
+    """
+    size = optax.tree.norm(v)
+    along = optax.tree.scale(1 / jnp.where(size > 0, size, 1.0), v)
+    keep = damping is not None and not loss.samples  # else each view has a slope of its own
+    slope = jax.grad(loss.inner)(phi_0) if keep else None
+    nudge = partial(LinearNudge, direction=along, phi_0=phi_0, damping=damping, slope=slope)
+    points = stencil.scaled(size)
+    return contrast(loss, phi_0, solver, points, nudge, control=control, starts=starts)

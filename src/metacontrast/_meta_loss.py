@@ -1,50 +1,115 @@
-"""The bridge that makes `jax.grad` the chosen rule."""
+"""The frame around every estimator: it checks, compiles, and makes `jax.grad` the chosen rule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from ._check import check
-from ._diagnostics import Diagnostics
-from ._problem import Problem, PyTree
-from ._solve import Solver, settle
-
-
-class Estimator(Protocol):
-    """How a meta-gradient is obtained: anything with this one method."""
-
-    def value_and_grad(
-        self,
-        problem: Problem,
-        solve: Solver,
-        theta: PyTree,
-        task: PyTree,
-        key: jax.Array | None = None,
-    ) -> tuple[tuple[jax.Array, Diagnostics], PyTree]:
-        """`((meta-loss, diagnostics), meta-gradient)` of one task."""
-        ...
+from ._check import check_finite, check_shapes, start_losses
+from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
+from ._loss import Loss
+from ._problem import Problem
+from ._solver._base import Solver
+from ._solver._function import as_solver
+from ._types import Key, PyTree, Scalar
 
 
-def meta_loss(problem: Problem, solve: Solver, estimator: Estimator) -> Callable[..., jax.Array]:
-    """How well the learner learned, as an ordinary function whose gradient is the chosen rule.
+def meta_gradient(
+    problem: Problem, solver: Solver, estimator: Estimator, *, by_z: bool | None = None
+) -> Callable[..., MetaGradient]:
+    """The meta-gradient of one task with all that the estimator tells: see `MetaGradient`.
 
-    `loss(theta, task, key=None) = L_out(phi_0, theta, task)` with `phi_0` what `solve` found.
-    `jax.grad(loss)` is the estimator's meta-gradient, so `jit`, `vmap`, means over tasks,
-    reparameterised thetas and optax compose with it. Evaluated without a gradient, it runs the
-    free phase alone. Build it once: each new closure compiles anew.
+    `f(theta, z, key=None, starts=None)` gives the value, its gradients by theta and by z, the aux,
+    and the `phases`, which the next call can take as its `starts`: so the phases of one long task
+    go on from where they stopped while theta moves, a few steps a phase, or a single one. With
+    `descend(optax.sgd(a), 1)` and a beta that falls from call to call this is F2SA, the single-loop
+    first-order bilevel method (Kwon, Kwon, Wright, Nowak, 2023). The nudged phases must keep up
+    with theta: their lag is divided by beta.
+
+    Build it once and call it often, under `jit` or not: it compiles once for each shape.
 
     Args:
         problem: what is learned.
-        solve: how it is learned, any callable `solve(loss, phi0) -> phi`.
+        solver: how; a `Solver`, or any function that `as_solver` takes.
+        estimator: how the meta-gradient is obtained.
+        by_z: whether the gradient by z is wanted. Default: where the estimator gives it.
+
+    Raises:
+        ValueError: bad input, see `check`.
+        TypeError: `starts` for an estimator, or `by_z` of one, that does not have it; code that
+            JAX cannot trace.
+
+    Example: the penalty at which a ridge of one weight, `phi = 2 / (1 + theta^2)`, comes to be 1.
+        >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
+        >>> problem = mc.Problem(
+        ...     init=lambda theta, task: jnp.zeros(()),
+        ...     inner=lambda phi, theta, task: (phi - task) ** 2 + theta**2 * phi**2,
+        ...     outer=lambda phi, theta, task: (phi - 1.0) ** 2,
+        ... )
+        >>> step = mc.meta_gradient(problem, mc.descend(optax.sgd(0.1), 1), mc.Contrastive(0.1))
+        >>> theta, phases = jnp.array(0.5), None
+        >>> for _ in range(400):
+        ...     meta = step(theta, jnp.array(2.0), None, phases)
+        ...     theta, phases = theta - 0.1 * meta.by_theta, meta.phases
+        >>> round(float(theta), 2)
+        1.0
+    """
+    solver = as_solver(solver)
+    wanted = estimator.by_z if by_z is None else by_z
+    if wanted and not estimator.by_z:
+        raise TypeError(_no_gradient_by_z(estimator))
+    check_start = _checker(problem)
+
+    @jax.jit
+    def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
+        meta = estimator.value_and_grad(
+            Loss(problem, theta, z, key, by_z=wanted), solver, starts
+        )
+        return meta._replace(
+            by_theta=_typed_like(theta, meta.by_theta),
+            by_z=_typed_like(z, meta.by_z) if wanted else None,
+        )
+
+    def gradient(
+        theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
+    ) -> MetaGradient:
+        if starts is not None and not estimator.warm_start:
+            raise TypeError(
+                f"starts: {estimator!r} looks at where learning started and cannot go on from "
+                "earlier phases; use Contrastive or Implicit, or leave starts out."
+            )
+        check_start(theta, z, key)
+        meta = _traced(run, theta, z, key, starts)
+        if not isinstance(meta.value, jax.core.Tracer):
+            estimator.check_aux(meta.aux)
+        return meta
+
+    return gradient
+
+
+def meta_loss(
+    problem: Problem, solver: Solver, estimator: Estimator
+) -> Callable[[PyTree, PyTree, Key | None], Scalar]:
+    """How well the learner learned, as an ordinary function whose gradient is the chosen rule.
+
+    `loss(theta, z, key=None) = L_out(phi_0, theta, z)` with `phi_0` what the solver ended with. Its
+    derivatives by theta and by z are the estimator's meta-gradient, so `jit`, `vmap`, means over
+    tasks, reparameterised thetas, features of a slow body and optax compose with it. Evaluated
+    without a gradient, it runs the free phase alone. Forward mode works too, and second derivatives
+    are those of what the estimator computes. Build it once: each new one compiles anew.
+
+    Args:
+        problem: what is learned.
+        solver: how; a `Solver`, or any function that `as_solver` takes.
         estimator: how the meta-gradient is obtained.
 
     Raises:
-        TypeError: when the gradient with respect to the task is asked for. The rule does not
-            give it, and it must not pass for zero.
         ValueError: bad input, see `check`.
+        TypeError: when the gradient by z is asked of an estimator that does not give it (it must
+            not pass for zero); code that JAX cannot trace.
 
     Example: learn an l2 penalty for ridge regression.
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -61,30 +126,96 @@ def meta_loss(problem: Problem, solve: Solver, estimator: Estimator) -> Callable
         >>> bool(jax.grad(loss)(0.0, task) > 0)  # the data are noiseless: penalise less
         True
     """
+    solver = as_solver(solver)
+    by_theta = meta_gradient(problem, solver, estimator, by_z=False)
+    by_both = meta_gradient(problem, solver, estimator) if estimator.by_z else None
+    check_start = _checker(problem)
 
-    @jax.custom_vjp
-    def loss(theta: PyTree, task: PyTree, key: Any) -> jax.Array:
-        free = problem.loss(theta, task, key=key)
-        return free.outer(settle(solve, free, problem.init(theta, task)).phi)
+    @jax.jit
+    def free(theta: PyTree, z: PyTree, key: Key | None) -> Scalar:
+        loss = Loss(problem, theta, z, key)
+        return loss.outer(free_phase(loss, solver).phi)
 
-    def forward(theta: Any, task: Any, key: Any) -> tuple[jax.Array, PyTree]:
-        if any(leaf.perturbed for leaf in jax.tree.leaves(task)):
-            raise TypeError(
-                "task: the gradient of a meta_loss with respect to the task is not defined by the "
-                "rule; make what you want to learn of it (its weights, say) a part of theta."
-            )
-        theta, task, key = jax.tree.map(lambda leaf: leaf.value, (theta, task, key))
-        check(problem, theta, task)  # again: here an eager jax.grad knows the numbers
-        (value, _), grad = estimator.value_and_grad(problem, solve, theta, task, key)
-        return value, grad
+    @jax.custom_jvp
+    def loss(theta: PyTree, z: PyTree, key: Key | None) -> Scalar:
+        return _traced(free, theta, z, key)
 
-    def backward(grad: PyTree, cotangent: Any) -> tuple[PyTree, None, None]:
-        return jax.tree.map(lambda g: g * cotangent, grad), None, None
+    def derivative(
+        primals: tuple[PyTree, PyTree, Key | None], tangents: tuple[PyTree, PyTree, PyTree]
+    ) -> tuple[Scalar, Scalar]:
+        theta_tangent, z_tangent, _ = tangents
+        of_z = any(not isinstance(t, SymbolicZero) for t in jax.tree.leaves(z_tangent))
+        if of_z and by_both is None:
+            raise TypeError(_no_gradient_by_z(estimator))
+        meta = by_both(*primals) if of_z and by_both is not None else by_theta(*primals)
+        terms = _products(meta.by_theta, theta_tangent)
+        terms += _products(meta.by_z, z_tangent) if of_z else []
+        tangent = sum((t.astype(meta.value.dtype) for t in terms), jnp.zeros_like(meta.value))
+        return meta.value, tangent
 
-    loss.defvjp(forward, backward, symbolic_zeros=True)
+    loss.defjvp(derivative, symbolic_zeros=True)
 
-    def checked(theta: PyTree, task: PyTree, key: jax.Array | None = None) -> jax.Array:
-        check(problem, theta, task)
-        return loss(theta, task, key)
+    def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
+        check_start(theta, z, key)
+        return loss(theta, z, key)
 
     return checked
+
+
+def _checker(problem: Problem) -> Callable[[PyTree, PyTree, Key | None], None]:
+    """`check`, of which the part on shapes is made once a shape."""
+    known: set[PyTree] = set()
+    losses = jax.jit(start_losses(problem))
+
+    def check_start(theta: PyTree, z: PyTree, key: Key | None) -> None:
+        leaves, structure = jax.tree.flatten((theta, z))
+        shapes = (structure, tuple(map(_kind, leaves)))
+        if shapes not in known:
+            check_shapes(Loss(problem, theta, z, key))
+            known.add(shapes)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            check_finite(*losses(theta, z))
+
+    return check_start
+
+
+def _kind(leaf: PyTree) -> PyTree:
+    """What a leaf looks like to a compiler; of something that is no array, its type."""
+    return (
+        (leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else (type(leaf), jnp.shape(leaf))
+    )
+
+
+def _traced(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """What `run` returns; where it cannot be traced, an error that says what to do."""
+    try:
+        return run(*arguments)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            "solver: it, or the problem, asks for numbers where JAX traces arrays "
+            f"({str(error).splitlines()[0]}). Write it with jax.numpy, or wrap it in "
+            "jax.pure_callback; learners outside JAX are for metacontrast.external."
+        ) from error
+
+
+def _typed_like(tree: PyTree, grads: PyTree) -> PyTree:
+    """The gradients in the types of what they are by."""
+    return jax.tree.map(
+        lambda x, g: g if g.dtype == jax.dtypes.float0 else g.astype(jnp.result_type(x)),
+        tree,
+        grads,
+    )
+
+
+def _products(grads: PyTree, tangents: PyTree) -> list[Scalar]:
+    """`<g, t>` of each leaf that has a tangent."""
+    is_leaf = lambda t: isinstance(t, SymbolicZero)
+    pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(tangents, is_leaf=is_leaf), strict=True)
+    return [jnp.sum(g * t) for g, t in pairs if not is_leaf(t) and t.dtype != jax.dtypes.float0]
+
+
+def _no_gradient_by_z(estimator: Estimator) -> str:
+    return (
+        f"z: {estimator!r} gives no gradient by the task; use Contrastive, Implicit or Unrolled, "
+        "or make what you want to learn of the task (its weights, say) a part of theta."
+    )

@@ -1,15 +1,19 @@
-"""What is learned: a problem, its tasks, and the augmented loss of one task."""
+"""What is learned: a problem, its tasks, and what its losses offer to a solver."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
-PyTree: TypeAlias = Any
-Scalar: TypeAlias = Any  # a jax.Array without axes
+from ._synapse import Synapse
+from ._types import Key, PyTree, Scalar
+
+LossFunction: TypeAlias = Callable[[PyTree, PyTree, PyTree], Scalar]
 
 
 class Data(NamedTuple):
@@ -32,94 +36,154 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is learned: fast parameters `phi` given slow meta-parameters `theta` and a task.
+    """What is learned: fast parameters `phi` given slow meta-parameters `theta` and a task `z`.
 
     The free phase minimises `inner` over phi; `outer` judges what was learned and is what the
     meta-gradient improves:
 
-        phi_0 = argmin_phi L_in(phi, theta, task),   meta-loss = L_out(phi_0, theta, task).
+        phi_0 = argmin_phi L_in(phi, theta, z),   meta-loss = L_out(phi_0, theta, z).
+
+    `z` is whatever a task hands to its losses, any pytree: data, keys, or features that a slow body
+    has made of data, since a `meta_loss` has a gradient by `z` too and composes with functions.
 
     Args:
-        init: `(theta, task) -> phi`, where learning starts. All leaves floating.
+        init: `(theta, z) -> phi`, where learning starts. All leaves floating.
         inner: `(phi, theta, z) -> scalar`, the loss the learner minimises.
         outer: `(phi, theta, z) -> scalar`, the loss on held-out data.
-        encode: `(theta, task) -> z`, whatever does not depend on phi: features of a slow body,
-            normalised inputs. Computed once a task, and differentiated once. Default: `z = task`.
         sample: `(z, key) -> z`, one random view of `z`, for stochastic learners: a mini-batch, a
             dropout mask, fresh noise. Solvers see views; losses and contrasts are taken on `z`
             itself. Step `t` of *every* phase draws with the same key, because noise that differs
             between phases would be divided by beta. Default: no sampling.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> problem = Problem(
+        >>> import jax.numpy as jnp, metacontrast as mc
+        >>> problem = mc.Problem(
         ...     init=lambda theta, task: theta,
         ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
         ...     outer=lambda phi, theta, task: (phi - 1.0) ** 2,
         ... )
-        >>> float(problem.loss(jnp.array(0.0), jnp.array(2.0), beta=0.5)(jnp.array(1.0)))
-        2.0
+        >>> loss = mc.Loss(problem, theta=jnp.array(0.0), z=jnp.array(2.0))
+        >>> float(loss(jnp.array(1.0))), float(loss.outer(jnp.array(3.0)))
+        (2.0, 4.0)
     """
 
     init: Callable[[PyTree, PyTree], PyTree]
-    inner: Callable[[PyTree, PyTree, PyTree], Scalar]
-    outer: Callable[[PyTree, PyTree, PyTree], Scalar]
-    encode: Callable[[PyTree, PyTree], PyTree] | None = None
-    sample: Callable[[PyTree, jax.Array], PyTree] | None = None
-
-    def encoded(self, theta: PyTree, task: PyTree) -> PyTree:
-        """`z`, what `inner` and `outer` are handed: the task, encoded where there is an encoder."""
-        return task if self.encode is None else self.encode(theta, task)
-
-    def loss(
-        self, theta: PyTree, task: PyTree, beta: Any = 0.0, key: jax.Array | None = None
-    ) -> Loss:
-        """The augmented loss of one task, `L(phi) = L_in + beta L_out`."""
-        return Loss(self, theta, self.encoded(theta, task), beta, key)
+    inner: LossFunction
+    outer: LossFunction
+    sample: Callable[[PyTree, Key], PyTree] | None = None
 
 
-def is_free(beta: Any) -> bool:
-    """Whether `beta` is the number 0, known before anything runs: the nudge of a free phase."""
-    return isinstance(beta, int | float) and beta == 0
+class Squares(NamedTuple):
+    """`weight * sum_i residual(phi, examples_i)^2`; the leaves of `examples` have one row each."""
+
+    weight: Scalar | float
+    residual: Callable[[PyTree, PyTree], jax.Array]
+    examples: PyTree
 
 
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """The augmented loss `L(phi) = L_in(phi, theta, z) + beta L_out(phi, theta, z)` of one task.
+class Rest(NamedTuple):
+    """`weight * value(phi)`, a term that bends each weight of phi by itself.
 
-    This is what a solver minimises. Call it for the loss on all data; call `at` for the loss on
-    the random view of one step, which is the same view in every phase.
+    `stiffness(phi)` is half its curvature before it is weighted, one number a weight.
     """
 
-    problem: Problem
-    theta: PyTree
-    z: PyTree
-    beta: Any = 0.0
-    key: jax.Array | None = None
+    weight: Scalar | float
+    value: Callable[[PyTree], Scalar]
+    stiffness: Callable[[PyTree], PyTree]
 
-    def __call__(self, phi: PyTree) -> Scalar:
-        inner = self.problem.inner(phi, self.theta, self.z)
-        # The free phase must not pay for a test loss that it multiplies by zero.
-        if is_free(self.beta):
-            return inner
-        return inner + self.beta * self.problem.outer(phi, self.theta, self.z)
 
-    def at(self, phi: PyTree, step: Any) -> Scalar:
-        """The loss on the view drawn for `step`; on all data if the problem draws none."""
-        if self.problem.sample is None:
-            return self(phi)
-        if self.key is None:
-            raise ValueError(
-                "key: this problem samples (Problem(sample=...)), so its learner is stochastic; "
-                "pass a jax.random.key as the argument after the task."
-            )
-        z = self.problem.sample(self.z, jax.random.fold_in(self.key, step))
-        return replace(self, z=z)(phi)
+class Split(NamedTuple):
+    """A loss of phi as a sum of squares and of rests: what a least-squares solver works with."""
 
-    def outer(self, phi: PyTree) -> Scalar:
-        """`L_out` alone, on all data."""
-        return self.problem.outer(phi, self.theta, self.z)
+    squares: tuple[Squares, ...] = ()
+    rests: tuple[Rest, ...] = ()
 
-    def nudged(self, beta: Any) -> Loss:
-        """The same loss at another nudge `beta`, with the same random numbers."""
-        return replace(self, beta=beta)
+    def plus(self, other: Split, weight: Scalar | float = 1.0) -> Split:
+        """The split of this loss plus `weight` times the other."""
+        squares = tuple(s._replace(weight=weight * s.weight) for s in other.squares)
+        rests = tuple(r._replace(weight=weight * r.weight) for r in other.rests)
+        return Split(self.squares + squares, self.rests + rests)
+
+
+class InverseCurvature(Protocol):
+    """`(d2L/dphi2 + damping)^-1`, factorised: a pytree of arrays, for a solver to carry along."""
+
+    def apply(self, g: PyTree) -> PyTree:
+        """The product with `g`, of phi's structure."""
+
+
+class Objective(ABC):
+    """A loss `(phi, theta, z) -> scalar`; what a solver may know of it besides is a method.
+
+    Most losses are plain functions, which `Problem` takes as they are. A loss that offers more is
+    a subclass, as `LeastSquares` is.
+    """
+
+    @abstractmethod
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+
+    def split(self, theta: PyTree, z: PyTree) -> Split | None:
+        """The loss as squares and rests, for `gauss_newton`; None if it is not of that form."""
+        return None
+
+    def inverse_curvature(
+        self, theta: PyTree, z: PyTree, damping: float = 0.0
+    ) -> InverseCurvature | None:
+        """Of a loss whose curvature is known and the same at every phi; else None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Plain(Objective):
+    """A function of which nothing but its value is known."""
+
+    value: LossFunction
+
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+        return self.value(phi, theta, z)
+
+
+@dataclass(frozen=True)
+class LeastSquares(Objective):
+    """A loss that is a sum of squares, and says so, for `Problem(inner=..., outer=...)`.
+
+        L(phi, theta, z) = sum_i residual(phi, theta, example_i)^2 + prior(theta).pull(phi)
+
+    To every solver it is a loss like any other; `gauss_newton` also uses its parts.
+
+    Args:
+        residual: `(phi, theta, example) -> array` of any shape, for one example.
+        data: `z -> examples`, a pytree whose leaves have one row an example.
+        prior: `theta -> Synapse`, which pulls phi. Default: none.
+
+    Example:
+        >>> loss = LeastSquares(lambda phi, theta, x: phi - x, data=lambda z: z)
+        >>> float(loss(jnp.array(1.0), None, jnp.array([0.0, 3.0])))
+        5.0
+    """
+
+    residual: Callable[[PyTree, PyTree, PyTree], jax.Array]
+    data: Callable[[PyTree], PyTree]
+    prior: Callable[[PyTree], Synapse] | None = None
+
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
+        """The scalar loss."""
+        residuals = jax.vmap(lambda example: self.residual(phi, theta, example))(self.data(z))
+        squares = jnp.sum(residuals**2)
+        return squares if self.prior is None else squares + self.prior(theta).pull(phi)
+
+    def split(self, theta: PyTree, z: PyTree) -> Split:
+        """The squares of the data, and the pull of the prior."""
+        residual = lambda phi, example: self.residual(phi, theta, example)
+        squares = (Squares(1.0, residual, self.data(z)),)
+        if self.prior is None:
+            return Split(squares)
+        synapse = self.prior(theta)
+        return Split(squares, (Rest(1.0, synapse.pull, synapse.strengths),))
+
+
+def objective(loss: LossFunction) -> Objective:
+    """The loss itself if it offers its structure, else one that offers nothing but its value."""
+    return loss if isinstance(loss, Objective) else Plain(loss)

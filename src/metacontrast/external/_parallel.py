@@ -11,7 +11,7 @@ import numpy as np
 from .._contrastive import Contrastive
 from .._problem import PyTree
 from ..train import DivergedError
-from ._optional import optional
+from .._optional import optional
 from ._rule import Learner, value_and_grad
 
 
@@ -63,7 +63,7 @@ def meta_gradient(
     """
     if len(tasks) == 0:
         raise ValueError("tasks: there is none to learn; give at least one.")
-    joblib = optional("joblib")
+    joblib = optional("joblib", extra="sklearn")
     one = joblib.delayed(_attempt)
     found = joblib.Parallel(n_jobs=n_jobs)(one(learner, theta, task, rule) for task in tasks)
     failed = [(i, why) for i, why in enumerate(found) if isinstance(why, str)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._problem import PyTree, Task
-from ._optional import optional
+from .._optional import optional
 from ._rule import Learner
 from ._sklearn_losses import LOGISTIC, RIDGE, Kind
 
@@ -58,7 +58,7 @@ def reweighted(estimator: Any) -> Learner:
         >>> (grad["log_lam"] > 0).tolist()  # penalise the first less, the second more
         [True, False]
     """
-    model = optional("sklearn.linear_model")
+    model = optional("sklearn.linear_model", extra="sklearn")
     kind = {model.Ridge: RIDGE, model.LogisticRegression: LOGISTIC}.get(type(estimator))
     if kind is None:
         raise TypeError(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._problem import Data, Task
-from ._optional import optional
+from .._optional import optional
 
 
 class Kind(NamedTuple):
@@ -53,7 +53,7 @@ def _labels(task: Task) -> None:
 
 
 def _copy(estimator: Any, **settings: Any) -> Any:
-    return optional("sklearn.base").clone(estimator).set_params(**settings)
+    return optional("sklearn.base", extra="sklearn").clone(estimator).set_params(**settings)
 
 
 def _check_ridge(estimator: Any) -> None:

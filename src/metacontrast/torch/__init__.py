@@ -1,6 +1,6 @@
 """The contrastive rule for plain PyTorch: fills `.grad` of an `nn.Module`'s slow parameters."""
 
-from ..external._optional import optional
+from .._optional import optional
 
 optional("torch", extra="torch")  # before the files below need it, with a word on how to get it
 

@@ -1,0 +1,201 @@
+"""The contrastive meta-learning rule."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import jax
+
+from .._complex import require_analytic
+from .._contrast import Phase, contrast, linear_contrast
+from .._diagnostics import phase_diagnostics
+from .._loss import Loss, OuterNudge
+from .._solver._base import Solver, Start
+from .._stencil import Scheme, Stencil, stencil
+from .._types import Aux, PyTree, Scalar
+from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
+
+
+@dataclass(frozen=True)
+class Contrastive(Estimator):
+    """The contrastive meta-learning rule: learn freely, learn nudged, contrast the two.
+
+    With the augmented loss `L = L_in + beta L_out` and its minimiser `phi_beta`,
+
+        dL_out(phi_0)/d(theta, z) = lim_{beta -> 0} (1/beta) [ g(phi_beta, beta) - g(phi_0, 0) ],
+
+    where `g(phi, beta) = dL(phi, theta, z, beta)/d(theta, z)` at fixed phi. Only first derivatives;
+    memory does not depend on the number of training steps. The difference quotient is one of a
+    family (see `stencil`), `sum_k w_k g(phi_{b_k}, b_k)`. Its error is `O(beta^order)` from the
+    nudge plus `O(delta / beta)` from solvers that stop at a distance `delta` from the minimiser: a
+    small beta needs an accurate solver.
+
+    With `nudge="linear"` the outer loss is taken as straight where the free phase ended,
+
+        v = dL_out/dphi(phi_0),   phi_b = argmin_phi L_in + b <v / |v|, phi>,   times |v|,
+
+    to which comes the direct derivative of `L_out`. Nudged phases then see no test data, a negative
+    nudge is harmless, beta is a length in units of the gradient `dL_in/dphi`, and the symmetric
+    scheme is exact for quadratic inner losses, whatever beta. Where minimisers are many, it is the
+    gradient of the nearest one, and that of the outer nudge the gradient of the best.
+
+    Args:
+        beta: the nudge, finite and not 0. If negative, the nudge is away from the test loss.
+        scheme: "forward" (0, beta), the paper's; or "symmetric" (-beta, beta). A negative outer
+            nudge makes `L_in - |beta| L_out` unbounded below where `L_out` grows faster than
+            `L_in`, as in over-parameterised regression: keep beta below the ratio of their
+            curvatures, or take the linear nudge.
+            Or "holomorphic": `order` complex nudges on the circle of radius beta, of which half are
+            run, for losses analytic in phi (tanh, not ReLU) and a nudged solver that can learn in
+            complex numbers (`descend`, `until_converged`). A run that stops early keeps its order
+            with SGD and momentum; Adam and its kin divide by |g|^2, which is not analytic, and
+            keep it only where the phases converge.
+        order: in beta. Default 1 for forward, 2 for symmetric, 4 for holomorphic.
+        nudge: "outer", the paper's, or "linear".
+        damping: with the linear nudge, makes `phi_0` a stationary point of `L_in` and adds
+            `damping/2 |phi - phi_0|^2`: takes out the slope that a learner left which stopped
+            early, and holds up directions of negative curvature, at the price of a bias. At least
+            0. Default: the slope is left as it is.
+        nudged: solver of the nudged phases, which start at `phi_0`. Default: that of the free one.
+        control: run the phase at beta = 0 once more, from `phi_0` and with the nudged solver, and
+            contrast with that. What the solver does irrespective of the nudge (steps still to go, a
+            fresh Adam's first steps, the mini-batches of the phase) then cancels instead of being
+            divided by beta, for the price of one more phase. Ours, not the paper's; without effect
+            where a scheme does not use the node 0.
+
+    Raises:
+        ValueError: beta zero or not finite, an unknown scheme or nudge, an order that the scheme
+            lacks, damping with another nudge than the linear one, negative or with a control; with
+            the holomorphic scheme, a loss that is not analytic.
+        TypeError: with the holomorphic scheme, a solver that does not say it is `holomorphic`.
+
+    Reference: Zucchet, Schug, von Oswald, Zhao, Sacramento, "A contrastive rule for
+    meta-learning", NeurIPS 2022, https://arxiv.org/abs/2104.01677. The linear nudge is the linear
+    part of that of Scellier and Bengio, "Equilibrium propagation", 2017.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
+        >>> problem = mc.Problem(
+        ...     init=lambda theta, task: theta,
+        ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
+        ...     outer=lambda phi, theta, task: phi**2,
+        ... )
+        >>> solver = mc.descend(optax.sgd(0.1), steps=100)
+        >>> theta, task = jnp.array(1.0), jnp.array(3.0)
+        >>> for rule in (mc.Contrastive(0.01), mc.Contrastive(0.5, "symmetric", nudge="linear")):
+        ...     value, grad = jax.value_and_grad(mc.meta_loss(problem, solver, rule))(theta, task)
+        ...     print(round(float(value), 3), round(float(grad), 2))  # phi_0 = 2, its slope 1/2
+        4.0 1.99
+        4.0 2.0
+    """
+
+    beta: Scalar | float
+    scheme: Scheme = "forward"
+    order: int | None = None
+    nudge: Literal["outer", "linear"] = "outer"
+    damping: float | None = None
+    nudged: Solver | None = None
+    control: bool = False
+    by_z: ClassVar[bool] = True
+    warm_start: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        stencil(self.scheme, self.order, self.beta)
+        if self.nudge not in ("outer", "linear"):
+            raise ValueError(f"nudge: must be 'outer' or 'linear', not {self.nudge!r}.")
+        if self.damping is None:
+            return
+        if self.nudge != "linear" or self.control:
+            raise ValueError(
+                "damping: takes out the slope at phi_0 for a linear nudge; say nudge='linear', and "
+                "leave control=False, which would cancel the same slope once more."
+            )
+        if not (self.damping >= 0 and math.isfinite(self.damping)):
+            raise ValueError(
+                f"damping: must be at least 0 and finite, not {self.damping}; or None, to leave "
+                "the slope at phi_0 as it is."
+            )
+
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
+        """The meta-gradient of one task.
+
+        Its aux: `inner` and `outer` loss of the free phase and its `residual` (the norm of
+        `dL/dphi` where it stopped); the same of each nudged phase, `nudged_inner`,
+        `nudged_outer`, `nudged_residual`, its `distance` from `phi_0`, and `nudged_curvature`, that
+        of its loss between `phi_0` and where it stopped, as lists. A curvature that is not positive
+        tells that the phase has no minimum.
+        """
+        nudged = solver if self.nudged is None else self.nudged
+        if self.scheme == "holomorphic":
+            _require_holomorphic(nudged)
+            phi = loss.problem.init(loss.theta, loss.z)
+            require_analytic(loss, phi, outer=self.nudge == "outer")
+        free = free_phase(loss, solver, starts)
+        points = stencil(self.scheme, self.order, self.beta)
+        warm = None if starts is None else starts.nudged
+        if self.nudge == "outer":
+            value = loss.outer(free.phi)
+            grads, phases = contrast(
+                loss, free.phi, nudged, points, OuterNudge, control=self.control, starts=warm
+            )
+        else:
+            value, grads, phases = self._linear(loss, free.phi, nudged, points, warm)
+        return MetaGradient(
+            value,
+            *grads,
+            phase_diagnostics(loss, free.phi, [p for p in phases if p.loss.nudge is not None]),
+            Phases(start_from(free), tuple(start_from(phase.solution) for phase in phases)),
+        )
+
+    def check_aux(self, aux: Aux) -> None:
+        """Warn (`RuntimeWarning`) of a negative nudge that has no minimum to settle in."""
+        nodes = stencil(self.scheme, self.order, self.beta).nodes
+        names = ("nudged_curvature", "distance", "nudged_residual")
+        for beta, curvature, way, slope in zip(nodes, *(aux[n] for n in names), strict=True):
+            if isinstance(beta, complex) or not beta < 0:
+                continue
+            # By more than round-off: a hundredth of the slope it has reached.
+            if not curvature * way >= -0.01 * slope:
+                warnings.warn(
+                    f"beta: the nudge of {beta:.3g} leads down a slope that grows steeper "
+                    f"(curvature {curvature:.3g} on the way from phi_0): L_in - |beta| L_out is "
+                    "likely unbounded below, and the meta-gradient meaningless. Lower |beta| below "
+                    "the ratio of the curvatures of L_in and L_out, use nudge='linear' or "
+                    "scheme='forward' with a positive beta, or add a regulariser to L_in.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+
+    def _linear(
+        self,
+        loss: Loss,
+        phi_0: PyTree,
+        nudged: Solver,
+        points: Stencil,
+        starts: tuple[Start, ...] | None,
+    ) -> tuple[Scalar, tuple[PyTree, PyTree], list[Phase]]:
+        outer = jax.value_and_grad(
+            lambda phi, theta, z: loss.at(theta, z).outer(phi), (0, 1, 2), allow_int=True
+        )
+        value, (v, *direct) = outer(phi_0, loss.theta, loss.z)
+        through_phi, phases = linear_contrast(
+            loss, phi_0, v, nudged, points,
+            damping=self.damping, control=self.control, starts=starts,
+        )  # fmt: skip
+        return value, jax.tree.map(_add, tuple(direct), through_phi), phases
+
+
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    return a if a.dtype == jax.dtypes.float0 else a + b
+
+
+def _require_holomorphic(solver: Solver) -> None:
+    if not solver.holomorphic:
+        raise TypeError(
+            f"solver: the holomorphic scheme learns its nudged phases in complex numbers, which "
+            f"{solver!r} cannot; give Contrastive(nudged=descend(optax.sgd(...), ...)) or "
+            "until_converged, or say `holomorphic = True` of a solver that takes complex phi."
+        )

@@ -1,0 +1,153 @@
+"""Implicit differentiation: the meta-gradient from the condition that learning has converged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .._diagnostics import free_diagnostics
+from .._linear import LinearSolution, Vector, central_difference, cg, jvp
+from .._loss import Loss
+from .._solver._base import Solver, check_positive_int
+from .._types import Aux, PyTree, Scalar
+from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
+
+Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
+LARGEST = 4096  # weights, of which "exact" makes a square matrix
+
+
+@dataclass(frozen=True)
+class Implicit(Estimator):
+    """The gradient at a minimiser of the inner loss, by the implicit function theorem.
+
+        dL_out/dtheta - (d2 L_in / dphi dtheta)' u,    (H + damping) u = dL_out/dphi,
+
+    and the same by z, with `H = d2 L_in / dphi2`, all at the phi where the free phase stopped:
+    exact where that is a minimiser and u solves its equation. An init that is learned gets no
+    gradient.
+
+    | method   | u                                         | known as                              |
+    |----------|-------------------------------------------|---------------------------------------|
+    | cg       | conjugate gradient                        | Pedregosa, 2016; iMAML (Rajeswaran    |
+    |          |                                           | et al., 2019), whose H holds lambda   |
+    | neumann  | `rate * sum_k (1 - rate H)^k dL_out/dphi` | recurrent backpropagation (Liao et    |
+    |          |                                           | al., 2018; Lorraine et al., 2020)     |
+    | identity | `dL_out/dphi`                             | T1-T2 (Luketina et al., 2016)         |
+    | exact    | by the matrix H itself, for small phi     |                                       |
+
+    The "Hessian-free" iMAML of the published tables is another thing than `hessian_free` here: its
+    *learner* is a Newton-CG method. It is the solver `newton_cg(...)` with `Implicit("cg")`.
+
+    Args:
+        method: one of the above.
+        iterations: of cg, at most; terms of the Neumann series. The other two need none.
+        damping: added to H, at least 0. Makes an indefinite H positive, at the price of a bias.
+        rate: of the Neumann series, below 2 over the largest curvature, or it diverges.
+        hessian_free: no second derivatives: all products with them are central differences of
+            gradients, with an error of about 1e-10 (float64) or 1e-4 (float32) relative to them.
+
+    Raises:
+        ValueError: a bad argument; too many weights for "exact"; and, with concrete arrays, cg on a
+            Hessian with negative curvature. Where values are traced (`jit`, `vmap`) nothing can be
+            raised, and the gradient is NaN instead, with `curvature` in the aux not positive: a
+            gradient of a phi that is no minimum must not pass for one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
+        >>> problem = mc.Problem(
+        ...     init=lambda theta, task: theta,
+        ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
+        ...     outer=lambda phi, theta, task: phi**2,
+        ... )
+        >>> loss = mc.meta_loss(problem, mc.descend(optax.sgd(0.1), 100), mc.Implicit("cg"))
+        >>> round(float(jax.grad(loss)(jnp.array(1.0), jnp.array(3.0))), 4)  # 2 phi_0 / 2
+        2.0
+    """
+
+    method: Method = "cg"
+    iterations: int = 20
+    damping: float = 0.0
+    rate: float | None = None
+    hessian_free: bool = False
+    by_z: ClassVar[bool] = True
+    warm_start: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"method: unknown {self.method!r}; choose one of {get_args(Method)}.")
+        check_positive_int("iterations", self.iterations)
+        if not (self.damping >= 0 and math.isfinite(self.damping)):
+            raise ValueError(f"damping: must be at least 0 and finite, not {self.damping}.")
+        if self.method == "neumann" and not (self.rate and self.rate > 0):
+            raise ValueError(
+                f"rate: the Neumann series needs a positive one, not {self.rate}; the learning "
+                "rate of the inner loop is a good choice."
+            )
+
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
+        """The meta-gradient of one task.
+
+        Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
+        `iterations` taken; `curvature`, the smallest that cg met (NaN for other methods).
+        """
+        free = free_phase(loss, solver, starts)
+        phi, unravel = ravel_pytree(free.phi)
+        product = central_difference if self.hessian_free else jvp
+        slope = jax.grad(lambda x: loss.inner(unravel(x)))
+        b = jax.grad(lambda x: loss.outer(unravel(x)))(phi)
+        u = self._solve(lambda v: product(slope, phi, v) + self.damping * v, b)
+
+        def pulled(theta: PyTree, z: PyTree) -> Scalar:
+            at = loss.at(theta, z)
+            inner = product(lambda x: at.inner(unravel(x)), phi, u.x)
+            return at.outer(unravel(phi)) - inner
+
+        grads = jax.grad(pulled, (0, 1), allow_int=True)(loss.theta, loss.z)
+        # Not "curvature <= 0", which a NaN passes.
+        indefinite = ~(u.curvature > 0) & (self.method == "cg")
+        grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)
+        aux = free_diagnostics(loss, free.phi)
+        aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
+        return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
+
+    def check_aux(self, aux: Aux) -> None:
+        """Raise a `ValueError` where cg met negative curvature."""
+        if self.method == "cg" and not aux["curvature"] > 0:
+            raise ValueError(
+                f"solver: the inner Hessian has negative curvature ({aux['curvature']:.3g}) where "
+                "learning stopped, so that is no minimum and conjugate gradient does not apply: "
+                "learn for longer, add damping (above the curvature) or a regulariser, or use "
+                "Contrastive."
+            )
+
+    def _solve(self, matvec: Callable[[Vector], Vector], b: Vector) -> LinearSolution:
+        if self.method == "cg":
+            return cg(matvec, b, self.iterations)
+        u, iterations = b, 0
+        if self.method == "exact":
+            u = _dense(matvec, b)
+        elif self.method == "neumann":
+            rate, iterations = self.rate or 0.0, self.iterations
+            u = jax.lax.fori_loop(0, iterations, lambda _, u: u + rate * (b - matvec(u)), 0 * b)
+        size = jnp.linalg.norm(b)
+        residual = jnp.linalg.norm(matvec(u) - b) / jnp.where(size > 0, size, 1.0)
+        return LinearSolution(u, jnp.array(iterations), residual, jnp.array(jnp.nan))
+
+
+def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
+    if b.size > LARGEST:
+        raise ValueError(
+            f"method: 'exact' makes a matrix of all pairs of the {b.size} weights, and is meant "
+            f"for {LARGEST} at most; use 'cg'."
+        )
+    return jnp.linalg.solve(jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype)), b)
+
+
+def _nan_where(indefinite: jax.Array, grad: jax.Array) -> jax.Array:
+    return grad if grad.dtype == jax.dtypes.float0 else jnp.where(indefinite, jnp.nan, grad)

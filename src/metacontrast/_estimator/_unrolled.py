@@ -1,0 +1,110 @@
+"""Backpropagation through training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from .._diagnostics import free_diagnostics
+from .._loss import Loss
+from .._solver._base import Solver, State, advance, check_positive_int
+from .._types import Aux, PyTree, Scalar, Step
+from ._base import Estimator, MetaGradient, Starts
+
+
+@dataclass(frozen=True)
+class Unrolled(Estimator):
+    """The exact gradient of what the solver did: backpropagation through all of its steps.
+
+        d/d(theta, z) L_out(phi_T(theta, z), theta, z),   phi_T the solver's last iterate.
+
+    With `init=lambda theta, task: theta` this is MAML (Finn, Abbeel, Levine, 2017). It needs
+    second derivatives, memory that grows with the number of steps, and a solver that takes a fixed
+    number of steps (`descend`, not `until_converged`).
+
+    Args:
+        truncate: go back through the last `truncate` steps only, as if what came before had not
+            depended on theta and z (truncated backpropagation; Shaban, Cheng, Hatch, Boots, 2019).
+            Then an init that is learned gets no gradient. At least as many as the steps: all.
+        remat: keep every `sqrt(T)`-th of the T iterates and recompute those between when going
+            back: memory grows as `sqrt(T)`, for one more forward pass (Chen, Xu, Zhang, Guestrin,
+            2016). The gradient is the same.
+
+    Raises:
+        ValueError: `truncate` not a whole number of at least 1.
+        TypeError: a solver that stops at a tolerance.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
+        >>> problem = mc.Problem(
+        ...     init=lambda theta, task: theta,
+        ...     inner=lambda phi, theta, task: 0.5 * (phi - task) ** 2,
+        ...     outer=lambda phi, theta, task: 0.5 * phi**2,
+        ... )
+        >>> loss = mc.meta_loss(problem, mc.descend(optax.sgd(0.5), steps=1), mc.Unrolled())
+        >>> float(jax.grad(loss)(jnp.array(0.0), jnp.array(2.0)))  # phi_1 = 1, d phi_1 = 1/2
+        0.5
+    """
+
+    truncate: int | None = None
+    remat: bool = False
+    by_z: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.truncate is not None:
+            check_positive_int("truncate", self.truncate)
+
+    def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
+        """The meta-gradient; its aux: inner, outer, residual."""
+        if solver.tol is not None:
+            raise TypeError(
+                f"solver: Unrolled goes back through a fixed number of steps, and {solver!r} stops "
+                "at a tolerance; use descend, or another estimator (Contrastive, Implicit)."
+            )
+
+        def trained(theta: PyTree, z: PyTree) -> tuple[Scalar, Aux]:
+            at = loss.at(theta, z)
+            phi = self._train(solver, at)
+            return at.outer(phi), jax.lax.stop_gradient(free_diagnostics(at, phi))
+
+        grad = jax.value_and_grad(trained, (0, 1), has_aux=True, allow_int=True)
+        (value, aux), (by_theta, by_z) = grad(loss.theta, loss.z)
+        return MetaGradient(value, by_theta, by_z, aux)
+
+    def _train(self, solver: Solver, loss: Loss) -> PyTree:
+        skipped = max(solver.steps - (self.truncate or solver.steps), 0)
+        # Stopping what goes in, not only what comes out, keeps JAX from differentiating it.
+        fixed = replace(loss, theta=_stop(loss.theta), z=_stop(loss.z)) if skipped else loss
+        state = solver.init(fixed, loss.problem.init(fixed.theta, fixed.z))
+        if skipped:
+            state = _stop(advance(solver, fixed, _stop(state), 0, skipped)[0])
+        run = _advance_rematerialised if self.remat else _advance
+        return run(solver, loss, state, skipped, solver.steps - skipped).phi
+
+
+_stop = jax.lax.stop_gradient
+
+
+def _advance(solver: Solver, loss: Loss, state: State, first: Step, steps: int) -> State:
+    return advance(solver, loss, state, first, steps)[0]
+
+
+def _advance_rematerialised(
+    solver: Solver, loss: Loss, state: State, first: int, steps: int
+) -> State:
+    """The same, of which only the states between blocks of sqrt(steps) are kept."""
+    size = math.isqrt(steps)
+    blocks, rest = divmod(steps, size)
+
+    @jax.checkpoint
+    def block(state: State, start: Int[Array, ""]) -> tuple[State, None]:
+        return _advance(solver, loss, state, start, size), None
+
+    # The steps that fill no block come first.
+    state = _advance(solver, loss, state, first, rest)
+    return jax.lax.scan(block, state, first + rest + size * jnp.arange(blocks))[0]

@@ -1,0 +1,1 @@
+"""How a task is learned: solvers, and the one driver that runs them."""

@@ -1,0 +1,184 @@
+"""What a solver is, and the driver that runs any of them, whole or in parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._loss import Loss, as_loss
+from .._types import PyTree, Scalar, Step
+
+
+class State(NamedTuple):
+    """Where a solver is: `phi`, and what it remembers besides (an optimiser's moments).
+
+    `residual` is the norm of the gradient at phi, and `converged` whether that is small enough, for
+    solvers that know it.
+    """
+
+    phi: PyTree
+    memory: PyTree = None
+    residual: Float[Array, ""] | None = None
+    converged: Bool[Array, ""] | None = None
+
+
+class Solution(NamedTuple):
+    """What a run of a solver ended with.
+
+    `memory` is what the solver needs to go on from there (see `Start`); `steps` the steps taken;
+    `converged` whether its own tolerance was met, None if it has none; `residual` the norm of the
+    gradient where it stopped, None if it does not know it.
+    """
+
+    phi: PyTree
+    memory: PyTree = None
+    steps: Step = 1
+    converged: Bool[Array, ""] | None = None
+    residual: Float[Array, ""] | None = None
+
+
+class Start(NamedTuple):
+    """Where a phase begins: at `phi`, with the solver's `memory`, or without any."""
+
+    phi: PyTree
+    memory: PyTree = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ABC):
+    """A learner: how it begins, one step, and when it stops. Subclasses are frozen dataclasses.
+
+    A solver owes `step`, and `init` if it remembers more than phi; `run_solver` does the rest, and
+    can run a part of the steps, which is what truncation, rematerialisation and warm starts need. A
+    function of your own that runs from beginning to end is made one by `as_solver`.
+
+    Args:
+        steps: how many; at most so many, if there is a `tol`.
+        tol: on the Euclidean norm of `dL/dphi`, at which it stops. None: it takes all its steps.
+        holomorphic: whether it can learn in complex numbers.
+        carries: whether the memory that it ends a phase with is of use to the next one.
+        sampled: whether `step` is handed the view of that step, where the problem samples. None:
+            where there is no `tol`, since no run converges on views that change.
+
+    Example: gradient descent that takes the sign of the gradient.
+        >>> from dataclasses import dataclass
+        >>> import jax, jax.numpy as jnp, metacontrast as mc
+        >>> @dataclass(frozen=True)
+        ... class SignDescent(mc.Solver):
+        ...     rate: float
+        ...     def step(self, loss, state, t):
+        ...         slope = jax.grad(loss)(state.phi)
+        ...         move = lambda p, g: p - self.rate * jnp.sign(g)
+        ...         return state._replace(phi=jax.tree.map(move, state.phi, slope))
+        >>> float(SignDescent(0.1, steps=20)(lambda x: (x - 1.0) ** 2, jnp.array(0.0)).phi.round(1))
+        1.0
+    """
+
+    steps: int
+    tol: float | None = None
+    holomorphic: bool = False
+    carries: bool = False
+    sampled: bool | None = None
+
+    def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
+        """The state before the first step, with the memory of an earlier run if there is one."""
+        return State(phi)
+
+    @abstractmethod
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """The state after step `t`, which counts from 0 over the whole phase."""
+
+    def __call__(self, loss: Loss | Callable[[PyTree], Scalar], phi: PyTree) -> Solution:
+        """Run all steps from `phi` on a loss of phi: `run_solver(self, loss, Start(phi))`."""
+        return run_solver(self, as_loss(loss), Start(phi))
+
+
+def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:
+    """One phase: all steps of a solver, or as many as its tolerance needs."""
+    state = solver.init(loss, start.phi, start.memory)
+    state, taken = advance(solver, loss, state, 0, solver.steps)
+    converged = state.converged
+    if solver.tol is not None and state.residual is not None:
+        converged = state.residual <= solver.tol
+    _check_alike(solver, start.phi, state.phi)
+    memory = state.memory if solver.carries else None
+    return Solution(state.phi, memory, taken, converged, state.residual)
+
+
+def advance(
+    solver: Solver, loss: Loss, state: State, first: Step, steps: int
+) -> tuple[State, Step]:
+    """The state after `steps` further steps, of which `first` is the number of the first one."""
+    sampled = solver.tol is None if solver.sampled is None else solver.sampled
+
+    def step(state: State, t: Step) -> State:
+        return solver.step(loss.view(t) if sampled else loss, state, t)
+
+    if solver.tol is not None:
+        return _until(solver.tol, step, state, first, steps)
+    if steps == 1:  # one step may be a whole run of code that cannot be traced
+        return step(state, first), 1
+    if steps:
+        state, _ = jax.lax.scan(
+            lambda state, t: (step(state, t), None), state, first + jnp.arange(steps)
+        )
+    return state, steps
+
+
+def _until(
+    tol: float,
+    step: Callable[[State, Int[Array, ""]], State],
+    state: State,
+    first: Step,
+    steps: int,
+) -> tuple[State, Int[Array, ""]]:
+    """Steps until the residual is at most `tol`, `steps` of them at most.
+
+    Under `vmap` all tasks run until the slowest one has converged, and those that have are left
+    where they are.
+    """
+
+    def unfinished(carry: tuple[State, Int[Array, ""]]) -> Bool[Array, ""]:
+        # "not (residual <= tol)" would go on on a NaN until the steps are used up.
+        residual = jnp.asarray(carry[0].residual)
+        return (residual > tol) & (carry[1] < steps)
+
+    def one(carry: tuple[State, Int[Array, ""]]) -> tuple[State, Int[Array, ""]]:
+        return step(carry[0], first + carry[1]), carry[1] + 1
+
+    return jax.lax.while_loop(unfinished, one, (state, jnp.array(0)))
+
+
+def _check_alike(solver: Solver, first: PyTree, last: PyTree) -> None:
+    """Raise if a solver returns something else than the phi that it was given, changed."""
+    kind = lambda tree: jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
+    if (given := kind(first)) != (returned := kind(last)):
+        raise ValueError(
+            f"solver: {solver!r} returned phi as {returned}, but was given {given}; return the "
+            "same structure, shapes and types."
+        )
+
+
+def check_positive_int(name: str, n: object) -> None:
+    """Raise unless `n` is a whole number of at least 1."""
+    if not (isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1):
+        raise ValueError(f"{name}: must be a whole number of at least 1, not {n!r}.")
+
+
+def check_positive(name: str, x: float, hint: str = "") -> None:
+    """Raise unless `x` is a positive number; NaN is none."""
+    if not x > 0:
+        raise ValueError(f"{name}: must be positive, not {x}{'; ' + hint if hint else ''}.")
+
+
+def check_tol(tol: float, max_steps: int) -> None:
+    """Raise unless a run until `tol`, of at most `max_steps`, can end."""
+    check_positive_int("max_steps", max_steps)
+    check_positive("tol", tol, "with 0 no run ever converges")

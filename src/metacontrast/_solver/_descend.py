@@ -1,0 +1,115 @@
+"""Solvers by any optax optimiser, for a number of steps or until converged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import jax
+import optax
+
+from .._loss import Loss
+from .._types import PyTree, Scalar, Step
+from ._base import Solver, State, check_positive_int, check_tol
+
+# `(loss, phi, step, the optimiser's state) -> (value, gradient)`.
+Gradient: TypeAlias = Callable[[Loss, PyTree, Step, PyTree], tuple[Scalar, PyTree]]
+
+
+def from_state(loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+    """What a line search left in its state of the loss where it stopped, if it did."""
+    return optax.value_and_grad_from_state(loss)(phi, state=moments)
+
+
+def value_and_slope(
+    loss: Loss, phi: PyTree, t: Step = 0, moments: PyTree = None
+) -> tuple[Scalar, PyTree]:
+    """`jax.value_and_grad(loss)(phi)`; the complex derivative where phi is complex."""
+    holomorphic = any(jax.numpy.iscomplexobj(leaf) for leaf in jax.tree.leaves(phi))
+    return jax.value_and_grad(loss, holomorphic=holomorphic)(phi)
+
+
+@dataclass(frozen=True)
+class Descend(Solver):
+    """What `descend`, `until_converged` and `evolve` return: steps of an optax optimiser."""
+
+    optimizer: optax.GradientTransformation = field(repr=False)
+    gradient: Gradient = field(default=value_and_slope, repr=False)
+
+    def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
+        """The optimiser's own state; with a tolerance also the gradient, which is tested first."""
+        moments = self.optimizer.init(phi) if memory is None else memory[0]
+        return self._state(loss, phi, moments, 0)
+
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """One update. With a tolerance the gradient is that which was tested."""
+        moments, known = state.memory
+        value, slope = self.gradient(loss, state.phi, t, moments) if known is None else known
+        # Optimisers with a line search ask for more than the gradient; the others ignore it.
+        updates, moments = optax.with_extra_args_support(self.optimizer).update(
+            slope, moments, state.phi, value=value, grad=slope, value_fn=loss
+        )
+        return self._state(loss, optax.apply_updates(state.phi, updates), moments, t + 1)
+
+    def _state(self, loss: Loss, phi: PyTree, moments: PyTree, t: Step) -> State:
+        if self.tol is None:
+            return State(phi, (moments, None))
+        known = self.gradient(loss, phi, t, moments)
+        return State(phi, (moments, known), optax.tree.norm(known[1]))
+
+
+def descend(optimizer: optax.GradientTransformation, steps: int) -> Solver:
+    """A fixed number of steps of any optax optimiser.
+
+    Full-batch, or on one random view a step where the problem samples. Differentiable (a `scan`),
+    so it can be unrolled.
+
+    Args:
+        optimizer: for example `optax.adam(1e-2)`; also one that searches a line.
+        steps: how many, at least 1.
+    """
+    check_positive_int("steps", steps)
+    return Descend(optimizer, steps=steps, holomorphic=True, carries=True)
+
+
+def until_converged(
+    optimizer: optax.GradientTransformation, tol: float, max_steps: int = 10_000
+) -> Solver:
+    """Steps of any optax optimiser, on all data, until the gradient's norm is at most `tol`.
+
+    A `while_loop`: it costs what the task needs, and cannot be unrolled. Under `vmap` all tasks
+    run until the slowest one has converged, and those that have are left where they are.
+
+    Args:
+        optimizer: for example `optax.adam(1e-2)`.
+        tol: on the Euclidean norm of `dL/dphi`, over all leaves; positive.
+        max_steps: stop here in any case; the solution then says `converged=False`.
+    """
+    check_tol(tol, max_steps)
+    return Descend(optimizer, steps=max_steps, tol=tol, holomorphic=True, carries=True)
+
+
+def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:
+    """Limited-memory BFGS with a zoom line search, `optax.lbfgs`, on all data until converged.
+
+    Each phase starts with no memory of the curvature, because that of another loss would mislead
+    it. Under `vmap` all tasks run until the slowest one has converged.
+
+    Args:
+        tol: on the Euclidean norm of `dL/dphi`; positive. Below about the square root of the
+            type's precision no line search can see the loss fall, and `max_steps` ends the run.
+        max_steps: at most; the solution then says `converged=False`.
+        pairs: of steps and gradients that are kept.
+
+    Reference: Liu and Nocedal, 1989.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> loss = lambda x: jnp.sum((x**2 - 2.0) ** 2)
+        >>> lbfgs(1e-4)(loss, jnp.array([1.0, 3.0])).phi.round(3).tolist()
+        [1.414..., 1.414...]
+    """
+    check_tol(tol, max_steps)
+    check_positive_int("pairs", pairs)
+    return Descend(optax.lbfgs(memory_size=pairs), from_state, steps=max_steps, tol=tol)

@@ -1,0 +1,88 @@
+"""The complex synapse: each fast weight is pulled to a slow one, with a slow strength."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._types import PyTree, Scalar
+
+
+class Synapse(NamedTuple):
+    """Slow weights of a complex synapse; `pull` is what ties the fast weights phi to them.
+
+    With a fixed `log_lam` only the resting point omega is learned (the form of iMAML, Rajeswaran
+    et al., 2019); with `omega=None` it is an l2 penalty with one strength a weight.
+
+    Attributes:
+        omega: where phi is pulled to, of phi's structure and shapes. Default: zero.
+        log_lam: the logarithm of lambda, which keeps it positive: one number for all, or a tree of
+            phi's structure or a prefix of it (one number a layer, say) whose leaves broadcast
+            against those of phi.
+
+    Reference: Zucchet et al., 2022, section on complex synapses.
+
+    Example:
+        >>> phi = {"w": jnp.array([1.0, 3.0]), "b": jnp.array([2.0])}
+        >>> float(Synapse().pull(phi))
+        14.0
+        >>> omega = {"w": jnp.array([1.0, 1.0]), "b": jnp.array([0.0])}
+        >>> float(Synapse(omega, {"w": jnp.log(2.0), "b": 0.0}).pull(phi))
+        12.0
+    """
+
+    omega: PyTree = None
+    log_lam: PyTree = 0.0
+
+    def pull(self, phi: PyTree) -> Scalar:
+        """`sum_i lambda_i (phi_i - omega_i)^2`, without a factor 1/2, as in the paper."""
+        terms = jax.tree.map(
+            lambda log, p, o: jnp.sum(jnp.exp(log) * (p - o) ** 2),
+            broadcast(self.log_lam, phi),
+            phi,
+            self.resting_point(phi),
+        )
+        return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
+
+    def strengths(self, phi: PyTree) -> PyTree:
+        """lambda, one a weight of phi."""
+        return jax.tree.map(jnp.exp, broadcast(self.log_lam, phi))
+
+    def resting_point(self, phi: PyTree) -> PyTree:
+        """omega, of phi's structure."""
+        return jax.tree.map(jnp.zeros_like, phi) if self.omega is None else self.omega
+
+    def contrast(self, phi_0: PyTree, phi_beta: PyTree, beta: Float[Array, ""] | float) -> Synapse:
+        """The contrastive rule of this synapse in closed form; each weight sees only itself.
+
+            d omega_i    = -(2 lambda_i / beta) (phi_beta - phi_0)_i
+            d log lam_i  = (lambda_i / beta) [ (phi_beta - omega)_i^2 - (phi_0 - omega)_i^2 ]
+
+        The forward-difference `Contrastive` gradient of a loss that holds `pull` and has no other
+        theta. The second is summed over the weights that share one `log_lam`.
+
+        Args:
+            phi_0: where the free phase ended.
+            phi_beta: where the nudged one did.
+            beta: the nudge.
+
+        Returns:
+            The gradients of the meta-loss by `omega` and `log_lam`.
+        """
+        lam, omega = self.strengths(phi_0), self.resting_point(phi_0)
+        by_omega = jax.tree.map(lambda s, b, f: -2 * s / beta * (b - f), lam, phi_beta, phi_0)
+        by_weight = jax.tree.map(
+            lambda s, b, f, o: s / beta * ((b - o) ** 2 - (f - o) ** 2), lam, phi_beta, phi_0, omega
+        )
+        # The transpose of the broadcast sums over the weights that share a strength.
+        _, shared = jax.vjp(lambda log_lam: broadcast(log_lam, phi_0), self.log_lam)
+        return Synapse(by_omega, shared(by_weight)[0])
+
+
+def broadcast(strengths: PyTree, phi: PyTree) -> PyTree:
+    """`strengths`, a prefix of phi's tree, spread out to phi's structure and shapes."""
+    spread = lambda s, part: jax.tree.map(lambda p: jnp.broadcast_to(s, jnp.shape(p)), part)
+    return jax.tree.map(spread, strengths, phi)
