@@ -11,10 +11,20 @@ import joblib
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from problems import EPS, closed_form, meta_grad, newton, random_ridge, ridge, ridge_solution
+from problems import (
+    EPS,
+    closed_form,
+    forbidden,
+    meta_grad,
+    newton,
+    random_ridge,
+    ridge,
+    ridge_solution,
+)
 
 import metacontrast as mc
 from metacontrast import external
+from metacontrast._optional import optional
 from metacontrast.train import DivergedError
 
 RULES = {
@@ -25,45 +35,68 @@ RULES = {
 }
 
 
-def foreign(problem):
-    """The random ridge of `problems`, as a learner that hands NumPy arrays about."""
-    return external.Learner(
-        solve=lambda theta, task, beta, start: jax.device_get(ridge_solution(theta, task, beta)[0]),
-        inner=problem.inner,
-        outer=problem.outer,
-        slope=lambda phi, theta, task, beta: jax.device_get(
-            jax.grad(lambda theta: problem.loss(theta, task, beta)(phi))(theta)
-        ),
+# The random ridge of `problems`, as a learner that hands NumPy arrays about.
+_solution = jax.jit(lambda theta, task, beta: ridge_solution(theta, task, beta)[0])
+_slope = jax.jit(
+    jax.grad(
+        lambda theta, phi, task, beta: (
+            ridge.inner(phi, theta, task) + beta * ridge.outer(phi, theta, task)
+        )
     )
+)
+FOREIGN = external.Learner(
+    solve=lambda theta, task, beta, start: jax.device_get(_solution(theta, task, beta)),
+    inner=jax.jit(ridge.inner),
+    outer=jax.jit(ridge.outer),
+    slope=lambda phi, theta, task, beta: jax.device_get(_slope(theta, phi, task, beta)),
+)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_it_is_the_rule_of_jax(name):
     theta, task = random_ridge(0)
-    (value, told), grad = RULES[name].value_and_grad(
-        ridge, closed_form(ridge_solution), theta, task
-    )
-    (there, said), found = external.value_and_grad(foreign(ridge), theta, task, RULES[name])
-    assert there == pytest.approx(float(value), rel=1e3 * EPS)
-    for key in said:
-        np.testing.assert_allclose(said[key], told[key], rtol=1e-9, err_msg=key)
+    rule = RULES[name]
+    inside = mc.meta_gradient(ridge, closed_form(ridge_solution), rule)(theta, task)
+    outside = external.meta_gradient(FOREIGN, theta, task, rule)
+    assert outside.value == pytest.approx(float(inside.value), rel=1e3 * EPS)
+    assert {"inner", "outer", "nudged_inner", "nudged_outer", "distance"} == set(outside.aux)
+    for key, number in outside.aux.items():
+        np.testing.assert_allclose(number, inside.aux[key], rtol=1e-9, err_msg=key)
     # Each of the few slopes, about 1, is rounded by some tens of eps, and divided by beta.
     size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(theta))
     atol = 1e3 * EPS * max(1.0, size) / 0.01
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-10), found, grad)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-10)
+    jax.tree.map(close, outside.by_theta, inside.by_theta)
 
 
 def test_numerical_slopes_stand_in_for_analytic_ones():
     theta, task = random_ridge(1)
-    learner = foreign(ridge)
-    blind = external.Learner(learner.solve, learner.inner, learner.outer)
-    (_, said), exact = external.value_and_grad(learner, theta, task, RULES["symmetric"])
-    _, found = external.value_and_grad(blind, theta, task, RULES["symmetric"])
+    exact = external.meta_gradient(FOREIGN, theta, task, RULES["symmetric"])
+    blind = external.meta_gradient(replace(FOREIGN, slope=None), theta, task, RULES["symmetric"])
     # Two slopes, each with an error of 4e-11 of the loss' scale (see numerical_slope), over 2 beta.
-    scale = max(1.0, *said["nudged_inner"], *said["nudged_outer"])
+    scale = max(1.0, *exact.aux["nudged_inner"], *exact.aux["nudged_outer"])
     atol = 10 * 4e-11 * scale / 0.01
-    assert atol < 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(exact))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, exact)
+    assert atol < 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(exact.by_theta))
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=atol)
+    jax.tree.map(close, blind.by_theta, exact.by_theta)
+
+
+@pytest.mark.parametrize("slope", [None, "analytic"])
+@pytest.mark.parametrize("control", [False, True])
+def test_an_outer_loss_may_depend_on_theta_itself(slope, control):
+    # phi_0 = (task + theta) / 2, so that L_out = (phi_0 - theta)^2 = (task - theta)^2 / 4, of which
+    # d phi_0 / d theta gives one half and theta itself, twice and with the other sign, the rest.
+    theta, task, beta = 1.0, 3.0, 1e-3
+    by_theta = lambda phi, theta, task, beta: -2 * (1 + beta) * (phi - theta)
+    learner = external.Learner(
+        solve=lambda theta, task, beta, start: (task + (1 + beta) * theta) / (2 + beta),
+        inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
+        outer=lambda phi, theta, task: (phi - theta) ** 2,
+        slope=slope and by_theta,
+    )
+    meta = external.meta_gradient(learner, theta, task, mc.Contrastive(beta, control=control))
+    # Forward differences err by beta / 2 times the ratio of curvatures, 1/2, to leading order.
+    assert meta.by_theta == pytest.approx(-(task - theta) / 2, rel=beta)
 
 
 def test_numerical_slopes_do_not_touch_theta():
@@ -84,46 +117,48 @@ class Recorded:
     def __init__(self):
         self.calls = []
 
-    def learner(self, **others):
-        def solve(theta, task, beta, start):
-            self.calls.append((beta, start))
-            return np.array(len(self.calls), float)
+    def solve(self, theta, task, beta, start):
+        self.calls.append((beta, start))
+        return np.array(len(self.calls), float)
 
+    def learner(self, nudged=None):
         loss = lambda phi, theta, task: float(phi)
-        return external.Learner(solve, loss, loss, lambda *_: np.array(1.0))
+        return external.Learner(self.solve, loss, loss, lambda *_: np.array(1.0), nudged)
 
 
 def test_nudged_phases_start_at_phi_0():
     record = Recorded()
-    external.value_and_grad(record.learner(), 0.0, None, RULES["order 2"])
+    external.meta_gradient(record.learner(), 0.0, None, RULES["order 2"])
     assert record.calls == [(0.0, None), (0.01, 1.0), (0.02, 1.0)]
 
 
 def test_control_runs_the_free_phase_again():
     record = Recorded()
     rule = mc.Contrastive(beta=0.5, control=True)
-    external.value_and_grad(record.learner(), 0.0, None, rule)
+    external.meta_gradient(record.learner(), 0.0, None, rule)
     assert record.calls == [(0.0, None), (0.0, 1.0), (0.5, 1.0)]
 
 
 def test_nudged_phases_may_be_solved_otherwise():
     free, nudged = Recorded(), Recorded()
-    rule = mc.Contrastive(beta=0.5, nudged=nudged.learner().solve)
-    external.value_and_grad(free.learner(), 0.0, None, rule)
-    assert (free.calls, nudged.calls) == ([(0.0, None)], [(0.5, 1.0)])
+    learner, rule = free.learner(nudged.solve), mc.Contrastive(beta=0.5, control=True)
+    external.meta_gradient(learner, 0.0, None, rule)
+    assert (free.calls, nudged.calls) == ([(0.0, None)], [(0.0, 1.0), (0.5, 1.0)])
 
 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (mc.Contrastive(beta="auto"), "beta: 'auto' needs a learner in JAX"),
-        (mc.Contrastive(0.1, "holomorphic"), "scheme: learners outside JAX"),
-        (mc.Contrastive(0.1, carry=True), "carry: learners outside JAX"),
+        ({"scheme": "holomorphic"}, "scheme: learners outside JAX"),
+        ({"nudge": "linear"}, "nudge: learners outside JAX"),
+        ({"nudged": forbidden}, r"nudged: .* Learner\(nudged=...\)"),
     ],
 )
 def test_what_needs_jax_is_refused(rule, message):
+    record = Recorded()
     with pytest.raises(ValueError, match=message):
-        external.value_and_grad(Recorded().learner(), 0.0, None, rule)
+        external.meta_gradient(record.learner(), 0.0, None, mc.Contrastive(0.1, **rule))
+    assert record.calls == []
 
 
 # A black box: Rosenbrock's valley, bent towards theta. No closed form; Newton finds its minimum.
@@ -138,19 +173,20 @@ def target(phi, theta, task):
 
 
 def test_a_black_box_without_any_gradient():
-    theta, task, rule = jnp.array([1.0]), 0.8, mc.Contrastive(0.02, "symmetric")
-    learner = external.black_box(
-        lambda theta, task: np.zeros(2), valley, target, external.nelder_mead()
+    theta, task, rule = np.array([1.0]), 0.8, mc.Contrastive(0.02, "symmetric")
+    simplex = external.nelder_mead()
+    learner = external.black_box(lambda theta, task: np.zeros(2), valley, target, simplex)
+    (estimate,) = external.meta_gradient(learner, theta, task, rule).by_theta
+    problem, solver = mc.Problem(lambda theta, task: jnp.zeros(2), valley, target), newton(20)
+    contrast = jax.vmap(
+        lambda beta: meta_grad(problem, solver, replace(rule, beta=beta), jnp.array(theta), task)
     )
-    (_, _), found = external.value_and_grad(learner, theta, task, rule)
-    problem = mc.Problem(lambda theta, task: jnp.zeros(2), valley, target)
-    contrast = lambda beta: meta_grad(problem, newton(20), replace(rule, beta=beta), theta, task)
-    exact = meta_grad(problem, newton(20), mc.Implicit("exact"), theta, task)
+    coarse, fine = contrast(jnp.array([0.02, 0.01]))[:, 0]
+    (exact,) = meta_grad(problem, solver, mc.Implicit("exact"), jnp.array(theta), task)
     # The simplex is sqrt(eps) from the minimum, and the slope by theta, -2 (phi - theta), twice
     # that, over beta. The nudge itself: of the order beta^2, by Richardson, with a factor 2.
-    nudge = 2 * abs(contrast(0.02)[0] - contrast(0.01)[0]) / (1 - 1 / 4)
-    assert abs(found[0] - exact[0]) < 20 * np.sqrt(EPS) / 0.02 + nudge
-    assert 20 * np.sqrt(EPS) / 0.02 + nudge < 0.02 * abs(exact[0])
+    tol = 20 * np.sqrt(EPS) / 0.02 + 2 * abs(coarse - fine) / (1 - 1 / 4)
+    assert abs(estimate - exact) < tol < 0.02 * abs(exact)
 
 
 def test_a_simplex_that_does_not_converge_says_so():
@@ -180,12 +216,12 @@ RULE = mc.Contrastive(beta=1e-3)
 
 
 def check_mean(mean):
-    each = [external.value_and_grad(PULL, 1.0, task, RULE) for task in (3.0, 1.0, 2.0)]
-    assert mean.value == pytest.approx(np.mean([value for (value, _), _ in each]), rel=10 * EPS)
+    each = [external.meta_gradient(PULL, 1.0, task, RULE) for task in (3.0, 1.0, 2.0)]
+    assert mean.value == pytest.approx(np.mean([meta.value for meta in each]), rel=10 * EPS)
     with joblib.parallel_config("sequential"):
-        assert mean == external.meta_gradient(PULL, 1.0, TASKS, RULE)
-    assert mean.grad == pytest.approx(np.mean([grad for _, grad in each]), rel=10 * EPS)
-    assert [said["outer"] for said in mean.told] == [value for (value, _), _ in each]
+        assert mean == external.mean_meta_gradient(PULL, 1.0, TASKS, RULE)
+    assert mean.by_theta == pytest.approx(np.mean([meta.by_theta for meta in each]), rel=10 * EPS)
+    assert mean.aux == [meta.aux for meta in each]
     assert mean.failed == [
         (2, "its value or gradient is not finite"),
         (3, "RuntimeError: no data"),
@@ -195,7 +231,7 @@ def check_mean(mean):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_failed_tasks_are_left_out_and_counted(n_jobs):
     with joblib.parallel_config("loky"):
-        check_mean(external.meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=n_jobs))
+        check_mean(external.mean_meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=n_jobs))
 
 
 def test_tasks_on_a_dask_cluster():
@@ -206,27 +242,28 @@ def test_tasks_on_a_dask_cluster():
         Client(cluster) as client,
         joblib.parallel_config("dask"),
     ):
-        check_mean(external.meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=2))
+        check_mean(external.mean_meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=2))
         workers = set(client.run(os.getpid).values())
-        used = {said["outer"] for said in external.meta_gradient(where, 1.0, TASKS, RULE).told}
+        used = {aux["outer"] for aux in external.mean_meta_gradient(where, 1.0, TASKS, RULE).aux}
     assert used <= workers and os.getpid() not in workers
 
 
 def test_no_task_or_none_that_is_learned():
     with pytest.raises(ValueError, match="tasks: there is none"):
-        external.meta_gradient(PULL, 1.0, [], RULE)
+        external.mean_meta_gradient(PULL, 1.0, [], RULE)
     with pytest.raises(DivergedError, match="first because RuntimeError: no data"):
-        external.meta_gradient(PULL, 1.0, [-1.0, float("nan")], RULE)
+        external.mean_meta_gradient(PULL, 1.0, [-1.0, float("nan")], RULE)
 
 
 def test_an_absent_package_names_its_extra():
     with pytest.raises(ImportError, match=r"pip install 'metacontrast\[sklearn\]'"):
-        external._optional.optional("absent_package.part")
+        optional("absent_package.part", extra="sklearn")
 
 
-def test_without_torch_the_extra_is_named(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("metacontrast.torch")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    with pytest.raises(ImportError, match=r"pip install 'metacontrast\[torch\]'"):
-        importlib.import_module("metacontrast.torch")
+@pytest.mark.parametrize("name", ["torch", "optimistix"])
+def test_without_its_package_the_extra_is_named(monkeypatch, name):
+    for module in [module for module in sys.modules if module.startswith(f"metacontrast.{name}")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    with pytest.raises(ImportError, match=rf"pip install 'metacontrast\[{name}\]'"):
+        importlib.import_module(f"metacontrast.{name}")

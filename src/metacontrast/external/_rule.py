@@ -96,7 +96,7 @@ def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrasti
     points = real_stencil(rule)
     phi_0 = learner.solve(theta, task, 0.0, None)
     run = learner.solve if learner.nudged is None else learner.nudged
-    nodes, weights = ([float(np.real(x)) for x in part] for part in (points.nodes, points.weights))
+    nodes, weights = ([complex(x).real for x in part] for part in (points.nodes, points.weights))
     phases: list[tuple[float, float, PyTree]] = []  # weight, nudge and phi of each
     if points.free is not None:
         free = run(theta, task, 0.0, phi_0) if rule.control else phi_0
