@@ -159,8 +159,8 @@ LINEAR = mc.LeastSquares(lambda phi, theta, e: phi @ e.x - e.y, lambda task: tas
     ids=["no squares", "outer without squares", "no prior"],
 )
 def test_losses_it_cannot_take_apart_are_refused(inner, outer):
-    theta, task = random_quadratic(0)
-    loss = mc.Loss(mc.Problem(quadratic.init, inner, outer), theta, task)
+    theta, task = random_quadratic(0) if inner is quadratic.inner else random_ridge(0)
+    loss = nudged_loss(mc.Problem(quadratic.init, inner, outer), theta, task, 0.1)
     with pytest.raises(TypeError, match=r"gauss_newton needs .* LeastSquares"):
         mc.gauss_newton(3)(loss, theta.omega)
 
