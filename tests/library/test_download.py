@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import archives
 import pytest
-from test_sine import command
+from command import command
 
 from metacontrast.tasks import _sources, _structure
 from metacontrast.tasks._download import download

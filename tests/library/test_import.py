@@ -9,8 +9,8 @@ import zipfile
 import archives
 import numpy as np
 import pytest
+from command import command
 from PIL import Image
-from test_sine import command
 
 from metacontrast import tasks
 from metacontrast.tasks import _omniglot, _sources, _structure
