@@ -29,7 +29,8 @@ def keep_compiled() -> Path | None:
         the folder cannot be made, which warns.
     """
     given = os.environ.get(VARIABLE)
-    if given == "off" or jax.config.read("jax_compilation_cache_dir"):
+    known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if given == "off" or known:
         return None
     base = Path(given).expanduser() if given else user_cache() / "compiled"
     folder = base / _machine()
