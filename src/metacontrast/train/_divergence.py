@@ -1,4 +1,4 @@
-"""Learning that diverged: how it is told, and how a run ends that cannot go on."""
+"""Learning that diverged: how it is noticed, and how a run ends that cannot go on."""
 
 from __future__ import annotations
 
