@@ -31,8 +31,8 @@ def least_squares(predict, theta, x, y, rate):
 
     def of_network(predict):
         residual = lambda phi, theta, example: (predict(phi, example.x) - example.y) / 2
-        direct = lambda phi, theta, example: residual(phi, theta, example) + 0.1 * jnp.sum(
-            ravel_pytree(theta.omega)[0]
+        direct = lambda phi, theta, example: (
+            residual(phi, theta, example) + 0.1 * jnp.sum(ravel_pytree(theta.omega)[0])
         )
         return mc.Problem(
             init=lambda theta, task: theta.omega,

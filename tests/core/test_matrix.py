@@ -189,7 +189,9 @@ def test_contrasts(problem, solver, estimator):
     error = distance(column(problem, solver)[estimator].by_theta, truth(problem, estimator))
     # c1 beta^p is measured, to within what its own phases, solved to 1e-12, leave.
     floor = 2e-12 * (1 + cross(problem)[0]) / BETA
-    assert error < 1.01 * nudge_error(problem, estimator) + missed(problem, solver, estimator) + floor
+    assert (
+        error < 1.01 * nudge_error(problem, estimator) + missed(problem, solver, estimator) + floor
+    )
 
 
 @pytest.mark.parametrize(("problem", "solver"), COLUMNS)

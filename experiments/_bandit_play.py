@@ -4,32 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 import metacontrast as mc
-
-from ..tasks._wheel import ARMS, Pulled, contexts, regrets, rewards
+from metacontrast.tasks._wheel import ARMS, Pulled, contexts, regrets, rewards
 
 FIRST = 2 * ARMS  # pulls before anything is learned: two of each arm, in turn
-
-
-class Agent(NamedTuple):
-    """A player of contextual bandits.
-
-    Attributes:
-        start: `key -> state`.
-        act: `(state, x (n, 2), key) -> arms (n,)`.
-        learn: `(state, buffer, key) -> state`.
-        every: trials from one learning to the next.
-    """
-
-    start: Callable[[Any], Any]
-    act: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    learn: Callable[[Any, Any, jax.Array], Any]
-    every: int
 
 
 class Buffer(NamedTuple):
@@ -46,14 +30,42 @@ class Buffer(NamedTuple):
         x, y = jax.tree.map(lambda leaf: leaf[chosen], self.pulls)
         return mc.Data(x, y._replace(weight=jnp.where(few, rows < self.n, self.n / size)))
 
-    def add(self, at: Any, x: jax.Array, arm: jax.Array, reward: jax.Array) -> Buffer:
+    def add(self, at: jax.Array | int, x: jax.Array, arm: jax.Array, reward: jax.Array) -> Buffer:
         """With these pulls from row `at` on."""
         new = mc.Data(x, Pulled(arm, reward, jnp.ones_like(reward)))
         put = lambda old, rows: jax.lax.dynamic_update_slice_in_dim(old, rows, at, 0)
-        return Buffer(jax.tree.map(put, self.pulls, new), at + len(x))
+        return Buffer(jax.tree.map(put, self.pulls, new), jnp.asarray(at + len(x)))
 
 
-def played(agent: Agent, delta: Any, key: jax.Array, trials: int) -> tuple[Any, jax.Array]:
+class Agent(NamedTuple):
+    """A player of contextual bandits.
+
+    Attributes:
+        start: `key -> state`.
+        act: `(state, x (n, 2), key) -> arms (n,)`.
+        learn: `(state, buffer, key) -> state`.
+        every: trials from one learning to the next.
+    """
+
+    start: Callable[[jax.Array], PyTree]
+    act: Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+    learn: Callable[[PyTree, Buffer, jax.Array], PyTree]
+    every: int
+
+
+def uniform(every: int) -> Agent:
+    """The player that takes any arm, whatever it was paid."""
+    return Agent(
+        start=lambda key: jnp.zeros(()),
+        act=lambda state, x, key: jax.random.randint(key, (len(x),), 0, ARMS),
+        learn=lambda state, buffer, key: state,
+        every=every,
+    )
+
+
+def play(
+    agent: Agent, delta: jax.Array | float, key: jax.Array, trials: int
+) -> tuple[PyTree, jax.Array]:
     """The state after a game and the expected regret of each trial.
 
     Two pulls of each arm come first, then `trials` by the agent.
@@ -62,20 +74,22 @@ def played(agent: Agent, delta: Any, key: jax.Array, trials: int) -> tuple[Any, 
     the same ones.
     """
     total = FIRST + trials
-    seen, noisy, own = jax.random.split(key, 3)
-    x, noise = contexts(seen, total), jax.random.normal(noisy, (total,))
+    for_contexts, for_noise, own = jax.random.split(key, 3)
+    x, noise = contexts(for_contexts, total), jax.random.normal(for_noise, (total,))
     arms = jnp.arange(FIRST) % ARMS
     empty = mc.Data(
         jnp.zeros((total, 2)), Pulled(jnp.zeros(total, int), jnp.zeros(total), jnp.zeros(total))
     )
     first = rewards(x[:FIRST], arms, delta, noise[:FIRST])
     buffer = Buffer(empty, jnp.array(0)).add(0, x[:FIRST], arms, first)
-    starting, learning, acting = jax.random.split(own, 3)
-    state = agent.learn(agent.start(starting), buffer, learning)
+    to_start, to_learn, to_act = jax.random.split(own, 3)
+    state = agent.learn(agent.start(to_start), buffer, to_learn)
 
-    def block(carry: tuple[Any, Buffer], k: jax.Array) -> tuple[tuple[Any, Buffer], jax.Array]:
+    def block(
+        carry: tuple[PyTree, Buffer], k: jax.Array
+    ) -> tuple[tuple[PyTree, Buffer], jax.Array]:
         state, buffer = carry
-        act, learn = jax.random.split(jax.random.fold_in(acting, k))
+        act, learn = jax.random.split(jax.random.fold_in(to_act, k))
         at = FIRST + k * agent.every
         now = jax.lax.dynamic_slice_in_dim(x, at, agent.every)
         arm = agent.act(state, now, act)
@@ -87,13 +101,13 @@ def played(agent: Agent, delta: Any, key: jax.Array, trials: int) -> tuple[Any, 
     return state, jnp.concatenate([regrets(x[:FIRST], arms, delta), each.ravel()])
 
 
-def plays(agent: Agent, deltas: jax.Array, keys: jax.Array, trials: int) -> jax.Array:
-    """The regrets of `played` for each delta and key (deltas, keys, trials).
+def play_all(agent: Agent, deltas: jax.Array, keys: jax.Array, trials: int) -> jax.Array:
+    """The regrets of `play` for each delta and key (deltas, keys, trials).
 
     One game after the other: on CPUs products of single matrices are faster than those of stacks.
     `trials` are a multiple of `agent.every`.
     """
-    one = lambda pair: played(agent, pair[0], pair[1], trials)[1]
+    one = lambda pair: play(agent, pair[0], pair[1], trials)[1]
     pairs = (jnp.repeat(deltas, len(keys)), jnp.tile(keys, len(deltas)))
     each = jax.jit(partial(jax.lax.map, one))(pairs)
     return each.reshape(len(deltas), len(keys), -1)

@@ -3,21 +3,22 @@
 import json
 from dataclasses import replace
 
+import bandit
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from command import command
+from _bandit_figures import saved_regrets
+from _bandit_neural_linear import A0, B0, PRECISION, posterior
+from _bandit_play import FIRST, Agent, play, uniform
+from bandit import METHODS
 from problems import EPS
 
-from metacontrast.experiments import bandit
-from metacontrast.experiments._bandit_neural_linear import A0, B0, PRECISION, posterior
-from metacontrast.experiments._bandit_online import FIRST, Agent, played
 from metacontrast.tasks._wheel import mean_rewards, uniform_regret
 
 
 def oracle(delta, every=10, blind=False):
-    """Plays the best arm, or the fourth; its state is all it was told."""
+    """Plays the best arm, or the fourth; its state is the buffer."""
     act = lambda state, x, key: (
         jnp.full(len(x), 3) if blind else jnp.argmax(mean_rewards(x, delta), axis=1)
     )
@@ -25,7 +26,7 @@ def oracle(delta, every=10, blind=False):
 
 
 def test_an_oracle_has_no_regret_but_of_the_first_pulls():
-    _, each = played(oracle(0.7), 0.7, jax.random.key(0), 200)
+    _, each = play(oracle(0.7), 0.7, jax.random.key(0), 200)
     assert each.shape == (FIRST + 200,)
     np.testing.assert_array_equal(each[FIRST:], 0)
     assert (each[:FIRST] > 0).any()
@@ -33,28 +34,29 @@ def test_an_oracle_has_no_regret_but_of_the_first_pulls():
 
 def test_uniform_play_has_a_relative_regret_of_one():
     n, trials = 20, 200
-    each = bandit.regret(bandit.uniform(20), seed=3, n=n, trials=trials)
+    s = replace(METHODS["uniform"], online_seeds=n, trials=trials)
+    each = bandit.regret(s, uniform(20), seed=3)
     assert each.shape == (5, n, FIRST + trials)
-    for row in bandit.relative(each):
+    for row in bandit.relative(s, each):
         # Within 5 standard errors over games; the 10 first pulls are no other for uniform play.
         assert abs(row.mean() - 100) < 5 * row.std(ddof=1) / np.sqrt(n)
 
 
 def test_all_players_see_the_same_contexts_and_luck_whatever_their_blocks():
     key = jax.random.key(4)
-    fourth = [played(oracle(0.7, every, blind=True), 0.7, key, 60) for every in (10, 30)]
+    fourth = [play(oracle(0.7, every, blind=True), 0.7, key, 60) for every in (10, 30)]
     (one, regret), (other, same) = fourth
     np.testing.assert_array_equal(regret, same)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)  # contexts, arms and rewards
-    best, _ = played(oracle(0.7), 0.7, key, 60)
+    best, _ = play(oracle(0.7), 0.7, key, 60)
     np.testing.assert_array_equal(best.pulls.x, one.pulls.x)
     again = (best.pulls.y.arm == 3) & (best.pulls.x[:, 0] < 0)
     np.testing.assert_array_equal(best.pulls.y.reward[again], one.pulls.y.reward[again])
 
 
 def test_a_batch_of_a_long_buffer_stands_for_all_of_it():
-    buffer, _ = played(oracle(0.7), 0.7, jax.random.key(5), 40)
+    buffer, _ = play(oracle(0.7), 0.7, jax.random.key(5), 40)
     few, many = buffer.batch(jax.random.key(0), 80), buffer.batch(jax.random.key(0), 20)
     assert float(few.y.weight.sum()) == float(many.y.weight.sum()) == FIRST + 40
     used = np.asarray(few.y.weight) > 0
@@ -89,49 +91,50 @@ def _log_evidence(f, y, whole):
     return shrunk - found.a * np.log(found.b)
 
 
-SHORT = dict(trials=100, online_seeds=2)
+SHORT = dict(trials=100, online_seeds=2, deltas=(0.5, 0.9), batch=20, width=10)
+FEW = dict(steps=2, tasks=2, pulls=12, queries=4, valid_tasks=2, free=2, nudged=1, updates=1)
 
 
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(bandit, "DELTAS", (0.5, 0.9))
-    monkeypatch.setattr(bandit, "VALID_TASKS", 2)
-    monkeypatch.setattr(bandit, "figure", lambda *_: None)
-    for name, chosen in bandit.METHODS.items():
-        fewer = dict(steps=2, tasks=2, pulls=12, queries=4, updates=1) if chosen.steps else {}
-        monkeypatch.setitem(bandit.METHODS, name, replace(chosen, batch=20, **fewer))
+def short(method, out):
+    """Its settings, with which a run takes seconds."""
+    s = replace(METHODS[method], seed=1, out=out, **SHORT)
+    return replace(s, **FEW) if s.steps else replace(s, updates=2)
 
 
-@pytest.mark.parametrize("method", ["cml-mod", "cml-syn", "maml", "neural-linear", "uniform"])
-def test_every_method_runs_and_resumes(method, small, tmp_path):
-    result = bandit.run(method, 1, out=tmp_path / "run", **SHORT)
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads(
-        json.dumps(result)
-    )
-    assert (result["n_tasks"], result["trials"], list(result["by_delta"])) == (
-        2,
-        100,
-        ["0.5", "0.9"],
-    )
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(bandit, "figure", lambda path, *rest: figures.append(path.name))
+    s = short(method, tmp_path / method / "seed1")
+    result = bandit.run(s)
+    assert json.loads((s.out / "result.json").read_text()) == json.loads(json.dumps(result))
+    shown = (result["n_tasks"], result["trials"], result["meta_steps"], list(result["by_delta"]))
+    assert shown == (2, 100, s.steps, ["0.5", "0.9"])
     assert result["value"] == pytest.approx(np.mean([v for v, _ in result["by_delta"].values()]))
-    saved = np.load(tmp_path / "run" / "regrets.npz")
-    last = saved["total"][:, :, -1] / (
-        saved["trial"][-1] * uniform_regret(np.array([[0.5], [0.9]]))
-    )
-    assert 100 * last.mean() == pytest.approx(result["value"])
-    with pytest.raises(ValueError, match="--resume"):
-        bandit.run(method, 1, out=tmp_path / "run", **SHORT)
-    if method in ("maml", "uniform"):
-        assert (
-            bandit.run(method, 1, out=tmp_path / "run", resume=True, **SHORT)["value"]
-            == result["value"]
-        )
+    (saved,) = saved_regrets(s.out.parent, s.deltas)
+    chance = saved["trial"][-1] * uniform_regret(np.array([[0.5], [0.9]]))
+    assert 100 * (saved["total"][:, :, -1] / chance).mean() == pytest.approx(result["value"])
+    assert figures == ["regret", "policy"]
 
 
-def test_figures_show_finished_runs(tmp_path):
-    bandit.run("uniform", 0, out=tmp_path / "uniform" / "seed0", trials=50, online_seeds=2)
+def test_the_figure_leaves_out_what_it_cannot_compare(tmp_path):
+    for seed, (deltas, trials) in enumerate([((0.5,), 90), ((0.5,), 40), ((0.7,), 90)]):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        bandit.save_regrets(folder, deltas, np.ones((1, 2, trials)))
+    np.savez(folder / "regrets.npz", trial=[90], total=np.ones((1, 2, 1)))  # says no deltas
+    runs = saved_regrets(tmp_path, (0.5,))
+    assert [int(run["trial"][-1]) for run in runs] == [90]
+    np.testing.assert_array_equal(runs[0]["total"][0, 0], runs[0]["trial"])
+
+
+def test_a_run_from_its_command_is_drawn(start, tmp_path, capsys):
+    out = tmp_path / "uniform" / "seed0"
+    words = ("--trials", 50, "--online-seeds", 2, "--deltas", 0.5, 0.9, "--out", out)
+    assert start(bandit, "--method", "uniform", *words) == 0
+    assert "delta 0.9: " in capsys.readouterr().out
     for name in ("regret.png", "policy.png"):
-        assert (tmp_path / "uniform" / "seed0" / name).stat().st_size > 0
+        assert (out / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -140,11 +143,13 @@ def test_figures_show_finished_runs(tmp_path):
         (("--method", "nonsense"), "method: unknown 'nonsense'"),
         (("--method", "uniform", "--steps", "5"), "steps: uniform takes no"),
         (("--seed", str(2**31 - 2)), "draws held-out tasks"),
-        (("--method", "uniform", "--trials", "7"), "trials: must be a multiple of"),
+        (("--method", "uniform", "--trials", "7"), "trials: must be a multiple of 50"),
+        (("--method", "uniform", "--online-seeds", "1"), "online_seeds: must be at least 2"),
     ],
 )
-def test_bad_input_ends_in_one_line(words, message, monkeypatch, capsys, tmp_path):
+def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert command(monkeypatch, "run", "bandit", *words) == 2
-    assert message in capsys.readouterr().err
+    assert start(bandit, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def example(name, seed=0, train=15, test=12, features=3):
 
 def refits(learner, theta, task, h):
     """The meta-gradient by central differences of the outer loss of refits."""
-    found = {name: np.zeros_like(leaf) for name, leaf in theta.items()}
+    slopes = {name: np.zeros_like(leaf) for name, leaf in theta.items()}
     for name, leaf in theta.items():
         for i in range(leaf.size):
             values = []
@@ -40,8 +40,8 @@ def refits(learner, theta, task, h):
                 there = dict(theta) | {name: leaf + sign * h * np.eye(leaf.size)[i]}
                 phi = learner.solve(there, task, 0.0, None)
                 values.append(learner.outer(phi, there, task))
-            found[name][i] = (values[0] - values[1]) / (2 * h)
-    return found
+            slopes[name][i] = (values[0] - values[1]) / (2 * h)
+    return slopes
 
 
 def rule(name, beta):
@@ -53,15 +53,16 @@ def rule(name, beta):
 def test_meta_gradient_is_that_of_refits(name):
     task, theta = example(name)
     learner, beta, h = external.reweighted(MODELS[name]), 1e-3, 1e-3
-    (value, told), grad = external.value_and_grad(learner, theta, task, rule(name, beta))
-    _, half = external.value_and_grad(learner, theta, task, rule(name, beta / 2))
+    meta = external.meta_gradient(learner, theta, task, rule(name, beta))
+    grad = meta.by_theta
+    half = external.meta_gradient(learner, theta, task, rule(name, beta / 2)).by_theta
     fd, fd_half = refits(learner, theta, task, h), refits(learner, theta, task, h / 2)
     for part in theta:
         # Both are of second order, in beta and in h: Richardson gives each error as 4/3 of the
         # change when it is halved, to leading order; hence the factor 2. Round-off of the fits,
         # 1e-12 or so (the square of a Newton decrement below tol), over the halved beta and h.
         error = 2 * 4 / 3 * (np.abs(grad[part] - half[part]) + np.abs(fd[part] - fd_half[part]))
-        tol = error.max() + 1e-12 * max(1.0, told["inner"], value) / (beta / 2)
+        tol = error.max() + 1e-12 * max(1.0, meta.aux["inner"], meta.value) / (beta / 2)
         assert tol < 1e-3 * np.abs(fd[part]).max()
         np.testing.assert_allclose(grad[part], fd[part], atol=tol, err_msg=part)
 
@@ -96,7 +97,7 @@ def test_without_log_lam_the_penalty_is_the_estimators():
         np.testing.assert_allclose(phi["coef"], model.fit(*task.train).coef_, rtol=1e-9)
 
 
-def test_logistic_regression_starts_where_it_is_told():
+def test_logistic_regression_starts_at_the_given_coefficients():
     task, theta = example("logistic")
     one_step = LogisticRegression(solver="lbfgs", tol=1e-12, max_iter=500)
     learner = external.reweighted(one_step)
@@ -112,14 +113,14 @@ def test_ridge_refuses_a_negative_nudge():
     task, theta = example("ridge")
     learner = external.reweighted(MODELS["ridge"])
     with pytest.raises(ValueError, match=r"beta: Ridge takes the square root .* scheme='forward'"):
-        external.value_and_grad(learner, theta, task, mc.Contrastive(0.1, "symmetric"))
+        external.meta_gradient(learner, theta, task, mc.Contrastive(0.1, "symmetric"))
 
 
 def test_new_labels_in_the_test_data_are_refused():
     task, theta = example("logistic")
     task = task._replace(test=task.test._replace(y=np.full(12, "maybe")))
     with pytest.raises(ValueError, match=r"task.test.y: labels \['maybe'\]"):
-        external.value_and_grad(
+        external.meta_gradient(
             external.reweighted(MODELS["logistic"]), theta, task, mc.Contrastive(0.1)
         )
 
