@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,19 +13,21 @@ from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
 
-from ..experiments._theory_measure import exactly
-from ..experiments._theory_problems import PROBLEMS, Part
-from ._growth_figure import plain
-from ._measure import Figure, interleaved, ratios, summary
-from ._part import Drawing, Found, Tell
+from ._growth_figure import label_powers
+from ._measure import Measurement, Program, ratios, summarise, time_in_turns
+from ._result import PartResult, Plot, Progress
+from ._smooth_problems import SmoothProblem, digits, network
 
 OURS = "contrastive"
+COLOURS = {OURS: ("C3", "o"), "unrolled": ("C0", "s"), "implicit, CG": ("C2", "^")}
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
-LADDER = (15, 30, 60, 120)
+STEPS = (15, 30, 60, 120)
 BETA = 1e-2
+PROBLEMS = {"digits": digits, "network": network}
+Setting = tuple[str, str]  # an estimator, and how it and the learner are set
 
 
-class Try(NamedTuple):
+class Trial(NamedTuple):
     """One setting of an estimator: the error of its meta-gradient, and seconds in each round."""
 
     estimator: str
@@ -34,54 +36,56 @@ class Try(NamedTuple):
     seconds: np.ndarray
 
 
-def accuracy(quick: bool, tell: Tell) -> Found:
+def accuracy(quick: bool, progress: Progress) -> PartResult:
     """Symmetric contrast, implicit differentiation by CG and backpropagation through training.
 
     On the theory's smooth problems, in float64, against the exact meta-gradient. Each is given
     several learners and numbers of steps; counted is the fastest setting that reaches an accuracy.
     """
-    notes, tables, tries = {}, {}, {}
+    notes, tables, trials = {}, {}, {}
     with jax.enable_x64(True):
-        for name in ("network",) if quick else ("digits", "network"):
+        for name, make in PROBLEMS.items():
+            if quick and name == "digits":
+                continue
             try:
-                part = PROBLEMS[name](0)
-            except ValueError as error:  # scikit-learn is not installed
+                smooth = make()
+            except ImportError as error:
                 notes[name] = str(error)
                 continue
-            tries[name] = _tried(part, LADDER[:2] if quick else LADDER, lambda s: tell(s), quick)
-            tables[f"Time to an accuracy, {name}"] = reached(tries[name])
-    return Found(tables, notes, Drawing(partial(_draw, tries), 1, max(1, len(tries))))
+            trials[name] = run_trials(smooth, STEPS[:2] if quick else STEPS, progress, quick)
+            tables[f"Time to an accuracy, {name}"] = fastest_by_target(trials[name])
+    return PartResult(tables, notes, Plot(partial(_draw, trials), 1, max(1, len(trials))))
 
 
-def reached(tries: Iterable[Try]) -> list[Figure]:
+def fastest_by_target(trials: Iterable[Trial]) -> list[Measurement]:
     """For each accuracy the fastest setting of each estimator that reaches it, and its ratio."""
-    tries, figures = list(tries), []
+    trials, rows = list(trials), []
     for target in TARGETS:
-        fastest: dict[str, Try] = {}
-        for one in tries:
-            best = fastest.get(one.estimator)
-            if one.error <= target and (best is None or _median(one) < _median(best)):
-                fastest[one.estimator] = one
-        seconds = {name: one.seconds for name, one in fastest.items()}
-        for name, one in fastest.items():
-            figures.append(summary(name, f"ms to {target:.0e}", 1e3 * one.seconds))
+        fastest: dict[str, Trial] = {}
+        for trial in trials:
+            best = fastest.get(trial.estimator)
+            if trial.error <= target and (best is None or _median(trial) < _median(best)):
+                fastest[trial.estimator] = trial
+        seconds = {name: trial.seconds for name, trial in fastest.items()}
+        for name in fastest:
+            rows.append(summarise(name, f"ms to {target:.0e}", 1e3 * seconds[name]))
             if OURS in fastest and name != OURS:
                 over = ratios(seconds, name, OURS)
-                figures.append(summary(name, f"over ours, {target:.0e}", over))
-    return figures
+                rows.append(summarise(name, f"over ours, {target:.0e}", over))
+    return rows
 
 
-def _median(one: Try) -> float:
-    return float(np.median(one.seconds))
+def _median(trial: Trial) -> float:
+    return float(np.median(trial.seconds))
 
 
-def settings(part: Part, n: int) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """(solver, estimator) by (estimator, setting), for free phases of the order of `n` steps."""
-    descent = lambda steps: mc.descend(optax.sgd(part.rate, 0.9), steps)
+def settings(rate: float, n: int) -> dict[Setting, tuple[mc.Solver, mc.Estimator]]:
+    """Solvers and estimators, for free phases of the order of `n` steps."""
+    descent = lambda steps: mc.descend(optax.sgd(rate, 0.9), steps)
     lbfgs = lambda steps: mc.lbfgs(1e-13, steps)
-    anderson = lambda steps: mc.anderson(part.rate, 1e-13, steps)
+    anderson = lambda steps: mc.anderson(rate, 1e-13, steps)
     cg = mc.Implicit("cg", n // 3)
-    nudged = lambda solve: mc.Contrastive(BETA, "symmetric", nudged=solve)
+    nudged = lambda solver: mc.Contrastive(BETA, "symmetric", nudged=solver)
     return {
         (OURS, f"L-BFGS {n}, {n // 3}"): (lbfgs(n), nudged(lbfgs(n // 3))),
         (OURS, f"L-BFGS {n}, Anderson {n // 3}"): (lbfgs(n), nudged(anderson(n // 3))),
@@ -94,52 +98,52 @@ def settings(part: Part, n: int) -> dict[tuple[str, str], tuple[Any, Any]]:
     }
 
 
-def _tried(part: Part, ladder: Iterable[int], tell: Tell, quick: bool) -> list[Try]:
-    exact = np.asarray(ravel_pytree(exactly(part)[1])[0])
-    programs: dict[tuple[str, str], Callable[[], np.ndarray]] = {}
-    for n in ladder:
-        tell(f"about {n} steps: compiles")
-        programs |= {key: _program(part, *pair) for key, pair in settings(part, n).items()}
-    errors = {key: _distance(run(), exact) for key, run in programs.items()}
-    tell("all, interleaved")
-    taken = interleaved(_named(programs), 3 if quick else 9, 0.01, 5 if quick else 30)
-    return [Try(*key, errors[key], taken[_name(key)]) for key in programs]
+def run_trials(
+    smooth: SmoothProblem, steps: Iterable[int], progress: Progress, quick: bool
+) -> list[Trial]:
+    """Every setting at each number of steps: its error, and its time in turns with all others."""
+    exact = exact_gradient(smooth)
+    programs: dict[Setting, Program] = {}
+    for n in steps:
+        progress(f"about {n} steps: compiles")
+        pairs = settings(smooth.rate, n)
+        programs |= {key: gradient_of(smooth, *pair) for key, pair in pairs.items()}
+    errors = {key: _distance(program(), exact) for key, program in programs.items()}
+    progress("all, in turns")
+    by_name = {": ".join(key): program for key, program in programs.items()}
+    seconds = time_in_turns(by_name, 3 if quick else 9, 0.01, max_total=5 if quick else 30)
+    return [Trial(*key, errors[key], seconds[": ".join(key)]) for key in programs]
 
 
-def _program(part: Part, solve: Any, estimator: Any) -> Callable[[], np.ndarray]:
-    def gradient(theta: Any, task: Any) -> Any:
-        return ravel_pytree(estimator.value_and_grad(part.problem, solve, theta, task)[1])[0]
-
-    compiled = jax.jit(gradient).lower(part.theta, part.task).compile()
-    return lambda: np.asarray(compiled(part.theta, part.task))
-
-
-def _name(key: tuple[str, str]) -> str:
-    return ": ".join(key)
+def exact_gradient(smooth: SmoothProblem) -> np.ndarray:
+    """By the implicit function theorem at the minimum, which Newton's method comes to."""
+    converged = mc.newton_cg(1e-13, 100, 400)
+    gradient: np.ndarray = gradient_of(smooth, converged, mc.Implicit("exact"))()
+    return gradient
 
 
-def _named(programs: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
-    return {_name(key): run for key, run in programs.items()}
+def gradient_of(smooth: SmoothProblem, solver: mc.Solver, estimator: mc.Estimator) -> Program:
+    """A meta-gradient as one vector, compiled."""
+    meta_gradient = mc.meta_gradient(smooth.problem, solver, estimator, by_z=False)
+    gradient = jax.jit(lambda *args: ravel_pytree(meta_gradient(*args).by_theta)[0])
+    compiled = gradient.lower(smooth.theta, smooth.task).compile()
+    return lambda: np.asarray(compiled(smooth.theta, smooth.task))
 
 
-def _distance(found: np.ndarray, exact: np.ndarray) -> float:
-    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+def _distance(gradient: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.linalg.norm(gradient - exact) / np.linalg.norm(exact))
 
 
-def _draw(tries: Mapping[str, list[Try]], axes: Any) -> None:
+def _draw(trials: Mapping[str, list[Trial]], axes: Any) -> None:
     """Error against time; each estimator's best settings joined."""
-    for (name, found), ax in zip(tries.items(), axes.flat, strict=False):
-        for colour, mark, estimator in (
-            ("C3", "o", OURS),
-            ("C0", "s", "unrolled"),
-            ("C2", "^", "implicit, CG"),
-        ):
-            own = sorted((t for t in found if t.estimator == estimator), key=_median)
+    for (name, of_problem), ax in zip(trials.items(), axes.flat, strict=False):
+        for estimator, (colour, mark) in COLOURS.items():
+            own = sorted((t for t in of_problem if t.estimator == estimator), key=_median)
             lowest = np.minimum.accumulate([t.error for t in own])
             times = [1e3 * _median(t) for t in own]
             ax.loglog(times, [t.error for t in own], mark, ms=4, alpha=0.35, color=colour)
             ax.step(times, lowest, where="post", color=colour, label=estimator)
-        plain(ax)
+        label_powers(ax)
         ax.set_title(name, fontsize=9)
         ax.set_xlabel("ms")
     axes.flat[0].set_ylabel("relative error")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Any
 
 import jax
 import numpy as np
 
-from ._fresh import first
-from ._images import Conv4Case, conv4_learned
-from ._measure import Figure, interleaved, ratios, summary
-from ._part import Found, Tell
-from ._rivals import AGREE, OURS, RIVALS, Rival, disagreement, present, small_case
-from ._sine import Case, Step, case
+from ._conv4 import Conv4Case, conv4_training
+from ._first_result import time_first_result
+from ._measure import Measurement, Program, ratios, summarise, time_in_turns
+from ._methods import METHODS, OURS, TOLERANCE, Method, installed, relative_difference, small_case
+from ._result import PartResult, Progress
+from ._sine import Gradient, SineCase, sine_case
 
 CONV4 = {
     "stride, 20-way, 1 task": Conv4Case(64, True, 20, 1, 5),
@@ -23,7 +22,7 @@ CONV4 = {
 }
 
 
-def against_sine(quick: bool, tell: Tell) -> Found:
+def against_sine(quick: bool, progress: Progress) -> PartResult:
     """Meta-gradients of the sine task: speed, first result and memory of every library.
 
     Each must first agree with ours, in float64.
@@ -31,93 +30,94 @@ def against_sine(quick: bool, tell: Tell) -> Found:
     Raises:
         ArithmeticError: one does not, so that its speed would mean nothing.
     """
-    here, absent = present()
-    agreed([name for name, rival in here.items() if rival.like], tell)
-    at = case(5, 20) if quick else case()
-    steps = {name: _tuned(rival, at) for name, rival in here.items()}
-    tell("all, interleaved")
-    subjects = {name: step for name, (step, _) in steps.items()}
-    taken = interleaved(subjects, 3 if quick else 7, least=0.1, most=10 if quick else 100)
-    figures = []
-    for name, rival in here.items():
-        figures += [
-            summary(name, "meta-gradients a second", 1 / taken[name]),
-            summary(name, "time / ours", ratios(taken, name, OURS)),
+    methods, absent = installed()
+    check_agreement([name for name, method in methods.items() if method.like], progress)
+    case = sine_case(5, 20) if quick else sine_case()
+    made = {name: _best_threads(method, case) for name, method in methods.items()}
+    progress("all, in turns")
+    programs = {name: gradient for name, (gradient, _) in made.items()}
+    seconds = time_in_turns(programs, 3 if quick else 7, 0.1, max_total=10 if quick else 100)
+    rows = []
+    for name, method in methods.items():
+        rows += [
+            summarise(name, "meta-gradients a second", 1 / seconds[name]),
+            summarise(name, "time / ours", ratios(seconds, name, OURS)),
         ]
         if not quick:
-            tell(f"{name}: in a fresh process")
-            begun = first(name, rival.needs or ("metacontrast",), at, steps[name][1])
-            figures += [
-                Figure(name, "first result (s)", begun.seconds),
-                Figure(name, "memory (MiB)", begun.mib),
+            progress(f"{name}: in a fresh process")
+            imports = method.packages or ("metacontrast", "metacontrast.nets")
+            first = time_first_result(name, imports, case, made[name][1])
+            rows += [
+                Measurement(name, "first result (s)", first.seconds),
+                Measurement(name, "memory (MiB)", first.mib),
             ]
-    title = f"A meta-gradient of {len(at.train[0])} sines, {at.steps} inner steps"
-    return Found({title: figures}, absent)
+    title = f"A meta-gradient of {len(case.train[0])} sines, {case.steps} inner steps"
+    return PartResult({title: rows}, absent)
 
 
-def _tuned(rival: Rival, at: Case) -> tuple[Step, int | None]:
-    """The rival, and the number of threads that serves it best; JAX decides for itself."""
-    if "torch" not in rival.needs:
-        return rival.make(at), None
-    from ._torch_threads import tuned
+def _best_threads(method: Method, case: SineCase) -> tuple[Gradient, int | None]:
+    """The method, and the number of threads that serves it best; JAX decides for itself."""
+    if "torch" not in method.packages:
+        return method.make(case), None
+    from ._torch_threads import with_best_threads
 
-    return tuned(rival.make, at)
+    return with_best_threads(method.make, case)
 
 
-def agreed(names: Iterable[str], tell: Tell) -> None:
-    """Raise unless each of these rivals finds our meta-gradient."""
+def check_agreement(names: Iterable[str], progress: Progress) -> None:
+    """Raise unless each of these methods gives our meta-gradient."""
     with jax.enable_x64(True):
-        ours = {like: RIVALS[like].make(small_case())() for like in {RIVALS[n].like for n in names}}
+        kinds = {METHODS[name].like for name in names}
+        ours = {like: METHODS[like].make(small_case())() for like in kinds}
         for name in names:
-            tell(f"{name}: compared")
-            apart = disagreement(name, ours[RIVALS[name].like])
-            if not apart <= AGREE:
+            progress(f"{name}: compared")
+            difference = relative_difference(name, ours[METHODS[name].like])
+            if not difference <= TOLERANCE:
                 raise ArithmeticError(
-                    f"{name}: its meta-gradient is {apart:.1e} (relative) away from ours; it may "
-                    "have changed what it computes, and is not timed."
+                    f"{name}: its meta-gradient is {difference:.1e} (relative) away from ours; it "
+                    "may have changed what it computes, and is not timed."
                 )
 
 
-def against_conv4(quick: bool, tell: Tell) -> Found:
+def against_conv4(quick: bool, progress: Progress) -> PartResult:
     """An inner step of Conv4: our convolutions on this machine against PyTorch's own."""
     absent = {} if find_spec("torch") else {"PyTorch": "torch not installed"}
-    figures = []
     cases = dict(list(CONV4.items())[:1]) if quick else CONV4
-    for strided in () if absent else {at.strided for at in cases.values()}:
-        tell("compared")
-        _same_learning(Conv4Case(8, strided, 5, 2, 3))
-    for name, at in cases.items():
-        tell(name)
-        taken = interleaved(
-            _learners(at, bool(absent)), 3 if quick else 15, 0.1, 5 if quick else 20
-        )
-        each = at.steps * at.tasks
-        figures += [summary(name, "ours (ms)", 1e3 * taken["ours"] / each)]
+    for strided in () if absent else {case.strided for case in cases.values()}:
+        progress("compared")
+        _check_conv4(Conv4Case(8, strided, 5, 2, 3))
+    rows = []
+    for name, case in cases.items():
+        progress(name)
+        programs = _conv4_programs(case, bool(absent))
+        seconds = time_in_turns(programs, 3 if quick else 15, 0.1, max_total=5 if quick else 20)
+        steps = case.steps * case.tasks
+        rows += [summarise(name, "ours (ms)", 1e3 * seconds["ours"] / steps)]
         if not absent:
-            torch = np.min([taken[name] for name in taken if name != "ours"], axis=0)
-            figures += [
-                summary(name, "PyTorch (ms)", 1e3 * torch / each),
-                summary(name, "PyTorch / ours", torch / taken["ours"]),
+            torch = np.min([seconds[each] for each in seconds if each != "ours"], axis=0)
+            rows += [
+                summarise(name, "PyTorch (ms)", 1e3 * torch / steps),
+                summarise(name, "PyTorch / ours", torch / seconds["ours"]),
             ]
-    return Found({"Conv4, an inner step of a task": figures}, absent)
+    return PartResult({"Conv4, an inner step of a task": rows}, absent)
 
 
-def _learners(at: Conv4Case, alone: bool) -> dict[str, Callable[[], Any]]:
-    learn, omega, data = conv4_learned(at)
-    subjects = {"ours": lambda: jax.block_until_ready(learn(omega, data))}
+def _conv4_programs(case: Conv4Case, alone: bool) -> dict[str, Program]:
+    learn, omega, data = conv4_training(case)
+    programs: dict[str, Program] = {"ours": lambda: jax.block_until_ready(learn(omega, data))}
     if not alone:
-        from ._torch_conv4 import settings
+        from ._torch_conv4 import torch_programs
 
-        subjects |= settings(at, omega, data)
-    return subjects
+        programs |= torch_programs(case, omega, data)
+    return programs
 
 
-def _same_learning(at: Conv4Case) -> None:
-    from ._torch_conv4 import settings
+def _check_conv4(case: Conv4Case) -> None:
+    from ._torch_conv4 import torch_programs
 
     with jax.enable_x64(True):
-        learn, omega, data = conv4_learned(at, np.float64)
+        learn, omega, data = conv4_training(case, np.float64)
         ours = np.asarray(learn(omega, data)[0]["w"])
-        theirs = [learned() for learned in settings(at, omega, data).values()]
-    if not np.allclose(theirs, ours, rtol=0, atol=AGREE):
+        theirs = [learn() for learn in torch_programs(case, omega, data).values()]
+    if not np.allclose(theirs, ours, rtol=0, atol=TOLERANCE):
         raise ArithmeticError("PyTorch's Conv4 does not learn what ours does, and is not timed.")

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast.nets import Net, mlp
+from metacontrast.tasks import sine
 
-from ..nets import Net, mlp
-from ..tasks import sine as draw
-from ._growth_figure import panels
-from ._measure import Figure, interleaved, summary
-from ._part import Drawing, Found, Tell
+from ._growth_figure import draw
+from ._learners import sine_problem
+from ._measure import Measurement, summarise, time_in_turns
+from ._result import PartResult, Plot, Progress
 
-RULES: dict[str, Any] = {
+ESTIMATORS: dict[str, mc.Estimator] = {
     "contrastive": mc.Contrastive(0.05, "symmetric"),
     "unrolled": mc.Unrolled(),
     "unrolled, rematerialised": mc.Unrolled(remat=True),
@@ -33,55 +34,68 @@ SIZES = {
     "tasks": (1, 4, 16, 64, 256, 1_024),
     "weights": (1_000, 10_000, 100_000, 1_000_000, 10_000_000),
 }
-LARGEST = 2**31  # bytes of intermediate results; what needs more is not run
+MAX_BYTES = 2**31  # of intermediate results; what needs more is not run
 
 
-def growth(quick: bool, tell: Tell) -> Found:
-    """One meta-gradient of sines: 1-w-w-1 network, complex synapses, momentum.
+class Compiled(NamedTuple):
+    """The program of a meta-gradient, and its arguments."""
 
-    Memory is what the compiler sets aside for intermediate results: exact, and without a run.
-    """
-    tables: dict[str, list[Figure]] = {}
+    program: Any
+    args: tuple[PyTree, PyTree]
+
+    @property
+    def bytes(self) -> int:
+        """What the compiler sets aside for intermediate results: exact, and without a run."""
+        return int(self.program.memory_analysis().temp_size_in_bytes)
+
+    def run(self) -> PyTree:
+        """The meta-gradient."""
+        return jax.block_until_ready(self.program(*self.args))
+
+
+def growth(quick: bool, progress: Progress) -> PartResult:
+    """One meta-gradient of sines: 1-w-w-1 network, complex synapses, momentum."""
+    tables: dict[str, list[Measurement]] = {}
     for axis, sizes in SIZES.items():
         sizes = sizes[:2] if quick else sizes
         memory, seconds = [], []
         for size in sizes:
-            tell(f"{size:,} {axis}")
-            compiled = {name: _compiled(axis, size, name) for name in _rules(axis, quick)}
-            bytes_ = {name: _temporary(program) for name, (program, _) in compiled.items()}
-            memory += [Figure(name, f"{size:,}", n / 1024) for name, n in bytes_.items()]
-            seconds += _timed(compiled, bytes_, f"{size:,}", quick)
+            progress(f"{size:,} {axis}")
+            compiled = {name: compile_gradient(axis, size, name) for name in _names(axis, quick)}
+            kib = {name: each.bytes / 1024 for name, each in compiled.items()}
+            memory += [Measurement(name, f"{size:,}", n) for name, n in kib.items()]
+            seconds += _time(compiled, f"{size:,}", quick)
         ratio = sizes[-1] / sizes[-2]
-        tables[f"KiB of intermediate results by {axis}"] = memory + last_over_first(memory)
+        tables[f"KiB of intermediate results by {axis}"] = memory + growth_factors(memory)
         tables[f"ms by {axis}"] = seconds + exponents(seconds, ratio)
-    return Found(tables, drawing=Drawing(partial(panels, tables), 2, 3))
+    return PartResult(tables, plot=Plot(partial(draw, tables), 2, 3))
 
 
-def last_over_first(memory: list[Figure]) -> list[Figure]:
-    """How much each rule's memory grows from the smallest to the largest size."""
+def growth_factors(memory: list[Measurement]) -> list[Measurement]:
+    """How much each estimator's memory grows from the smallest to the largest size."""
     return [
-        Figure(name, "last / first", own[-1].value / own[0].value)
+        Measurement(name, "last / first", own[-1].value / own[0].value)
         for name, own in _by_subject(memory).items()
     ]
 
 
-def exponents(seconds: list[Figure], ratio: float) -> list[Figure]:
+def exponents(seconds: list[Measurement], ratio: float) -> list[Measurement]:
     """`p` of a time that goes as `size^p`, from the last two sizes, `ratio` apart: 1 is linear."""
     return [
-        Figure(name, "exponent", math.log(own[-1].value / own[-2].value) / math.log(ratio))
+        Measurement(name, "exponent", math.log(own[-1].value / own[-2].value) / math.log(ratio))
         for name, own in _by_subject(seconds).items()
         if len(own) > 1
     ]
 
 
-def _by_subject(figures: list[Figure]) -> dict[str, list[Figure]]:
-    names = dict.fromkeys(figure.subject for figure in figures)
-    return {name: [figure for figure in figures if figure.subject == name] for name in names}
+def _by_subject(measurements: list[Measurement]) -> dict[str, list[Measurement]]:
+    names = dict.fromkeys(m.subject for m in measurements)
+    return {name: [m for m in measurements if m.subject == name] for name in names}
 
 
-def _rules(axis: str, quick: bool) -> tuple[str, ...]:
+def _names(axis: str, quick: bool) -> tuple[str, ...]:
     """All where only steps grow, which is what tells them apart."""
-    return tuple(RULES) if axis == "inner steps" and not quick else TIMED
+    return tuple(ESTIMATORS) if axis == "inner steps" and not quick else TIMED
 
 
 def network(axis: str, size: int) -> Net:
@@ -90,45 +104,27 @@ def network(axis: str, size: int) -> Net:
     return mlp(1, width, 2, 1, jnp.tanh)
 
 
-def _compiled(axis: str, size: int, rule: str) -> tuple[Any, tuple[Any, Any]]:
-    """The program of a meta-gradient, and its arguments."""
+def compile_gradient(axis: str, size: int, name: str) -> Compiled:
+    """The mean meta-gradient of tasks, of which `size` many steps, tasks or weights are taken."""
     steps = size if axis == "inner steps" else 20
     tasks = size if axis == "tasks" else 1
     net = network(axis, size)
-    solve = mc.descend(optax.sgd(1e-5, 0.9), steps)  # of no harm to the widest network
-    value = RULES[rule].value_and_grad
+    solver = mc.descend(optax.sgd(1e-5, 0.9), steps)  # of no harm to the widest network
+    gradient = mc.meta_gradient(sine_problem(net.apply), solver, ESTIMATORS[name], by_z=False)
 
-    def mean(theta: Any, tasks: Any) -> Any:
-        grads = jax.vmap(lambda task: value(_problem(net), solve, theta, task)[1])(tasks)
+    def mean(theta: mc.Synapse, tasks: mc.Task) -> PyTree:
+        grads = jax.vmap(lambda task: gradient(theta, task).by_theta)(tasks)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), grads)
 
     omega = net.init(jax.random.key(0))
-    theta = (omega, jax.tree.map(jnp.zeros_like, omega))
-    args = (theta, jax.vmap(draw)(jax.random.split(jax.random.key(1), tasks)))
-    return jax.jit(mean).lower(*args).compile(), args
+    theta = mc.Synapse(omega, jax.tree.map(jnp.zeros_like, omega))
+    args = (theta, jax.vmap(sine)(jax.random.split(jax.random.key(1), tasks)))
+    return Compiled(jax.jit(mean).lower(*args).compile(), args)
 
 
-def _problem(net: Any) -> mc.Problem:
-    def error(phi: Any, data: mc.Data) -> jax.Array:
-        return jnp.sum((jax.vmap(partial(net.apply, phi))(data.x) - data.y) ** 2)
-
-    return mc.Problem(
-        init=lambda theta, task: theta[0],
-        inner=lambda phi, theta, task: error(phi, task.train) + mc.attraction(phi, *theta),
-        outer=lambda phi, theta, task: error(phi, task.test),
-    )
-
-
-def _temporary(program: Any) -> int:
-    return int(program.memory_analysis().temp_size_in_bytes)
-
-
-def _timed(
-    compiled: Mapping[str, Any], bytes_: Mapping[str, int], column: str, quick: bool
-) -> list[Figure]:
-    def ran(program: Any, args: Any) -> Callable[[], Any]:
-        return lambda: jax.block_until_ready(program(*args))
-
-    subjects = {name: ran(*compiled[name]) for name in TIMED if bytes_[name] < LARGEST}
-    taken = interleaved(subjects, 3 if quick else 9, least=0.02, most=1 if quick else 6)
-    return [summary(name, column, 1e3 * np.asarray(values)) for name, values in taken.items()]
+def _time(compiled: Mapping[str, Compiled], column: str, quick: bool) -> list[Measurement]:
+    programs: dict[str, Callable[[], PyTree]] = {
+        name: compiled[name].run for name in TIMED if compiled[name].bytes < MAX_BYTES
+    }
+    seconds = time_in_turns(programs, 3 if quick else 9, 0.02, max_total=1 if quick else 6)
+    return [summarise(name, column, 1e3 * values) for name, values in seconds.items()]

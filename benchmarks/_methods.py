@@ -1,4 +1,4 @@
-"""Who is compared on the sine task, and with which of our gradients each must agree."""
+"""What is compared on the sine task, and with which of our gradients each must agree."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import numpy as np
 
 import metacontrast as mc
 
-from ._sine import Case, Step, case, cg, contrastive, ours
+from ._sine import Gradient, SineCase, by_estimator, cg, contrastive, sine_case
 
 # All agree to round-off, 1e-15, but conjugate gradients, whose directions lose their orthogonality.
-AGREE = 1e-6
+TOLERANCE = 1e-6
 
 
-class Rival(NamedTuple):
+class Method(NamedTuple):
     """A way to the meta-gradient of the sine task.
 
-    `make(case)` builds it, `needs` names the packages to import, and `like` the subject among ours
+    `make(case)` builds it, `packages` are those that it imports, and `like` is the method of ours
     that gives the same numbers.
     """
 
-    make: Callable[[Case], Step]
-    needs: tuple[str, ...] = ()
+    make: Callable[[SineCase], Gradient]
+    packages: tuple[str, ...] = ()
     like: str = ""
 
 
-def _adapter(module: str, name: str) -> Callable[[Case], Step]:
+def _adapter(module: str, name: str) -> Callable[[SineCase], Gradient]:
     """Imported only when it is made: it brings in its library."""
 
-    def make(at: Case) -> Step:
-        step: Step = getattr(import_module(f".{module}", __package__), name)(at)
-        return step
+    def make(case: SineCase) -> Gradient:
+        gradient: Gradient = getattr(import_module(f".{module}", __package__), name)(case)
+        return gradient
 
     return make
 
@@ -43,44 +43,44 @@ def _adapter(module: str, name: str) -> Callable[[Case], Step]:
 OURS, UNROLLED, IMPLICIT = "contrastive", "JAX unrolled", "JAX implicit, CG"
 HIGHER, TORCHOPT = ("torch", "higher"), ("torch", "torchopt")
 _PLAIN, _LIBRARIES = (partial(_adapter, name) for name in ("_torch_plain", "_torch_libraries"))
-RIVALS = {
-    OURS: Rival(partial(ours, contrastive)),
-    UNROLLED: Rival(partial(ours, lambda at: mc.Unrolled())),
-    IMPLICIT: Rival(partial(ours, cg)),
-    "JAXopt implicit, CG": Rival(_adapter("_jaxopt", "jaxopt_implicit"), ("jaxopt",), IMPLICIT),
-    "PyTorch eager, contrastive": Rival(_PLAIN("eager_contrastive"), ("torch",), OURS),
-    "PyTorch vmap, contrastive": Rival(_PLAIN("vmap_contrastive"), ("torch",), OURS),
-    "PyTorch eager, unrolled": Rival(_PLAIN("eager_unrolled"), ("torch",), UNROLLED),
-    "PyTorch vmap, unrolled": Rival(_PLAIN("vmap_unrolled"), ("torch",), UNROLLED),
-    "higher, unrolled": Rival(_LIBRARIES("higher_unrolled"), HIGHER, UNROLLED),
-    "TorchOpt, unrolled": Rival(_LIBRARIES("torchopt_unrolled"), TORCHOPT, UNROLLED),
-    "TorchOpt vmap, unrolled": Rival(_LIBRARIES("torchopt_vmap"), TORCHOPT, UNROLLED),
+METHODS = {
+    OURS: Method(partial(by_estimator, contrastive)),
+    UNROLLED: Method(partial(by_estimator, lambda case: mc.Unrolled())),
+    IMPLICIT: Method(partial(by_estimator, cg)),
+    "JAXopt implicit, CG": Method(_adapter("_jaxopt", "jaxopt_implicit"), ("jaxopt",), IMPLICIT),
+    "PyTorch eager, contrastive": Method(_PLAIN("eager_contrastive"), ("torch",), OURS),
+    "PyTorch vmap, contrastive": Method(_PLAIN("vmap_contrastive"), ("torch",), OURS),
+    "PyTorch eager, unrolled": Method(_PLAIN("eager_unrolled"), ("torch",), UNROLLED),
+    "PyTorch vmap, unrolled": Method(_PLAIN("vmap_unrolled"), ("torch",), UNROLLED),
+    "higher, unrolled": Method(_LIBRARIES("higher_unrolled"), HIGHER, UNROLLED),
+    "TorchOpt, unrolled": Method(_LIBRARIES("torchopt_unrolled"), TORCHOPT, UNROLLED),
+    "TorchOpt vmap, unrolled": Method(_LIBRARIES("torchopt_vmap"), TORCHOPT, UNROLLED),
 }
 
 
-def present() -> tuple[dict[str, Rival], dict[str, str]]:
-    """Those whose packages are installed; and of the others why they are absent."""
-    here, absent = {}, {}
-    for name, rival in RIVALS.items():
-        missing = [package for package in rival.needs if find_spec(package) is None]
+def installed() -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods whose packages are installed; and of the others why they are absent."""
+    methods, absent = {}, {}
+    for name, method in METHODS.items():
+        missing = [package for package in method.packages if find_spec(package) is None]
         if missing:
             absent[name] = f"{', '.join(missing)} not installed"
         else:
-            here[name] = rival
+            methods[name] = method
     if find_spec("learn2learn") is None:
         absent["learn2learn"] = (
             "not installed: the C file in its source distribution (0.2.0) includes longintrepr.h, "
             "which CPython has moved since 3.11, so that it does not build"
         )
-    return here, absent
+    return methods, absent
 
 
-def disagreement(name: str, expected: np.ndarray) -> float:
-    """Relative distance of a rival's meta-gradient from ours, in the small case."""
-    found = RIVALS[name].make(small_case())()
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def relative_difference(name: str, expected: np.ndarray) -> float:
+    """How far a method's meta-gradient is from ours, in the small case."""
+    gradient = METHODS[name].make(small_case())()
+    return float(np.linalg.norm(gradient - expected) / np.linalg.norm(expected))
 
 
-def small_case() -> Case:
+def small_case() -> SineCase:
     """Two tasks and thirty steps in float64, where all agree to round-off."""
-    return case(2, 30, np.float64)
+    return sine_case(2, 30, np.float64)

@@ -8,69 +8,72 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 import metacontrast as mc
 
-from ._images import Learning, learnings
-from ._measure import Figure, interleaved, ratios, summary
-from ._part import Found, Tell
+from ._learners import Learner, learners
+from ._measure import Measurement, Program, ratios, summarise, time_in_turns
+from ._result import PartResult, Progress
 
-BARE, RULE, TOLD = "bare", "meta-gradient", "with diagnostics"
+PHASES, GRADIENT, WITH_AUX = "phases alone", "meta-gradient", "with diagnostics"
+OfTasks = Callable[[PyTree, PyTree], PyTree]  # (theta, tasks) -> means over the tasks
 
 
-def overhead(quick: bool, tell: Tell) -> Found:
+def overhead(quick: bool, progress: Progress) -> PartResult:
     """Of the symmetric rule, on sine, Conv4 and LeNet-5 with the experiments' inner steps."""
-    figures = []
-    for name, make in learnings(quick).items():
-        learning = make()
-        tell(f"{name}: compiles")
-        compiled, seconds = _compiled(learning)
-        tell(f"{name}: runs")
-        subjects = {key: _ran(program, learning) for key, program in compiled.items()}
-        taken = interleaved(subjects, 5 if quick else 25, least=0.1, most=5 if quick else 40)
-        figures += [
-            summary(name, "phases alone (ms)", 1e3 * taken[BARE]),
-            summary(name, "meta-gradient / phases", ratios(taken, RULE, BARE)),
-            summary(name, "with diagnostics / phases", ratios(taken, TOLD, BARE)),
-            Figure(name, "phases compile (s)", seconds[BARE]),
-            Figure(name, "meta-gradient compiles (s)", seconds[RULE]),
+    rows = []
+    for name, make in learners(quick).items():
+        learner = make()
+        progress(f"{name}: compiles")
+        compiled, compiling = _compile(learner)
+        progress(f"{name}: runs")
+        programs = {key: _runner(program, learner) for key, program in compiled.items()}
+        seconds = time_in_turns(programs, 5 if quick else 25, 0.1, max_total=5 if quick else 40)
+        rows += [
+            summarise(name, "phases alone (ms)", 1e3 * seconds[PHASES]),
+            summarise(name, "meta-gradient / phases", ratios(seconds, GRADIENT, PHASES)),
+            summarise(name, "with diagnostics / phases", ratios(seconds, WITH_AUX, PHASES)),
+            Measurement(name, "phases compile (s)", compiling[PHASES]),
+            Measurement(name, "meta-gradient compiles (s)", compiling[GRADIENT]),
         ]
-    return Found({"Overhead of the rule" + " (quick)" * quick: figures})
+    return PartResult({"Overhead of the rule" + " (quick)" * quick: rows})
 
 
-def programs(learning: Learning) -> dict[str, Callable[[Any, Any], Any]]:
-    """`(theta, tasks)` to what each phase learned; to the mean meta-gradient; and diagnostics."""
-    problem, betas = learning.problem, (-learning.beta, learning.beta)
-    rule = mc.Contrastive(learning.beta, "symmetric", nudged=learning.nudged)
+def programs(learner: Learner) -> dict[str, OfTasks]:
+    """Where the nudged phases end; the meta-gradient; and the same with diagnostics."""
+    problem, free, nudged, beta, *_ = learner
+    rule = mc.Contrastive(beta, "symmetric", nudged=nudged)
+    gradient = mc.meta_gradient(problem, free, rule, by_z=False)
 
-    def phases(theta: Any, task: Any) -> Any:
-        phi_0 = mc.learn(problem, learning.free, theta, task).phi
-        return [learning.nudged(problem.loss(theta, task, b), phi_0).phi for b in betas]
+    def phases(theta: PyTree, task: PyTree) -> PyTree:
+        loss = mc.Loss(problem, theta, task)
+        phi_0 = mc.solve_inner(problem, free, theta, task).phi
+        augmented = lambda b: lambda phi: loss.inner(phi) + b * loss.outer(phi)
+        return [nudged(augmented(b), phi_0).phi for b in (-beta, beta)]
 
-    def told(theta: Any, task: Any) -> Any:
-        return rule.value_and_grad(problem, learning.free, theta, task)
+    def with_aux(theta: PyTree, task: PyTree) -> PyTree:
+        meta = gradient(theta, task)
+        return meta.value, meta.by_theta, meta.aux
 
-    def mean(each: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def mean(of_task: OfTasks) -> OfTasks:
         return lambda theta, tasks: jax.tree.map(
-            lambda leaf: jnp.mean(leaf, 0), jax.vmap(each, (None, 0))(theta, tasks)
+            lambda leaf: jnp.mean(leaf, 0), jax.vmap(of_task, (None, 0))(theta, tasks)
         )
 
-    def gradient(theta: Any, task: Any) -> Any:
-        (value, _), grad = told(theta, task)
-        return value, grad
-
-    return {BARE: mean(phases), RULE: mean(gradient), TOLD: mean(told)}
+    alone = lambda theta, task: with_aux(theta, task)[:2]
+    return {PHASES: mean(phases), GRADIENT: mean(alone), WITH_AUX: mean(with_aux)}
 
 
-def _compiled(learning: Learning) -> tuple[dict[str, Any], dict[str, float]]:
+def _compile(learner: Learner) -> tuple[dict[str, Any], dict[str, float]]:
     compiled, seconds = {}, {}
-    for key, program in programs(learning).items():
+    for key, program in programs(learner).items():
         began = time.perf_counter()
-        lowered = jax.jit(program).lower(learning.theta, learning.tasks)
+        lowered = jax.jit(program).lower(learner.theta, learner.tasks)
         compiled[key] = lowered.compile()
         seconds[key] = time.perf_counter() - began
     return compiled, seconds
 
 
-def _ran(program: Any, learning: Learning) -> Callable[[], Any]:
-    return lambda: jax.block_until_ready(program(learning.theta, learning.tasks))
+def _runner(program: Any, learner: Learner) -> Program:
+    return lambda: jax.block_until_ready(program(learner.theta, learner.tasks))

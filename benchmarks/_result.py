@@ -1,4 +1,4 @@
-"""What a part of the benchmarks finds."""
+"""What a part of the benchmarks results in."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ._measure import Figure
+from ._measure import Measurement
 
-Tell = Callable[[str], None]  # says what is being done
-NONE: Mapping[str, str] = MappingProxyType({})
+Progress = Callable[[str], None]  # is handed what is being done
+NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
-class Drawing(NamedTuple):
+class Plot(NamedTuple):
     """What `report.figure` is to draw."""
 
     draw: Callable[[Any], None]
@@ -20,9 +20,9 @@ class Drawing(NamedTuple):
     columns: int
 
 
-class Found(NamedTuple):
-    """Figures by the title of their table; notes by what they are about; and perhaps a drawing."""
+class PartResult(NamedTuple):
+    """Measurements by the title of their table, notes by what they are about, perhaps a plot."""
 
-    tables: dict[str, list[Figure]]
-    notes: Mapping[str, str] = NONE
-    drawing: Drawing | None = None
+    tables: dict[str, list[Measurement]]
+    notes: Mapping[str, str] = NO_NOTES
+    plot: Plot | None = None

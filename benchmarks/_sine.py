@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast.tasks import sine
 
-from ..experiments import sine
-from ..tasks import sine as draw
+from ._learners import nesterov, sine_problem, sine_theta
 
-Step = Callable[[], np.ndarray]  # one meta-gradient, as one long vector
+Gradient = Callable[[], np.ndarray]  # one meta-gradient, as one long vector
 CG, DAMPING = 20, 10.0  # where learning stops early the Hessian is indefinite
 
 
-class Case(NamedTuple):
+class SineCase(NamedTuple):
     """Network 1-40-40-1, every weight a complex synapse; all arrays are NumPy's.
 
     `omega` and `log_lam` are theta: (weight, bias) of each layer, weights of shape (outputs,
@@ -38,53 +39,53 @@ class Case(NamedTuple):
     momentum: float = 0.9
 
 
-def case(tasks: int = 25, steps: int = 100, dtype: Any = np.float32, seed: int = 0) -> Case:
+def sine_case(
+    tasks: int = 25, steps: int = 100, dtype: DTypeLike = np.float32, seed: int = 0
+) -> SineCase:
     """`tasks` sines: 10 points to learn from, 10 to be judged on; half as many nudged steps."""
-    drawn = jax.vmap(draw)(jax.random.split(jax.random.key(seed), tasks))
-    theta, drawn = jax.tree.map(lambda x: np.asarray(x, dtype), (sine.first_theta(0, 5.0), drawn))
+    drawn = jax.vmap(sine)(jax.random.split(jax.random.key(seed), tasks))
+    theta, drawn = jax.tree.map(lambda x: np.asarray(x, dtype), (sine_theta(), drawn))
     omega, log_lam = map(jax.tree.leaves, theta)
-    return Case(omega, log_lam, tuple(drawn.train), tuple(drawn.test), steps, max(1, steps // 2))
+    halves = tuple(drawn.train), tuple(drawn.test)
+    return SineCase(omega, log_lam, *halves, steps, max(1, steps // 2))
 
 
-def solvers(at: Case) -> tuple[mc.Solver, mc.Solver]:
+def solvers(case: SineCase) -> tuple[mc.Solver, mc.Solver]:
     """Of the free and of the nudged phases."""
-    optimizer = optax.sgd(at.rate, at.momentum, nesterov=True)
-    return mc.descend(optimizer, at.steps), mc.descend(optimizer, at.nudged)
+    return nesterov(case.rate, case.steps), nesterov(case.rate, case.nudged)
 
 
-def arguments(at: Case) -> tuple[Any, mc.Task]:
+def arguments(case: SineCase) -> tuple[mc.Synapse, mc.Task]:
     """theta and the tasks, as trees of arrays."""
-    tree = jax.tree.structure(sine.first_theta(0, 5.0)[0])
-    theta = tuple(
-        jax.tree.unflatten(tree, map(jnp.asarray, leaves)) for leaves in (at.omega, at.log_lam)
-    )
-    halves = (mc.Data(*map(jnp.asarray, half)) for half in (at.train, at.test))
+    tree = jax.tree.structure(sine_theta().omega)
+    slow = (case.omega, case.log_lam)
+    theta = mc.Synapse(*(jax.tree.unflatten(tree, map(jnp.asarray, leaves)) for leaves in slow))
+    halves = (mc.Data(*map(jnp.asarray, half)) for half in (case.train, case.test))
     return theta, mc.Task(*halves)
 
 
-def ours(estimator: Callable[[Case], Any], at: Case) -> Step:
+def by_estimator(estimator: Callable[[SineCase], mc.Estimator], case: SineCase) -> Gradient:
     """The mean meta-gradient over the tasks, by an estimator of this library."""
-    solve, rule = solvers(at)[0], estimator(at)
-    problem = sine.METHODS["cml-gd"].problem
+    gradient = mc.meta_gradient(sine_problem(), solvers(case)[0], estimator(case), by_z=False)
 
-    def mean(theta: Any, tasks: mc.Task) -> Any:
-        one = lambda task: rule.value_and_grad(problem, solve, theta, task)[1]
-        return jax.tree.map(lambda g: jnp.mean(g, 0), jax.vmap(one)(tasks))
+    def mean(theta: mc.Synapse, tasks: mc.Task) -> PyTree:
+        grads = jax.vmap(lambda task: gradient(theta, task).by_theta)(tasks)
+        return jax.tree.map(lambda g: jnp.mean(g, 0), grads)
 
-    program, args = jax.jit(mean), arguments(at)
+    program, args = jax.jit(mean), arguments(case)
     return lambda: flat(jax.tree.leaves(program(*args)))
 
 
-def contrastive(at: Case) -> Any:
+def contrastive(case: SineCase) -> mc.Contrastive:
     """Symmetric, as the experiment has it."""
-    return mc.Contrastive(at.beta, "symmetric", nudged=solvers(at)[1])
+    return mc.Contrastive(case.beta, "symmetric", nudged=solvers(case)[1])
 
 
-def cg(at: Case) -> Any:
+def cg(case: SineCase) -> mc.Implicit:
     """Conjugate gradient on the damped Hessian."""
     return mc.Implicit("cg", CG, damping=DAMPING)
 
 
 def flat(leaves: Any) -> np.ndarray:
-    """One vector of all leaves."""
+    """One vector of all leaves, also of PyTorch's."""
     return np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
