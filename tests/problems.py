@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
@@ -261,13 +260,22 @@ def random_logistic(seed, examples=8, weights=3):
     return jax.tree.map(jnp.asarray, (theta, task))
 
 
+def implicit_gradients(problem, theta, z, phi):
+    """The implicit function theorem at any minimiser `phi`, by theta and by z, densely."""
+    flat, unravel = ravel_pytree(phi)
+    inner = lambda x, theta, z: problem.inner(unravel(x), theta, z)
+    outer = lambda x, theta, z: problem.outer(unravel(x), theta, z)
+    hessian = jax.hessian(inner)(flat, theta, z)
+    back = jnp.linalg.solve(hessian, jax.grad(outer)(flat, theta, z))
+    total = lambda theta, z: (
+        outer(flat, theta, z) - jax.jvp(lambda x: inner(x, theta, z), (flat,), (back,))[1]
+    )
+    return jax.grad(total, (0, 1), allow_int=True)(theta, z)
+
+
 def implicit_hypergradient(problem, theta, task, phi):
-    """The implicit function theorem at any minimiser `phi`, a vector, by second derivatives."""
-    hessian = jax.hessian(problem.inner)(phi, theta, task)
-    back = jnp.linalg.solve(hessian, jax.grad(problem.outer)(phi, theta, task))
-    cross = jax.grad(lambda theta: jax.grad(problem.inner)(phi, theta, task) @ back)(theta)
-    direct = jax.grad(problem.outer, argnums=1)(phi, theta, task)
-    return optax.tree.sub(direct, cross)
+    """The same by theta alone."""
+    return implicit_gradients(problem, theta, task, phi)[0]
 
 
 def batch(random, seeds):

@@ -1,11 +1,12 @@
 """A small meta-training run of everything that has a state, to be interrupted and compared.
 
-As a script: `python toy_run.py OUT [COORDINATOR PROCESS]`, starts or resumes it in the folder OUT,
-as one process or as one of two.
+As a script: `python toy_run.py OUT [COORDINATOR PROCESS [dies]]`, starts or resumes it in the
+folder OUT, as one process, or some steps of it as one of two, which may kill itself.
 """
 
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast.train import meta_train, use_devices
+from metacontrast.train import _folder, meta_train, use_devices
 
 
 class Spring(NamedTuple):
@@ -134,10 +135,26 @@ def assert_close_run(trained, out, expected, folder):
         close([x or 0 for x in one.values()], [x or 0 for x in other.values()])
 
 
+FEW = 25  # steps of two processes
+
+
+def die_after_a_checkpoint():
+    """Kill this process once it has saved one."""
+    save = _folder.Folder.add
+
+    def add(*args):
+        save(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _folder.Folder.add = add
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     out, *which = sys.argv[1:]
     if which:
         at = dict(coordinator=which[0], processes=2, process=int(which[1]))
         use_devices(distributed=True, **at)
-    toy_run(out, resume=True)
+    if which[2:]:
+        die_after_a_checkpoint()
+    toy_run(out, resume=True, steps=FEW if which else 95)

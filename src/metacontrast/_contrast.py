@@ -82,8 +82,7 @@ def contrast_at(
 
     def combined(theta: PyTree, z: PyTree) -> Scalar:
         values = [
-            w * each.at(theta, z)(phi)
-            for w, each, phi in zip(weights, losses, phis, strict=True)
+            w * each.at(theta, z)(phi) for w, each, phi in zip(weights, losses, phis, strict=True)
         ]
         return jnp.real(jnp.sum(jnp.stack(values)))
 

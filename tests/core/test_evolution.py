@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from metacontrast._evolution import OURS, antithetic
 
 import metacontrast as mc
-from metacontrast._evolution import OURS, antithetic
 
 KEY = jax.random.key(3)
 

@@ -59,7 +59,9 @@ def test_the_pull_is_the_weighted_square_of_the_distance(kind):
 def test_without_omega_it_is_an_l2_penalty():
     phi = moved(random_network(0)[0].omega)
     expected = 2.0 * float(optax.tree.norm(phi, squared=True))
-    assert float(mc.Synapse(log_lam=jnp.log(2.0)).pull(phi)) == pytest.approx(expected, rel=100 * EPS)
+    assert float(mc.Synapse(log_lam=jnp.log(2.0)).pull(phi)) == pytest.approx(
+        expected, rel=100 * EPS
+    )
 
 
 def test_without_strengths_it_is_the_squared_distance():
@@ -108,9 +110,7 @@ def test_the_local_rule_is_the_general_rule(kind):
     theta = theta._replace(log_lam=strengths(kind, theta.omega))
     problem = mc.Problem(
         init=lambda theta, task: theta.omega,
-        inner=lambda phi, theta, task: (
-            squares(phi, task.train) + theta.pull(phi)
-        ),
+        inner=lambda phi, theta, task: squares(phi, task.train) + theta.pull(phi),
         outer=lambda phi, theta, task: squares(phi, task.test),
     )
     free, nudged, expected = contrast_of(problem, theta, task)

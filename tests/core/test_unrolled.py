@@ -15,8 +15,7 @@ def sampled():
     return mc.Problem(
         init=lambda theta, task: {"w": theta.omega},
         inner=lambda phi, theta, z: (
-            jnp.mean((jnp.tanh(z[0] @ phi["w"]) - z[1]) ** 2)
-            + theta.pull(phi["w"])
+            jnp.mean((jnp.tanh(z[0] @ phi["w"]) - z[1]) ** 2) + theta.pull(phi["w"])
         ),
         outer=lambda phi, theta, z: jnp.mean((z[0] @ phi["w"] - 1.0) ** 2),
         sample=lambda z, key: jax.tree.map(lambda a: a[jax.random.randint(key, (3,), 0, 8)], z),

@@ -117,14 +117,9 @@ def test_a_run_resumes_on_other_devices(tmp_path, whole, first, then):
 
 
 def test_tasks_that_come_some_at_a_time_are_spread_too():
-    def run(**where):
-        return meta_train(
-            problem, solver, mc.FirstOrder(), toy_run.spring_or_steep, 0.5, optax.sgd(0.1),
-            steps=3, tasks=9, seed=0, log_every=1, steps_per_dispatch=1, progress=False, **where,
-        )  # fmt: skip
-
-    one, many = run(), run(task_batch_size=3, mesh=device_mesh(2))
-    np.testing.assert_allclose(many.theta, one.theta, rtol=1000 * EPS)
+    one = toy_run.toy_run(None, steps=20)
+    many = toy_run.toy_run(None, steps=20, task_batch_size=4, mesh=device_mesh(3))
+    np.testing.assert_allclose(many.theta["spring"], one.theta["spring"], rtol=1e5 * EPS)
     assert many.diverged == one.diverged > 0
 
 
@@ -152,12 +147,10 @@ def test_one_long_task_splits_its_parameters(tmp_path):
         run(device_mesh(2))
 
 
-@pytest.mark.parametrize(("shape", "batch"), [((3, 1), 100), ((2, 2), 3)])
-def test_evaluation_on_many_devices_is_that_on_one(shape, batch):
-    tasks = jax.vmap(spring)(jax.random.split(jax.random.key(1), 7))
-    score = partial(evaluate, noisy, solver, jnp.array([0.5, 0.1]), tasks, seed=5)
-    many = score(batch=batch, mesh=device_mesh(*shape))
-    np.testing.assert_allclose(many, score(), rtol=100 * EPS)
+def test_evaluation_on_many_devices_is_that_on_one():
+    tasks = jax.vmap(spring)(jax.random.split(jax.random.key(1), 6))
+    score = partial(evaluate, noisy, solver, jnp.array([0.5, 0.1]), tasks, seed=5, batch=3)
+    np.testing.assert_allclose(score(mesh=device_mesh(2, 2)), score(), rtol=100 * EPS)
 
 
 # That work and parameters are really divided
@@ -227,15 +220,14 @@ def test_callbacks_are_called_with_every_task_and_are_right():
         return (phi - target) ** 2 + (phi - theta) ** 2
 
     called = mc.Problem(init=problem.init, inner=inner, outer=problem.outer)
-    rule = mc.Contrastive(0.1, "symmetric", nudge="linear")
     trained = meta_train(
-        called, solver, rule, spring, 0.5, optax.sgd(1.0), steps=1, tasks=6, seed=0, 
+        called, solver, mc.FirstOrder(), spring, 0.5, optax.sgd(1.0), steps=1, tasks=6, seed=0,
         steps_per_dispatch=1, progress=False, mesh=device_mesh(2),
     )  # fmt: skip
     drawing, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
     centres = jax.vmap(spring)(jax.random.split(drawing, 6)).centre
-    # One step is exact: phi = (target + theta) / 2, and the gradient is phi - 1.
-    mean = np.mean((centres**2 + (centres + 1) ** 2 + 0.5) / 2 - 1)
+    # One step is exact: phi = (target + theta) / 2, and the first-order gradient is 2 (phi - 1).
+    mean = 2 * np.mean((centres**2 + (centres + 1) ** 2 + 0.5) / 2 - 1)
     np.testing.assert_allclose(trained.theta, 0.5 - mean, rtol=1000 * EPS)
 
 

@@ -62,24 +62,20 @@ def meta_step(scheme, tasks, task_batch_size, **changes):
 
 
 def test_tasks_one_at_a_time_take_the_memory_of_one():
-    few, many = meta_step("symmetric", 4, 1), meta_step("symmetric", 64, 1)
-    assert many < few + 0.5
-    assert many < meta_step("symmetric", 1, 1) + 1.5  # the sum of the meta-gradients
-    assert meta_step("symmetric", 64, None) > 64  # which is what all at once would take at least
+    assert meta_step("symmetric", 64, 1) < meta_step("symmetric", 4, 1) + 0.5
 
 
 @pytest.mark.parametrize(("scheme", "phases"), [("forward", 2), ("symmetric", 3)])
 def test_a_meta_step_holds_little_more_than_what_it_must(scheme, phases):
     """Theta, its gradient, a phi a phase, a gradient and a momentum; and copies for loops."""
     must = 2 + phases + 2
-    assert meta_step(scheme, 4, 1) < must + 4.5
+    assert must <= meta_step(scheme, 4, 1) < must + 4.5
 
 
-@pytest.mark.parametrize(("scheme", "phases"), [("forward", 2), ("symmetric", 3)])
-def test_a_long_task_holds_its_phases_and_no_others(scheme, phases):
-    """Of each a phi and a momentum; theta, its gradient and that of a phase; and copies."""
-    must = 2 * phases + 2 + 1
-    assert meta_step(scheme, 1, None, warm_start="phases") < must + 4.5
+def test_a_long_task_holds_its_phases_and_no_others():
+    """Of each of two a phi and a momentum; theta, its gradient and that of a phase; and copies."""
+    must = 2 * 2 + 2 + 1
+    assert must <= meta_step("forward", 1, None, warm_start="phases") < must + 4.5
 
 
 def diagnostics(phi_0, phis):

@@ -132,11 +132,10 @@ def test_a_folder_with_other_files_is_refused(tmp_path, resume):
 
 def test_resume_starts_what_is_not_there_and_the_folder_says_what_it_holds(tmp_path):
     out = tmp_path / "new" / "run"
-    few = dict(steps=10, average_from=None, validate=None)
-    trained = toy_run.toy_run(out, resume=True, **few, config={"beta": 0.1, "steps": 10})
-    assert_same(trained.theta, toy_run.toy_run(None, **few).theta)
+    trained = toy_run.toy_run(out, resume=True, steps=20, config={"beta": 0.1, "steps": 20})
+    assert_same(trained.theta, toy_run.toy_run(None, steps=20).theta)
     assert json.loads((out / "config.json").read_text()) == dict(
-        beta=0.1, steps=10, tasks=8, seed=3, log_every=10, steps_per_dispatch=5
+        beta=0.1, steps=20, tasks=8, seed=3, log_every=10, steps_per_dispatch=5, average_from=17
     )
     written = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written] == list(trained.metrics)

@@ -106,7 +106,7 @@ def _backward(
     inputs: Inputs,
     beta: float,
 ) -> tuple[PyTree, PyTree]:
-    """The linear contrast of a problem whose theta is what `fn` closes over, and whose z is args."""
+    """The linear contrast of a problem whose theta is what `fn` closes over and whose z is args."""
     fn, solver, _, args, *rest = inputs
     (theta, z), others = eqx.partition((fn, args), eqx.is_inexact_array)
 

@@ -194,7 +194,7 @@ def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapsh
     snapshot = first_snapshot(step, theta)
     snapshot = snapshot._replace(best=to_host(snapshot.best))
     snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
-    if snapshot.step == 0:
+    if snapshot.step == 0 and step.warm_start is not None:
         phases = jax.jit(step.first_phases)(snapshot.theta)
         snapshot = snapshot._replace(state=snapshot.state._replace(phases=phases))
     return snapshot.on_devices(step.layout), lines
