@@ -53,7 +53,7 @@ def _is_done(path: Path, quick: bool) -> bool:
 
 
 def _run_part(name: str, quick: bool, out: Path, progress: Progress) -> None:
-    machine, began = _machine(), time.perf_counter()
+    computer, began = machine(), time.perf_counter()
     result = _part(name)(quick, progress)
     facts = {
         "part": name,
@@ -61,7 +61,7 @@ def _run_part(name: str, quick: bool, out: Path, progress: Progress) -> None:
         "seconds": time.perf_counter() - began,
         "tables": {title: [m._asdict() for m in rows] for title, rows in result.tables.items()},
         "notes": dict(result.notes),
-        "machine": machine,
+        "machine": computer,
         **provenance(PACKAGES),
     }
     write_json(out / f"{name}.json", facts)
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Its processor and cores, and how busy it was before we began."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []

@@ -5,19 +5,20 @@ Nothing here looks at how long anything takes: clocks are made up.
 
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from command import command
 from problems import EPS
 
 import metacontrast as mc
-from metacontrast.bench import _growth, _images, _overhead, _part, _run, _sine
-from metacontrast.bench._accuracy import Try, reached
-from metacontrast.bench._measure import Figure, interleaved, ratios, summary
-from metacontrast.bench._report import grid, markdown
+from benchmarks import __main__ as command_line
+from benchmarks import _conv4, _growth, _learners, _overhead, _result, _run, _sine, core
+from benchmarks._accuracy import PROBLEMS, Trial, exact_gradient, fastest_by_target, gradient_of
+from benchmarks._measure import Measurement, ratios, summarise, time_in_turns
+from benchmarks._report import grid, markdown
 
 
 class Clock:
@@ -43,22 +44,22 @@ class Clock:
 def test_every_round_runs_all_and_every_other_backwards():
     clock = Clock()
     subjects = {name: clock.takes(name, 1.0) for name in "abc"}
-    taken = interleaved(subjects, 3, least=0.5, clock=lambda: clock.now)
-    assert {name: list(x) for name, x in taken.items()} == {name: [1.0] * 3 for name in "abc"}
+    seconds = time_in_turns(subjects, 3, min_sample=0.5, clock=lambda: clock.now)
+    assert {name: list(x) for name, x in seconds.items()} == {name: [1.0] * 3 for name in "abc"}
     assert "".join(clock.log[6:]) == "abc" + "cba" + "abc"  # after two calls of each to calibrate
 
 
 def test_a_fast_subject_is_called_until_a_sample_is_long_enough():
     clock = Clock()
-    taken = interleaved({"a": clock.takes("a", 2**-6)}, 4, least=0.1, clock=lambda: clock.now)
+    seconds = time_in_turns({"a": clock.takes("a", 2**-6)}, 4, min_sample=0.1, clock=lambda: clock.now)
     assert len(clock.log) == 2 + 4 * 7  # 7 / 64 is the first multiple above 0.1
-    assert list(taken["a"]) == [2**-6] * 4
+    assert list(seconds["a"]) == [2**-6] * 4
 
 
 def test_no_round_is_begun_after_its_time_but_three_are_run():
     clock = Clock()
     rounds = lambda most: len(
-        interleaved({"a": clock.takes("a", 1.0)}, 9, most=most, clock=lambda: clock.now)["a"]
+        time_in_turns({"a": clock.takes("a", 1.0)}, 9, max_total=most, clock=lambda: clock.now)["a"]
     )
     assert [rounds(most) for most in (0.0, 4.5, math.inf)] == [3, 5, 9]
 
@@ -70,27 +71,27 @@ def test_ratios_are_of_the_same_round():
         "a": clock.takes("a", 1, 1, 1, 10, 1),
         "b": clock.takes("b", 4, 4, 4, 40, 4),
     }
-    taken = interleaved(subjects, 3, least=0.0, clock=lambda: clock.now)
-    assert list(taken["a"]) == [1, 10, 1]
-    assert list(ratios(taken, "b", "a")) == [4, 4, 4]
+    seconds = time_in_turns(subjects, 3, min_sample=0.0, clock=lambda: clock.now)
+    assert list(seconds["a"]) == [1, 10, 1]
+    assert list(ratios(seconds, "b", "a")) == [4, 4, 4]
 
 
 def test_quartiles():
-    assert summary("s", "q", [5, 1, 2, 4, 3, 0, 6, 8, 7]) == Figure("s", "q", 4, 2, 6)
+    assert summarise("s", "q", [5, 1, 2, 4, 3, 0, 6, 8, 7]) == Measurement("s", "q", 4, 2, 6)
 
 
 # What is made of it.
 
 
 def test_the_fastest_setting_that_reaches_an_accuracy_counts():
-    tries = [
-        Try("contrastive", "short", 5e-2, np.array([1.0, 1.0, 2.0])),
-        Try("contrastive", "long", 5e-4, np.array([4.0, 4.0, 8.0])),
-        Try("contrastive", "longer", 4e-4, np.array([9.0, 9.0, 9.0])),
-        Try("unrolled", "short", 5e-3, np.array([2.0, 3.0, 4.0])),
-        Try("unrolled", "diverged", math.nan, np.array([0.1, 0.1, 0.1])),
+    trials = [
+        Trial("contrastive", "short", 5e-2, np.array([1.0, 1.0, 2.0])),
+        Trial("contrastive", "long", 5e-4, np.array([4.0, 4.0, 8.0])),
+        Trial("contrastive", "longer", 4e-4, np.array([9.0, 9.0, 9.0])),
+        Trial("unrolled", "short", 5e-3, np.array([2.0, 3.0, 4.0])),
+        Trial("unrolled", "diverged", math.nan, np.array([0.1, 0.1, 0.1])),
     ]
-    found = {(f.subject, f.quantity): f.value for f in reached(tries)}
+    found = {(m.subject, m.quantity): m.value for m in fastest_by_target(trials)}
     assert found["contrastive", "ms to 1e-01"] == 1000
     assert found["contrastive", "ms to 1e-02"] == found["contrastive", "ms to 1e-03"] == 4000
     assert found["unrolled", "over ours, 1e-01"] == 2  # the median of 2/1, 3/1, 4/2
@@ -101,16 +102,16 @@ def test_the_fastest_setting_that_reaches_an_accuracy_counts():
 
 @pytest.mark.parametrize("p", [0.5, 1.0, 2.0])
 def test_exponents_of_power_laws(p):
-    seconds = [Figure("a", str(n), 3 * n**p) for n in (10, 100, 400)]
+    seconds = [Measurement("a", str(n), 3 * n**p) for n in (10, 100, 400)]
     (found,) = _growth.exponents(seconds, 4)
     assert found.subject == "a"
     np.testing.assert_allclose(found.value, p, rtol=10 * EPS)
 
 
 def test_growth_is_of_each_rule_by_itself():
-    memory = [Figure(name, n, x) for name, n, x in (("a", "1", 2), ("b", "1", 5), ("a", "9", 8))]
+    memory = [Measurement(name, n, x) for name, n, x in (("a", "1", 2), ("b", "1", 5), ("a", "9", 8))]
     grown = _growth.last_over_first(memory)
-    assert grown == [Figure("a", "last / first", 4), Figure("b", "last / first", 1)]
+    assert grown == [Measurement("a", "last / first", 4), Measurement("b", "last / first", 1)]
 
 
 def test_memory_is_flat_in_steps_and_that_of_unrolling_is_not():
@@ -194,7 +195,7 @@ def fake(monkeypatch):
     def part(quick, tell):
         tell("something")
         runs.append(quick)
-        figures = [summary("ours", "ms", [1, 2, 3]), Figure("theirs", "MiB", 4)]
+        figures = [summarise("ours", "ms", [1, 2, 3]), Measurement("theirs", "MiB", 4)]
         return _part.Found({"A table": figures}, {"absent": "not installed"})
 
     monkeypatch.setattr(_run, "PARTS", {"fake": ("what", "_fake.part")})
@@ -239,7 +240,7 @@ def test_an_unknown_part_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_cells_that_are_missing_stay_empty():
-    columns, rows = grid([Figure("a", "x", 1), Figure("b", "y", 2)])
+    columns, rows = grid([Measurement("a", "x", 1), Measurement("b", "y", 2)])
     assert columns == ["", "x", "y"]
     assert rows == [["a", "1.00", ""], ["b", "", "2.00"]]
 
@@ -249,7 +250,7 @@ def test_the_page_says_what_was_run_and_where():
         "part": "sine",
         "quick": True,
         "seconds": 12.0,
-        "tables": {"T": [Figure("a", "x", 1)._asdict()]},
+        "tables": {"T": [Measurement("a", "x", 1)._asdict()]},
         "notes": {},
         "machine": {"cores": 2, "processor": "P", "load": 0.1},
         "versions": {"jax": "0"},
