@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent
 
 # PyTorch comes into .venv when it is asked for: `make .venv/torch`.
 collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
-collect_ignore_glob = [] if find_spec("torch") else ["src/metacontrast/bench/_torch_*.py"]
+collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
 
 # Tests spend their time on compiling, not on computing. Newer jaxlibs do not know the second flag.
 FASTER = ["--xla_backend_optimization_level=0"]

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxopt
 import optax
 
 import metacontrast as mc
 
-from ..experiments import sine
-from ._sine import CG, DAMPING, Case, Step, arguments, flat
+from ._learners import sine_problem
+from ._sine import CG, DAMPING, Gradient, SineCase, arguments, flat
 
 
-def jaxopt_implicit(at: Case) -> Step:
+def jaxopt_implicit(case: SineCase) -> Gradient:
     """JAXopt's optax solver, differentiated implicitly by its conjugate gradient."""
-    problem, (theta, tasks) = sine.METHODS["cml-gd"].problem, arguments(at)
+    import jaxopt
+
+    problem, (theta, tasks) = sine_problem(), arguments(case)
     learner = jaxopt.OptaxSolver(
         problem.inner,
-        optax.sgd(at.rate, at.momentum, nesterov=True),
-        maxiter=at.steps,
+        optax.sgd(case.rate, case.momentum, nesterov=True),
+        maxiter=case.steps,
         tol=0.0,
         implicit_diff=True,
         implicit_diff_solve=partial(
@@ -30,12 +30,12 @@ def jaxopt_implicit(at: Case) -> Step:
         ),
     )
 
-    def judged(theta: Any, task: mc.Task) -> jax.Array:
+    def outer(theta: mc.Synapse, task: mc.Task) -> jax.Array:
         phi = learner.run(problem.init(theta, task), theta, task).params
         return problem.outer(phi, theta, task)
 
-    def mean(theta: Any, tasks: mc.Task) -> jax.Array:
-        return jnp.mean(jax.vmap(partial(judged, theta))(tasks))
+    def mean(theta: mc.Synapse, tasks: mc.Task) -> jax.Array:
+        return jnp.mean(jax.vmap(partial(outer, theta))(tasks))
 
     program = jax.jit(jax.grad(mean))
     return lambda: flat(jax.tree.leaves(program(theta, tasks)))

@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ._sine import Case
+from ._sine import SineCase
+
+ROOT = Path(__file__).parents[1]
 
 
-class First(NamedTuple):
+class FirstResult(NamedTuple):
     """`seconds` of imports, building and the first meta-gradient; `mib` of peak memory for it."""
 
     seconds: float
@@ -26,46 +28,49 @@ class First(NamedTuple):
 _CHILD = """
 import time; began = time.perf_counter()
 import {imports}
-taken = time.perf_counter() - began
-from metacontrast.bench._fresh import child
-child({name!r}, taken)
+seconds = time.perf_counter() - began
+from benchmarks._first_result import child
+child({name!r}, seconds)
 """
 
 
-def first(name: str, imports: tuple[str, ...], at: Case, threads: int | None = None) -> First:
-    """Of one rival, in a fresh process without a cache of compiled programs.
+def time_first_result(
+    name: str, imports: tuple[str, ...], case: SineCase, threads: int | None = None
+) -> FirstResult:
+    """Of one method, in a fresh process without a cache of compiled programs.
 
     Memory is the process's largest resident set, less what it was when all was imported; what the
     compiler needs is part of it.
 
     Raises:
-        OSError: the process failed; with the last line it said.
+        OSError: the process failed; with the last line of its error.
     """
     code = _CHILD.format(imports=", ".join(imports), name=name)
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=pickle.dumps(at),
+        input=pickle.dumps(case),
         capture_output=True,
-        env=os.environ
-        | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        env=environment,
+        cwd=ROOT,
     )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing said"]
-        raise OSError(f"{name}: its process ended with status {done.returncode}: {said[-1]}")
-    return First(**json.loads(done.stdout.splitlines()[-1]))
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no error message"]
+        raise OSError(f"{name}: its process ended with status {done.returncode}: {lines[-1]}")
+    return FirstResult(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def child(name: str, taken: float) -> None:
-    """In the fresh process: build, find one meta-gradient, print what it took."""
-    from ._rivals import RIVALS
+def child(name: str, importing: float) -> None:
+    """In the fresh process: build, compute one meta-gradient, print what it took."""
+    from ._methods import METHODS
 
-    at = pickle.load(sys.stdin.buffer)
+    case = pickle.load(sys.stdin.buffer)
     before = _peak_mib()
     began = time.perf_counter()
-    RIVALS[name].make(at)()
-    seconds = taken + time.perf_counter() - began
-    print(json.dumps(First(seconds, _peak_mib() - before)._asdict()))
+    METHODS[name].make(case)()
+    seconds = importing + time.perf_counter() - began
+    print(json.dumps(FirstResult(seconds, _peak_mib() - before)._asdict()))
 
 
 def _peak_mib() -> float:

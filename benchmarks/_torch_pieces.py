@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._sine import Case, Step, flat
+from ._sine import Gradient, SineCase, flat
 
 Weights = list[torch.Tensor]
 
@@ -24,7 +24,7 @@ def squares(phi: Weights, data: Any) -> torch.Tensor:
 
 def pull(phi: Weights, omega: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """Of the complex synapses, on one long vector: far fewer small operations than by layers."""
-    return (lam * (flattened(phi) - omega) ** 2).sum()
+    return (lam * (as_vector(phi) - omega) ** 2).sum()
 
 
 def augmented(phi: Weights, omega: Any, lam: Any, task: Any, beta: float = 0.0) -> torch.Tensor:
@@ -33,24 +33,28 @@ def augmented(phi: Weights, omega: Any, lam: Any, task: Any, beta: float = 0.0) 
     return inner + beta * squares(phi, task[1]) if beta else inner
 
 
-def flattened(leaves: Weights) -> torch.Tensor:
+def as_vector(leaves: Weights) -> torch.Tensor:
     """One vector."""
     return torch.cat([leaf.reshape(-1) for leaf in leaves])
 
 
-def descended(
-    at: Case, start: Weights, loss: Callable[[Weights], Any], graph: bool, steps: int | None = None
+def descend(
+    case: SineCase,
+    start: Weights,
+    loss: Callable[[Weights], Any],
+    graph: bool,
+    steps: int | None = None,
 ) -> Weights:
     """Nesterov's momentum out of place; with its `graph`, or without."""
     phi = list(start) if graph else [w.detach() for w in start]
-    speed = [torch.zeros_like(w) for w in phi]
-    for _ in range(steps or at.steps):
+    momentum = [torch.zeros_like(w) for w in phi]
+    for _ in range(steps or case.steps):
         phi = phi if graph else [w.requires_grad_() for w in phi]
         grads = torch.autograd.grad(loss(phi), phi, create_graph=graph)
         with torch.set_grad_enabled(graph):
-            speed = torch._foreach_add(torch._foreach_mul(speed, at.momentum), grads)
-            way = torch._foreach_add(grads, speed, alpha=at.momentum)
-            phi = torch._foreach_add(phi, way, alpha=-at.rate)
+            momentum = torch._foreach_add(torch._foreach_mul(momentum, case.momentum), grads)
+            move = torch._foreach_add(grads, momentum, alpha=case.momentum)
+            phi = torch._foreach_add(phi, move, alpha=-case.rate)
     return list(phi)
 
 
@@ -60,26 +64,26 @@ def total(phi: Weights, omega: Any, lam: Any, tasks: Any, beta: float) -> torch.
     return torch.func.vmap(one)(phi, tasks).sum()
 
 
-def count(at: Case) -> int:
+def count(case: SineCase) -> int:
     """How many tasks."""
-    return len(at.train[0])
+    return len(case.train[0])
 
 
-def spread(omega: Weights, at: Case) -> Weights:
+def for_each_task(omega: Weights, case: SineCase) -> Weights:
     """omega as every task's first phi."""
-    return [w.expand(count(at), *w.shape) for w in omega]
+    return [w.expand(count(case), *w.shape) for w in omega]
 
 
-def theta(at: Case) -> tuple[Weights, Weights]:
+def theta(case: SineCase) -> tuple[Weights, Weights]:
     """omega and log lambda as leaves."""
     leaf = lambda w: torch.tensor(w, requires_grad=True)
-    return [leaf(w) for w in at.omega], [leaf(w) for w in at.log_lam]
+    return [leaf(w) for w in case.omega], [leaf(w) for w in case.log_lam]
 
 
-def module(at: Case) -> nn.Sequential:
+def module(case: SineCase) -> nn.Sequential:
     """The network with omega as its weights."""
     net = nn.Sequential(nn.Linear(1, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 1))
-    for p, w in zip(net.parameters(), at.omega, strict=True):
+    for p, w in zip(net.parameters(), case.omega, strict=True):
         p.data = torch.tensor(w)
     return net
 
@@ -91,15 +95,15 @@ def weights(net: nn.Sequential) -> Iterator[torch.Tensor]:
             yield from (layer.weight, layer.bias)
 
 
-def stacked(at: Case) -> Any:
+def stacked(case: SineCase) -> Any:
     """The tasks as tensors: ((x, y) to learn from, (x, y) to be judged on)."""
-    return tuple(tuple(torch.tensor(x) for x in half) for half in (at.train, at.test))
+    return tuple(tuple(torch.tensor(x) for x in half) for half in (case.train, case.test))
 
 
-def by_task(at: Case, gradient: Callable[[Any], list[torch.Tensor]]) -> Step:
+def by_task(case: SineCase, gradient: Callable[[Any], list[torch.Tensor]]) -> Gradient:
     """The mean over the tasks, one after the other."""
-    halves = stacked(at)
-    tasks = [tuple((x[i], y[i]) for x, y in halves) for i in range(count(at))]
+    halves = stacked(case)
+    tasks = [tuple((x[i], y[i]) for x, y in halves) for i in range(count(case))]
 
     def step() -> np.ndarray:
         sums = [torch.stack(leaves).sum(0) for leaves in zip(*map(gradient, tasks), strict=True)]

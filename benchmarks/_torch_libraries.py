@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._sine import Case, Step, flat
+from ._sine import Gradient, SineCase, flat
 from ._torch_pieces import (
+    as_vector,
     by_task,
-    flattened,
+    for_each_task,
     module,
     pull,
-    spread,
     squares,
     stacked,
     theta,
@@ -22,38 +22,38 @@ from ._torch_pieces import (
 )
 
 
-def higher_unrolled(at: Case) -> Step:
+def higher_unrolled(case: SineCase) -> Gradient:
     """`higher.innerloop_ctx`, as its documentation has it."""
     import higher
 
-    net, log_lam = module(at), theta(at)[1]
+    net, log_lam = module(case), theta(case)[1]
     omega = list(net.parameters())
 
     def unrolled(task: Any) -> list[torch.Tensor]:
-        optimizer = torch.optim.SGD(net.parameters(), at.rate, at.momentum, nesterov=True)
-        slow = flattened(omega), flattened(log_lam).exp()
+        optimizer = torch.optim.SGD(net.parameters(), case.rate, case.momentum, nesterov=True)
+        slow = as_vector(omega), as_vector(log_lam).exp()
         with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as (f, inner):
-            for _ in range(at.steps):
+            for _ in range(case.steps):
                 phi = list(f.parameters())
                 inner.step(((f(task[0][0]) - task[0][1]) ** 2).sum() + pull(phi, *slow))
             loss = ((f(task[1][0]) - task[1][1]) ** 2).sum()
             return list(torch.autograd.grad(loss, omega + log_lam))
 
-    return by_task(at, unrolled)
+    return by_task(case, unrolled)
 
 
-def torchopt_unrolled(at: Case) -> Step:
+def torchopt_unrolled(case: SineCase) -> Gradient:
     """`torchopt.MetaSGD`, as its documentation has it."""
     import torchopt
 
-    net, log_lam = module(at), theta(at)[1]
+    net, log_lam = module(case), theta(case)[1]
     omega = list(net.parameters())
-    optimizer = torchopt.MetaSGD(net, at.rate, at.momentum, nesterov=True)
+    optimizer = torchopt.MetaSGD(net, case.rate, case.momentum, nesterov=True)
     first = [torchopt.extract_state_dict(x, by="reference") for x in (net, optimizer)]
 
     def unrolled(task: Any) -> list[torch.Tensor]:
-        slow = flattened(omega), flattened(log_lam).exp()
-        for _ in range(at.steps):
+        slow = as_vector(omega), as_vector(log_lam).exp()
+        for _ in range(case.steps):
             loss = ((net(task[0][0]) - task[0][1]) ** 2).sum()
             optimizer.step(loss + pull(list(weights(net)), *slow))
         loss = ((net(task[1][0]) - task[1][1]) ** 2).sum()
@@ -62,21 +62,21 @@ def torchopt_unrolled(at: Case) -> Step:
             torchopt.recover_state_dict(x, state)
         return grads
 
-    return by_task(at, unrolled)
+    return by_task(case, unrolled)
 
 
-def torchopt_vmap(at: Case) -> Step:
+def torchopt_vmap(case: SineCase) -> Gradient:
     """TorchOpt's functional optimiser, and the tasks side by side by `torch.func.vmap`."""
     import torchopt
 
-    (omega, log_lam), tasks = theta(at), stacked(at)
-    optimizer = torchopt.sgd(at.rate, at.momentum, nesterov=True)
+    (omega, log_lam), tasks = theta(case), stacked(case)
+    optimizer = torchopt.sgd(case.rate, case.momentum, nesterov=True)
 
     def step() -> np.ndarray:
-        slow = flattened(omega), flattened(log_lam).exp()
-        phi = tuple(spread(omega, at))
+        slow = as_vector(omega), as_vector(log_lam).exp()
+        phi = tuple(for_each_task(omega, case))
         state = optimizer.init(phi)
-        for _ in range(at.steps):
+        for _ in range(case.steps):
             loss = total(list(phi), *slow, tasks, 0.0)
             grads = torch.autograd.grad(loss, phi, create_graph=True)
             updates, state = optimizer.update(grads, state, inplace=False)

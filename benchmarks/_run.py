@@ -1,4 +1,4 @@
-"""Run parts, and keep what each found."""
+"""Run parts, and keep the result of each."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ..report import figure
-from ..train import provenance, write_json
+from metacontrast.report import figure
+from metacontrast.train import provenance, write_json
+
 from ._report import markdown, print_tables
+from ._result import Progress
 
 # What each part compares, and the function that does.
 PARTS = {
@@ -28,57 +31,58 @@ PACKAGES = ("metacontrast", "jax", "numpy", "optax", "torch", "higher", "torchop
 TABLES = "tables.md"
 
 
-def bench(part: str | None, quick: bool, out: Path, resume: bool) -> None:
-    """Run one part, or all; write PART.json, PART.png and the tables of all parts in `out`.
+def run_parts(names: Sequence[str], quick: bool, out: Path, resume: bool) -> None:
+    """Run parts; write PART.json, PART.png and the tables of all that `out` holds.
 
     To resume, parts whose file is there, of the same settings, are not run again.
-
-    Raises:
-        ValueError: an unknown part.
     """
-    if part is not None and part not in PARTS:
-        raise ValueError(f"part: unknown {part!r}; choose one of {', '.join(PARTS)}.")
-    names = list(PARTS) if part is None else [part]
-    todo = [name for name in names if not (resume and _done(out / f"{name}.json", quick))]
+    missing = [name for name in names if not (resume and _is_done(out / f"{name}.json", quick))]
     out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(todo), unit="part") as bar:
-        for name in todo:
+    with tqdm(total=len(missing), unit="part") as bar:
+        for name in missing:
             bar.set_description(name)
-            _one(name, quick, out, bar)
+            _run_part(name, quick, out, bar.set_postfix_str)
             bar.update()
-    found = [json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-    for one in found:
-        print_tables(one)
+    for name in names:
+        print_tables(_read(out / f"{name}.json"))
     print(f"Tables and figures: {out}/{TABLES}, {out}/*.png")
 
 
-def _done(path: Path, quick: bool) -> bool:
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["quick"] == quick
+def _is_done(path: Path, quick: bool) -> bool:
+    return path.is_file() and bool(_read(path)["quick"]) == quick
 
 
-def _one(name: str, quick: bool, out: Path, bar: Any) -> None:
-    module, function = PARTS[name][1].split(".")
-    machine, began = _machine(), time.perf_counter()
-    tell = lambda what: bar.set_postfix_str(what)
-    found = getattr(import_module(f".{module}", __package__), function)(quick, tell)
-    result = {
+def _run_part(name: str, quick: bool, out: Path, progress: Progress) -> None:
+    computer, began = machine(), time.perf_counter()
+    result = _part(name)(quick, progress)
+    facts = {
         "part": name,
         "quick": quick,
         "seconds": time.perf_counter() - began,
-        "tables": {title: [f._asdict() for f in rows] for title, rows in found.tables.items()},
-        "notes": dict(found.notes),
-        "machine": machine,
+        "tables": {title: [m._asdict() for m in rows] for title, rows in result.tables.items()},
+        "notes": dict(result.notes),
+        "machine": computer,
         **provenance(PACKAGES),
     }
-    write_json(out / f"{name}.json", result)
-    if found.drawing is not None:
-        figure(out / name, *found.drawing)
+    write_json(out / f"{name}.json", facts)
+    if result.plot is not None:
+        figure(out / name, *result.plot)
     files = [out / f"{other}.json" for other in PARTS if (out / f"{other}.json").is_file()]
-    pages = (markdown(json.loads(file.read_text(encoding="utf-8"))) for file in files)
-    (out / TABLES).write_text("\n".join(pages), encoding="utf-8")
+    (out / TABLES).write_text("\n".join(map(markdown, map(_read, files))), encoding="utf-8")
 
 
-def _machine() -> dict[str, Any]:
+def _part(name: str) -> Any:
+    """The function of a part, imported when it is asked for: some bring in other libraries."""
+    module, function = PARTS[name][1].split(".")
+    return getattr(import_module(f".{module}", __package__), function)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def machine() -> dict[str, Any]:
     """Its processor and cores, and how busy it was before we began."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
