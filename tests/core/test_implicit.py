@@ -53,8 +53,8 @@ def test_cg_is_lineax_cg():
 
 
 def test_cg_stops_when_it_is_done():
-    nought = cg(lambda v: v, jnp.zeros(3), 10)
-    assert nought.iterations == 0 and jnp.all(nought.x == 0) and nought.linear_residual == 0
+    zero = cg(lambda v: v, jnp.zeros(3), 10)
+    assert zero.iterations == 0 and jnp.all(zero.x == 0) and zero.linear_residual == 0
     once = cg(lambda v: 2 * v, jnp.ones(3), 10)
     assert once.iterations == 1 and jnp.allclose(once.x, 0.5)
     both = jax.vmap(lambda s: cg(lambda v: s * v, jnp.ones(3), 10).x)(jnp.array([1.0, 4.0]))
