@@ -22,7 +22,7 @@ def is_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def is_far_above(first: Array, last: Array) -> Bool[Array, ""]:
+def is_far_above(first: Array | float, last: Array | float) -> Bool[Array, ""] | bool:
     """Whether a loss ended far above where it started: divergence that is still finite."""
     return last > first + 10 * (abs(first) + 1e-6)
 
