@@ -24,7 +24,7 @@ def is_finite(tree: PyTree) -> Bool[Array, ""]:
 
 def is_far_above(first: Array | float, last: Array | float) -> Bool[Array, ""] | bool:
     """Whether a loss ended far above where it started: divergence that is still finite."""
-    return last > first + 10 * (abs(first) + 1e-6)
+    return jnp.asarray(last) > first + 10 * (jnp.abs(jnp.asarray(first)) + 1e-6)
 
 
 def trouble(learned: jax.Array, theta: PyTree) -> jax.Array:
