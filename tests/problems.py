@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from metacontrast._loss import OuterNudge
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -100,6 +100,11 @@ def lazy(loss, phi):
 @mc.as_solver
 def forbidden(loss, phi):
     raise AssertionError("compute was spent")
+
+
+def nudged_loss(problem, theta, task, beta, key=None):
+    """The augmented loss at an outer nudge."""
+    return mc.Loss(problem, theta, task, key).nudged(OuterNudge(beta))
 
 
 # Quadratic problems

@@ -26,7 +26,7 @@ def refuse_by_shape(problem, theta, task, match):
     refuse(problem, theta, task, match)
     for estimator in ESTIMATORS:
         with pytest.raises(ValueError, match=match):
-            estimator.value_and_grad(problem, forbidden, theta, task)
+            mc.meta_gradient(problem, forbidden, estimator)(theta, task)
     with pytest.raises(ValueError, match=match):
         jax.jit(mc.meta_loss(problem, forbidden, ESTIMATORS[0]))(theta, task)
 
@@ -52,7 +52,7 @@ def test_theta_that_is_not_floating_is_refused(leaf):
     for call in (
         lambda: mc.check(problem, theta, 0.0),
         lambda: mc.meta_loss(problem, forbidden, ESTIMATORS[0])(theta, 0.0),
-        *(lambda e=e: e.value_and_grad(problem, forbidden, theta, 0.0) for e in ESTIMATORS),
+        *(lambda e=e: mc.meta_gradient(problem, forbidden, e)(theta, 0.0) for e in ESTIMATORS),
     ):
         with pytest.raises(ValueError, match=r"^theta: leaf \['bad'\]"):
             call()

@@ -11,6 +11,7 @@ from problems import (
     closed_form,
     meta_grad,
     network,
+    nudged_loss,
     quadratic,
     random_network,
     random_quadratic,
@@ -21,13 +22,18 @@ from problems import (
 )
 
 import metacontrast as mc
+from metacontrast._loss import LinearNudge
 
 
 def by_layer(theta, seed=0):
     """A strength for every weight, above that of the random problems: the pole is no nearer."""
     rng = np.random.default_rng(seed)
     strengths = lambda leaf: jnp.asarray(rng.uniform(0.5, 1, leaf.shape))
-    return theta | {"log_lam": jax.tree.map(strengths, theta["omega"])}
+    return theta._replace(log_lam=jax.tree.map(strengths, theta.omega))
+
+
+def loss_at(problem, theta, task, beta):
+    return nudged_loss(problem, theta, task, beta) if beta else mc.Loss(problem, theta, task)
 
 
 # A solve in sample space and one in weight space, of conditions below 1e4.
@@ -42,7 +48,7 @@ TEN = mc.gauss_newton(10)
 def test_solves_ridge_regression(beta, varied):
     theta, task = random_ridge(0)
     theta = by_layer(theta) if varied else theta
-    found = TEN(ridge.loss(theta, task, beta), jnp.ones(9))
+    found = TEN(loss_at(ridge, theta, task, beta), jnp.ones(9))
     # Conditioning: beta = -0.5 is half way to the pole at -1.
     assert relative_error(found.phi, ridge_solution(theta, task, beta)[0]) < ROUND_OFF
     assert found.steps == 10
@@ -52,11 +58,11 @@ def test_a_step_is_the_damped_newton_step_in_weight_space():
     theta, task = random_ridge(0)
     theta, beta, mu = by_layer(theta), 0.3, 0.7
     (x, y), (v, u) = task
-    phi, lam = jnp.ones(9), jnp.exp(theta["log_lam"])
-    half_slope = x.T @ (x @ phi - y) + beta * v.T @ (v @ phi - u) + lam * (phi - theta["omega"])
+    phi, lam = jnp.ones(9), jnp.exp(theta.log_lam)
+    half_slope = x.T @ (x @ phi - y) + beta * v.T @ (v @ phi - u) + lam * (phi - theta.omega)
     matrix = x.T @ x + beta * v.T @ v + (1 + mu) * jnp.diag(lam)
     expected = phi - jnp.linalg.solve(matrix, half_slope)
-    found = mc.gauss_newton(1, damping=mu)(ridge.loss(theta, task, beta), phi)
+    found = mc.gauss_newton(1, damping=mu)(loss_at(ridge, theta, task, beta), phi)
     assert relative_error(found.phi, expected) < ROUND_OFF
 
 
@@ -76,17 +82,17 @@ def test_contrast_is_that_of_the_closed_form(beta):
 def test_solves_a_network_to_round_off(beta, varied):
     theta, task = random_network(2)
     theta = by_layer(theta) if varied else theta
-    loss = network.loss(theta, task, beta)
-    start = optax.tree.norm(jax.grad(loss)(theta["omega"]))
-    solution = jax.jit(lambda: mc.gauss_newton(60)(loss, theta["omega"]))()
+    loss = loss_at(network, theta, task, beta)
+    start = optax.tree.norm(jax.grad(loss)(theta.omega))
+    solution = jax.jit(lambda: mc.gauss_newton(60)(loss, theta.omega))()
     assert optax.tree.norm(jax.grad(loss)(solution.phi)) < 1e-8 * start
 
 
 def test_agrees_with_gradient_descent_on_a_network():
     theta, task = random_network(2)
-    loss = network.loss(theta, task, 0.3)
-    descent = jax.jit(lambda: mc.until_converged(optax.sgd(0.02), 1e-10)(loss, theta["omega"]))()
-    newton = jax.jit(lambda: mc.gauss_newton(60)(loss, theta["omega"]))()
+    loss = loss_at(network, theta, task, 0.3)
+    descent = jax.jit(lambda: mc.until_converged(optax.sgd(0.02), 1e-10)(loss, theta.omega))()
+    newton = jax.jit(lambda: mc.gauss_newton(60)(loss, theta.omega))()
     assert descent.converged
     assert relative_error(newton.phi, descent.phi) < 1e-8
 
@@ -97,10 +103,10 @@ def test_a_step_that_would_raise_the_loss_is_not_taken_but_damped():
     bent = mc.LeastSquares(
         lambda phi, theta, example: jnp.arctan(phi),
         lambda task: task,
-        prior=lambda theta: (None, theta),
+        prior=lambda theta: mc.Synapse(None, theta),
     )
     start, task = jnp.array([3.0]), jnp.zeros(1)
-    loss = mc.Problem(lambda theta, task: start, bent, bent).loss(jnp.array(-4.0), task)
+    loss = mc.Loss(mc.Problem(lambda theta, task: start, bent, bent), jnp.array(-4.0), task)
     run = lambda steps: jax.jit(lambda: mc.gauss_newton(steps, damping=1e-3)(loss, start).phi)()
     losses = [loss(start), *(loss(run(steps)) for steps in (1, 6, 8, 30))]
     assert losses[0] == losses[1]
@@ -111,15 +117,15 @@ def test_a_step_that_would_raise_the_loss_is_not_taken_but_damped():
 def test_network_moves_in_proportion_to_a_small_nudge():
     theta, task = random_network(2)
     solve = mc.gauss_newton(60)
-    told = lambda beta: mc.Contrastive(beta).value_and_grad(network, solve, theta, task)[0][1]
-    distance = jax.jit(lambda beta: told(beta)["distance"][0])
+    rule = lambda beta: mc.meta_gradient(network, solve, mc.Contrastive(beta))
+    distance = jax.jit(lambda beta: rule(beta)(theta, task).aux["distance"][0])
     # The deviation from proportionality is of order beta, and its factor below 100.
     assert float(distance(2e-5) / distance(1e-5)) == pytest.approx(2, rel=1e-3)
 
 
 def test_maps_over_tasks():
     theta, tasks = batch(random_ridge, [0, 1])
-    together = jax.jit(jax.vmap(lambda task: mc.learn(ridge, TEN, theta, task).phi))(tasks)
+    together = jax.jit(jax.vmap(lambda task: mc.solve_inner(ridge, TEN, theta, task).phi))(tasks)
     for seed, phi in enumerate(together):
         assert relative_error(phi, ridge_solution(theta, random_ridge(seed)[1])[0]) < ROUND_OFF
 
@@ -127,11 +133,11 @@ def test_maps_over_tasks():
 def test_a_prior_without_omega_pulls_to_zero():
     theta, task = random_ridge(0)
     inner = mc.LeastSquares(
-        ridge.inner.residual, ridge.inner.data, prior=lambda theta: (None, theta["log_lam"])
+        ridge.inner.residual, ridge.inner.data, prior=lambda theta: theta._replace(omega=None)
     )
     problem = mc.Problem(ridge.init, inner, ridge.outer)
-    centred = theta | {"omega": jnp.zeros(9)}
-    found = TEN(problem.loss(theta, task), theta["omega"])
+    centred = theta._replace(omega=jnp.zeros(9))
+    found = TEN(mc.Loss(problem, theta, task), theta.omega)
     assert relative_error(found.phi, ridge_solution(centred, task)[0]) < ROUND_OFF
 
 
@@ -153,10 +159,10 @@ LINEAR = mc.LeastSquares(lambda phi, theta, e: phi @ e.x - e.y, lambda task: tas
     ids=["no squares", "outer without squares", "no prior"],
 )
 def test_losses_it_cannot_take_apart_are_refused(inner, outer):
-    theta, task = random_quadratic(0)
-    loss = mc.Problem(quadratic.init, inner, outer).loss(theta, task)
+    theta, task = random_quadratic(0) if inner is quadratic.inner else random_ridge(0)
+    loss = nudged_loss(mc.Problem(quadratic.init, inner, outer), theta, task, 0.1)
     with pytest.raises(TypeError, match=r"gauss_newton needs .* LeastSquares"):
-        mc.gauss_newton(3)(loss, theta["omega"])
+        mc.gauss_newton(3)(loss, theta.omega)
 
 
 def test_a_plain_function_is_refused():
@@ -170,7 +176,18 @@ def test_damping_that_is_not_positive_is_refused(damping):
         mc.gauss_newton(3, damping=damping)
 
 
-def test_its_missing_state_cannot_be_carried():
+@pytest.mark.parametrize("damping", [None, 0.4])
+def test_linear_nudges_are_solved_too(damping):
     theta, task = random_ridge(0)
-    with pytest.raises(ValueError, match=r"^carry"):
-        meta_grad(ridge, TEN, mc.Contrastive(0.1, carry=True), theta, task)
+    v = jnp.arange(9.0) / 10
+    hessian = ridge_solution(theta, task)[1]
+    start = jnp.ones(9)
+    slope = jax.grad(mc.Loss(ridge, theta, task))(start)
+    nudge = LinearNudge(0.3, v, phi_0=start, damping=damping)
+    solution = mc.gauss_newton(14)(mc.Loss(ridge, theta, task).nudged(nudge), start)
+    if damping is None:
+        expected = ridge_solution(theta, task)[0] - 0.3 * jnp.linalg.solve(hessian, v)
+    else:  # with its slope at the start taken out, only the nudge moves it
+        expected = start - 0.3 * jnp.linalg.solve(hessian + damping * jnp.eye(9), v)
+        assert jnp.linalg.norm(slope) > 1
+    assert relative_error(solution.phi, expected) < 10 * ROUND_OFF

@@ -159,9 +159,7 @@ def refusal(row, column):
 CELLS = [(column, row) for column in COLUMNS for row in ROWS]
 
 
-@pytest.mark.parametrize(
-    ("column", "row"), [cell for cell in CELLS if refusal(*reversed(cell))]
-)
+@pytest.mark.parametrize(("column", "row"), [cell for cell in CELLS if refusal(*reversed(cell))])
 def test_what_does_not_go_together_names_both(column, row):
     solver, _, _, learner = COLUMNS[column]
     gradient = mc.meta_gradient(learner, solver, ROWS[row])
@@ -217,7 +215,7 @@ def phases(row, task):
 @cache
 def exact_contrast(row, task):
     """The contrast of phases that end at their minimisers; these, and the weights."""
-    rule, (nodes, weights) = CONTRASTS[row]
+    rule, (_, weights) = CONTRASTS[row]
     z, added = TASKS[task], phases(row, task)
     xs = [minimiser(THETA, z, each) for each in added]
     weights = np.array(weights) / rule.beta
@@ -320,9 +318,7 @@ CHECKS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("column", "row"), [(c, r) for c, r in CELLS if not refusal(r, c)]
-)
+@pytest.mark.parametrize(("column", "row"), [(c, r) for c, r in CELLS if not refusal(r, c)])
 def test_cell(column, row):
     CHECKS[row](row, column, "quadratic")
     if not COLUMNS[column].quadratic:
@@ -333,7 +329,5 @@ def test_cell(column, row):
 def test_the_error_that_is_the_nudges_alone_is_of_its_order(row):
     # The contrast of exact phases against the truth: at most what the leading term makes of it,
     # with derivatives by beta of order p! over the pole's distance to the p-th power.
-    rule, _ = CONTRASTS[row]
-    order = rule.order or {"forward": 1, "symmetric": 2, "holomorphic": 4}[rule.scheme]
     errors = [distance(exact_contrast(row, task)[0], truth(task)) for task in TASKS]
     assert max(errors) < 1

@@ -82,7 +82,7 @@ def test_closed_form_tells_that_a_loss_is_not_quadratic():
 
 def test_anderson_is_gmres():
     # With nothing forgotten, n + 1 steps solve an n-dimensional quadratic; descent needs hundreds.
-    found = mc.anderson(0.2, 1e-9, memory=8)(quadratic, START)
+    found = mc.anderson(0.2, 1e-9, differences=8)(quadratic, START)
     assert found.converged and found.steps <= 10
 
 
@@ -119,7 +119,7 @@ def test_solved_at_the_start():
     ("match", "make"),
     [
         ("tol: must be positive", lambda: mc.lbfgs(0.0)),
-        ("memory: must be a whole number", lambda: mc.lbfgs(1e-6, memory=0)),
+        ("pairs: must be a whole number", lambda: mc.lbfgs(1e-6, pairs=0)),
         ("max_steps: must be a whole number", lambda: mc.newton_cg(1e-6, 0)),
         ("iterations: must be a whole number", lambda: mc.newton_cg(1e-6, iterations=0)),
         ("rate: must be positive", lambda: mc.anderson(-0.1, 1e-6)),

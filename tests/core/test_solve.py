@@ -7,18 +7,21 @@ import optax
 import pytest
 from problems import (
     EPS,
-    Recorder,
     batch,
     logistic,
+    meta_grad,
     newton,
+    nudged_loss,
     quadratic,
     quadratic_solution,
     random_logistic,
     random_quadratic,
+    record,
     relative_error,
 )
 
 import metacontrast as mc
+from metacontrast._solver._base import Start, run_solver
 
 
 def adam(loss, phi, steps, rate=0.1, b1=0.9, b2=0.999, eps=1e-8):
@@ -33,9 +36,9 @@ def adam(loss, phi, steps, rate=0.1, b1=0.9, b2=0.999, eps=1e-8):
 
 def test_descend_is_the_loop_written_out():
     theta, task = random_logistic(0)
-    loss = logistic.loss(theta, task, beta=0.3)
-    solution = mc.descend(optax.adam(0.1), 6)(loss, theta["omega"])
-    assert relative_error(solution.phi, adam(loss, theta["omega"], 6)) < 1e3 * EPS
+    loss = nudged_loss(logistic, theta, task, 0.3)
+    solution = mc.descend(optax.adam(0.1), 6)(loss, theta.omega)
+    assert relative_error(solution.phi, adam(loss, theta.omega, 6)) < 1e3 * EPS
     assert solution.steps == 6
 
 
@@ -54,34 +57,34 @@ def test_descend_draws_one_view_a_step():
     key = jax.random.key(7)
     phi = 0.0
     for t in range(4):
-        phi += 0.5 * (jax.random.normal(jax.random.fold_in(key, t)) - phi)
-    solution = mc.learn(problem, mc.descend(optax.sgd(0.5), 4), 0.0, 0.0, key)
+        phi += 0.5 * (jax.random.normal(jax.random.split(jax.random.fold_in(key, t))[0]) - phi)
+    solution = mc.solve_inner(problem, mc.descend(optax.sgd(0.5), 4), 0.0, 0.0, key)
     assert float(solution.phi) == pytest.approx(float(phi), rel=100 * EPS)
 
 
-def test_descend_carries_on_where_its_state_stopped():
+def test_descend_goes_on_where_its_memory_stopped():
     theta, task = random_logistic(0)
-    loss = logistic.loss(theta, task)
+    loss = mc.Loss(logistic, theta, task)
     run = lambda steps: mc.descend(optax.adam(0.1), steps)
-    first = run(3)(loss, theta["omega"])
-    second = run(4)(loss, first.phi, first.state)
-    assert relative_error(second.phi, run(7)(loss, theta["omega"]).phi) < 100 * EPS
+    first = run(3)(loss, theta.omega)
+    second = run_solver(run(4), loss, Start(first.phi, first.memory))
+    assert relative_error(second.phi, run(7)(loss, theta.omega).phi) < 100 * EPS
 
 
 def test_learning_starts_where_the_problem_says():
     theta, task = random_quadratic(0)
     problem = mc.Problem(lambda theta, task: task.outer_centre, quadratic.inner, quadratic.outer)
-    solve = Recorder(lambda loss, phi0: phi0)
-    solution = mc.learn(problem, solve, theta, task)
-    assert solve.betas == [0.0]
+    solver = record(mc.as_solver(lambda loss, phi: phi))
+    solution = mc.solve_inner(problem, solver, theta, task)
+    assert solver.betas == [0.0]
     np.testing.assert_array_equal(solution.phi, task.outer_centre)
-    assert (solution.state, solution.steps, solution.converged) == (None, None, None)
+    assert (solution.memory, solution.steps, solution.converged) == (None, 1, None)
 
 
 def test_until_converged_reaches_its_tolerance_and_says_so():
     theta, task = random_quadratic(0)
-    loss = quadratic.loss(theta, task, beta=0.5)
-    solution = mc.until_converged(optax.sgd(0.2), tol=1e-8)(loss, theta["omega"])
+    loss = nudged_loss(quadratic, theta, task, 0.5)
+    solution = mc.until_converged(optax.sgd(0.2), tol=1e-8)(loss, theta.omega)
     assert solution.converged
     gradient = jnp.linalg.norm(jax.grad(loss)(solution.phi))
     # One step of 0.2 shrinks the gradient by less than 0.2 times the largest curvature, below 0.99.
@@ -100,11 +103,11 @@ def test_until_converged_takes_no_step_too_many():
 
 def test_until_converged_stops_at_its_limit_and_says_so():
     theta, task = random_logistic(0)
-    loss = logistic.loss(theta, task)
-    solution = mc.until_converged(optax.adam(0.1), 1e-12, max_steps=6)(loss, theta["omega"])
+    loss = mc.Loss(logistic, theta, task)
+    solution = mc.until_converged(optax.adam(0.1), 1e-12, max_steps=6)(loss, theta.omega)
     assert solution.steps == 6
     assert not solution.converged
-    assert relative_error(solution.phi, adam(loss, theta["omega"], 6)) < 1e3 * EPS
+    assert relative_error(solution.phi, adam(loss, theta.omega, 6)) < 1e3 * EPS
 
 
 @pytest.mark.parametrize("start", [jnp.nan, 2.0], ids=["at once", "after a while"])
@@ -120,7 +123,7 @@ def test_until_converged_ends_on_nan_and_does_not_call_it_converged(start):
 def test_until_converged_under_vmap_leaves_the_fast_tasks_where_they_were():
     theta, tasks = batch(random_quadratic, [0, 1, 2])
     solve = mc.until_converged(optax.sgd(0.2), tol=1e-6)
-    run = jax.jit(lambda task: mc.learn(quadratic, solve, theta, task))
+    run = jax.jit(lambda task: mc.solve_inner(quadratic, solve, theta, task))
     together = jax.vmap(run)(tasks)
     apart = [run(random_quadratic(seed)[1]) for seed in (0, 1, 2)]
     assert len(set(together.steps.tolist())) > 1
@@ -133,8 +136,8 @@ def test_until_converged_solves_the_nudged_phases_of_a_contrast():
     theta, task = random_logistic(0)
     solve = mc.until_converged(optax.sgd(0.5), tol=1e-10)
     grads = [
-        jax.jit(lambda s=s: mc.Contrastive(0.1).value_and_grad(logistic, s, theta, task)[1])()
-        for s in (solve, newton(8))
+        meta_grad(logistic, solver, mc.Contrastive(0.1), theta, task)
+        for solver in (solve, newton(8))
     ]
     # Residuals of 1e-10 over a curvature above 0.2, over beta, twice.
     assert relative_error(*grads) < 1e-7
@@ -143,11 +146,12 @@ def test_until_converged_solves_the_nudged_phases_of_a_contrast():
 @pytest.mark.parametrize("carry", [False, True])
 def test_state_of_until_converged_can_be_carried(carry):
     theta, task = random_logistic(0)
-    loss = logistic.loss(theta, task)
+    loss = mc.Loss(logistic, theta, task)
     limited = lambda steps: mc.until_converged(optax.adam(0.1), 1e-12, max_steps=steps)
-    first = limited(3)(loss, theta["omega"])
-    second = limited(4)(loss, first.phi, *([first.state] if carry else []))
-    error = relative_error(second.phi, adam(loss, theta["omega"], 7))
+    first = limited(3)(loss, theta.omega)
+    memory = first.memory if carry else None
+    second = run_solver(limited(4), loss, Start(first.phi, memory))
+    error = relative_error(second.phi, adam(loss, theta.omega, 7))
     assert error < 1e3 * EPS if carry else error > 1e-3
 
 

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,15 +7,15 @@ import optax
 import pytest
 
 import metacontrast as mc
+from metacontrast._solver._base import advance
 
 
 def sampled():
     """A learner with mini-batches and momentum, so that keys, steps and state must all fit."""
     return mc.Problem(
-        init=lambda theta, task: {"w": theta["omega"]},
+        init=lambda theta, task: {"w": theta.omega},
         inner=lambda phi, theta, z: (
-            jnp.mean((jnp.tanh(z[0] @ phi["w"]) - z[1]) ** 2)
-            + mc.attraction(phi["w"], theta["omega"], theta["log_lam"])
+            jnp.mean((jnp.tanh(z[0] @ phi["w"]) - z[1]) ** 2) + theta.pull(phi["w"])
         ),
         outer=lambda phi, theta, z: jnp.mean((z[0] @ phi["w"] - 1.0) ** 2),
         sample=lambda z, key: jax.tree.map(lambda a: a[jax.random.randint(key, (3,), 0, 8)], z),
@@ -22,16 +24,14 @@ def sampled():
 
 X = jax.random.normal(jax.random.key(1), (8, 3))
 TASK = (X, jnp.sin(X[:, 0]))
-THETA = {"omega": jnp.array([0.5, -0.3, 0.1]), "log_lam": jnp.array(-1.0)}
+THETA = mc.Synapse(jnp.array([0.5, -0.3, 0.1]), jnp.array(-1.0))
 OPTIMIZER = optax.sgd(0.05, momentum=0.8)
 
 
 def grad(estimator, steps=11):
-    rule = lambda theta: estimator.value_and_grad(
-        sampled(), mc.descend(OPTIMIZER, steps), theta, TASK, jax.random.key(7)
-    )
-    (value, _), found = jax.jit(rule)(THETA)
-    return value, found
+    solver = mc.descend(OPTIMIZER, steps)
+    meta = mc.meta_gradient(sampled(), solver, estimator)(THETA, TASK, jax.random.key(7))
+    return meta.value, meta.by_theta
 
 
 def equal(a, b):
@@ -58,8 +58,8 @@ def test_truncation_is_backpropagation_through_the_last_steps():
         for t in range(steps):
             if t == steps - last:
                 phi, state = jax.lax.stop_gradient((phi, state))
-            loss = problem.loss(theta if t >= steps - last else fixed, TASK, key=key)
-            updates, state = OPTIMIZER.update(jax.grad(loss.at)(phi, t), state, phi)
+            loss = mc.Loss(problem, theta if t >= steps - last else fixed, TASK, key)
+            updates, state = OPTIMIZER.update(jax.grad(loss.view(t))(phi), state, phi)
             phi = optax.apply_updates(phi, updates)
         return loss.outer(phi)
 
@@ -68,13 +68,14 @@ def test_truncation_is_backpropagation_through_the_last_steps():
         equal(grad(mc.Unrolled(last, remat)), expected)
 
 
-def test_parts_are_the_whole():
-    loss = sampled().loss(THETA, TASK, key=jax.random.key(7))
-    whole = mc.descend(OPTIMIZER, 11)
-    first = whole.part(0, 5)(loss, sampled().init(THETA, TASK))
-    second = whole.part(5, 6)(loss, first.phi, first.state)
-    equal(second.phi, whole(loss, sampled().init(THETA, TASK)).phi)
-    equal(whole.part(5, 6).part(2, 4).first, 7)
+@pytest.mark.parametrize("cut", [1, 5])
+def test_parts_are_the_whole(cut):
+    loss = mc.Loss(sampled(), THETA, TASK, jax.random.key(7))
+    solver, phi = mc.descend(OPTIMIZER, 11), sampled().init(THETA, TASK)
+    state, taken = advance(solver, loss, solver.init(loss, phi), 0, cut)
+    state, rest = advance(solver, loss, state, taken, 11 - cut)
+    equal(state.phi, solver(loss, phi).phi)
+    assert taken + rest == 11
 
 
 def memory(estimator, steps):
@@ -95,30 +96,28 @@ def test_memory_grows_as_the_root_of_the_steps_or_not_at_all():
     assert memory(mc.Contrastive(0.1), 1600) <= memory(mc.Contrastive(0.1), 100)
 
 
-@pytest.mark.parametrize("estimator", [mc.Unrolled(truncate=3), mc.Unrolled(remat=True)])
-def test_solvers_without_parts_are_refused(estimator):
-    with pytest.raises(TypeError, match=r"solve: truncate and remat need .* `part"):
-        estimator.value_and_grad(
-            sampled(), mc.until_converged(OPTIMIZER, 1e-3), THETA, TASK, jax.random.key(0)
-        )
+@pytest.mark.parametrize("estimator", [mc.Unrolled(), mc.Unrolled(truncate=3)])
+def test_solvers_that_stop_at_a_tolerance_are_refused(estimator):
+    solver = mc.until_converged(OPTIMIZER, 1e-3)
+    with pytest.raises(TypeError, match=r"solver: Unrolled .* Descend\(.* tolerance"):
+        mc.meta_gradient(sampled(), solver, estimator)(THETA, TASK, jax.random.key(0))
 
 
-def test_a_solver_of_your_own_can_have_parts():
-    class Descent:
-        def __init__(self, steps):
-            self.steps = steps
+def test_a_solver_of_your_own_can_be_run_in_parts():
+    @dataclass(frozen=True)
+    class Slow(mc.Solver):
+        rate: float
 
-        def part(self, first, steps):
-            return Descent(steps)
+        def step(self, loss, state, t):
+            move = lambda p, g: p - self.rate * g
+            return mc.State(jax.tree.map(move, state.phi, jax.grad(loss)(state.phi)))
 
-        def __call__(self, loss, phi0, state=None):
-            def step(phi, _):
-                return jax.tree.map(lambda p, g: p - 0.1 * g, phi, jax.grad(loss)(phi)), None
+    def rule(estimator):
+        gradient = mc.meta_gradient(sampled(), Slow(0.1, steps=10), estimator)
+        return gradient(THETA, TASK, jax.random.key(7)).by_theta
 
-            return jax.lax.scan(step, phi0, length=self.steps)[0]
-
-    rule = lambda estimator: estimator.value_and_grad(sampled(), Descent(10), THETA, TASK)[1]
     equal(rule(mc.Unrolled(remat=True)), rule(mc.Unrolled()))
+    equal(rule(mc.Unrolled(truncate=10)), rule(mc.Unrolled()))
 
 
 def test_bad_truncation():

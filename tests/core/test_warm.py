@@ -6,6 +6,7 @@ import pytest
 from matrix_problems import normal
 
 import metacontrast as mc
+from metacontrast._solver._base import Start, run_solver
 
 ROOT, TARGET = normal(0, 4, 4), normal(1, 4)
 MATRIX = ROOT @ ROOT.T / 4 + jnp.eye(4)
@@ -30,20 +31,24 @@ def bilevel_solution():
     return jnp.linalg.solve(hessian, 2 * inverse @ (TARGET - inverse @ TASK))
 
 
-def single_loop(solve, estimator, meta, steps, **words):
-    """Everything in one scan, which also shows that the state keeps its structure."""
-    loop = mc.warm(PROBLEM, solve, estimator, **words)
+def single_loop(solver, estimator, meta, steps, restart=False):
+    """Everything in one scan, which also shows that the phases keep their structure."""
 
-    def step(carry, _):
-        theta, meta_state, state = carry
-        (value, _), grad, state = loop.value_and_grad(state, theta, TASK)
-        updates, meta_state = meta.update(grad, meta_state, theta)
-        return (optax.apply_updates(theta, updates), meta_state, state), value
+    def gradient(t, theta, phases):
+        rule = estimator(t) if callable(estimator) else estimator
+        meta = mc.meta_gradient(PROBLEM, solver, rule)(theta, TASK, None, phases)
+        return meta._replace(phases=mc.Phases(meta.phases.free) if restart else meta.phases)
+
+    def step(carry, t):
+        theta, state, phases = carry
+        found = gradient(t, theta, phases)
+        updates, state = meta.update(found.by_theta, state, theta)
+        return (optax.apply_updates(theta, updates), state, found.phases), found.value
 
     def run(theta):
-        start = (theta, meta.init(theta), loop.init(theta, TASK))
-        (theta, _, state), values = jax.lax.scan(step, start, length=steps)
-        return theta, state, values
+        start = (theta, meta.init(theta), gradient(0, theta, None).phases)
+        (theta, _, phases), values = jax.lax.scan(step, start, jnp.arange(steps))
+        return theta, phases, values
 
     return jax.jit(run)(jnp.zeros(4))
 
@@ -71,15 +76,16 @@ def test_one_step_a_phase_finds_the_bilevel_solution(name, solve, estimator, met
     assert values[-1] < values[0]
 
 
-LINEAR = mc.LinearNudge(1.0, nudged=mc.descend(SGD, 100))
+LINEAR = mc.Contrastive(1.0, "symmetric", nudge="linear", nudged=mc.descend(SGD, 100))
 
 
 @pytest.mark.parametrize(
     "estimator", [mc.Contrastive(1e-3, "symmetric", nudged=LINEAR.nudged), LINEAR]
 )
-def test_fresh_nudged_phases_start_where_the_free_one_has_got_to(estimator):
-    theta, state, _ = single_loop(mc.descend(SGD, 1), estimator, optax.sgd(0.1), 1500, fresh=True)
-    assert len(state.phases) == 1  # nothing else is carried
+def test_restarted_nudged_phases_start_where_the_free_one_is(estimator):
+    meta = optax.sgd(0.1)
+    theta, phases, _ = single_loop(mc.descend(SGD, 1), estimator, meta, 1500, restart=True)
+    assert phases.nudged is None  # nothing else is carried
     # 0.8^100 of the way is left: 2e-10, over beta 2e-7.
     np.testing.assert_allclose(theta, bilevel_solution(), atol=1e-5)
 
@@ -87,15 +93,13 @@ def test_fresh_nudged_phases_start_where_the_free_one_has_got_to(estimator):
 def test_f2sa_by_hand():
     """Kwon et al., 2023, algorithm 1, with lambda = 1 / beta, from the same starting points."""
     rate, beta, meta_rate = 0.2, 0.1, 0.05
-    loop = mc.warm(PROBLEM, mc.descend(optax.sgd(rate), 1), mc.Contrastive(beta))
-    theta = jnp.zeros(4)
-    state = loop.init(theta, TASK)
-    (z, _), (y, _) = state.phases
-    mine = theta
-    for t in range(5):
-        assert state.step == t
-        _, grad, state = loop.value_and_grad(state, mine, TASK)
-        mine = mine - meta_rate * grad
+    step = mc.meta_gradient(PROBLEM, mc.descend(optax.sgd(rate), 1), mc.Contrastive(beta))
+    theta = mine = jnp.zeros(4)
+    phases = step(theta, TASK).phases
+    z, (y,) = phases.free.phi, [start.phi for start in phases.nudged]
+    for _ in range(5):
+        meta = step(mine, TASK, None, phases)
+        phases, mine = meta.phases, mine - meta_rate * meta.by_theta
         z = z - rate * jax.grad(inner)(z, theta, TASK)
         y = y - rate * (jax.grad(inner)(y, theta, TASK) + beta * jax.grad(outer)(y, theta, TASK))
         by_theta = lambda f, phi, at: jax.grad(f, 1)(phi, at, TASK)
@@ -104,50 +108,48 @@ def test_f2sa_by_hand():
         np.testing.assert_allclose(mine, theta, rtol=1e-12)
 
 
-def test_the_optimisers_state_is_carried():
+def test_the_optimisers_memory_is_carried():
     momentum = mc.descend(optax.sgd(0.1, 0.9), 3)
-    loop = mc.warm(PROBLEM, momentum, mc.Contrastive(0.1))
-    state = loop.init(jnp.zeros(4), TASK)
-    (phi, moments), _ = state.phases
-    _, _, after = loop.value_and_grad(state, jnp.ones(4), TASK)
-    expected = momentum(PROBLEM.loss(jnp.ones(4), TASK), phi, moments)
-    np.testing.assert_allclose(after.phases[0][0], expected.phi, rtol=1e-12)
+    step = mc.meta_gradient(PROBLEM, momentum, mc.Contrastive(0.1))
+    free = step(jnp.zeros(4), TASK).phases.free
+    after = step(jnp.ones(4), TASK, None, mc.Phases(free)).phases.free
+    expected = run_solver(momentum, mc.Loss(PROBLEM, jnp.ones(4), TASK), free)
+    np.testing.assert_allclose(after.phi, expected.phi, rtol=1e-12)
+    forgetful = run_solver(momentum, mc.Loss(PROBLEM, jnp.ones(4), TASK), Start(free.phi))
+    assert jnp.linalg.norm(after.phi - forgetful.phi) > 1e-3
 
 
 def test_a_solver_that_converges_needs_no_warmth():
-    solve, theta = mc.closed_form(), jnp.ones(4)
-    rule = mc.Contrastive(0.1, "symmetric")
-    loop = mc.warm(PROBLEM, solve, rule)
-    _, grad, _ = loop.value_and_grad(loop.init(jnp.zeros(4), TASK), theta, TASK)
-    _, cold = rule.value_and_grad(PROBLEM, solve, theta, TASK)
-    np.testing.assert_allclose(grad, cold, rtol=1e-9)
+    step = mc.meta_gradient(PROBLEM, mc.closed_form(), mc.Contrastive(0.1, "symmetric"))
+    warm = step(jnp.ones(4), TASK, None, step(jnp.zeros(4), TASK).phases)
+    np.testing.assert_allclose(warm.by_theta, step(jnp.ones(4), TASK).by_theta, rtol=1e-9)
 
 
 def test_each_phase_may_have_its_own_solver_and_a_control():
     rule = mc.Contrastive(0.1, nudged=mc.descend(optax.adam(0.1), 2), control=True)
-    loop = mc.warm(PROBLEM, mc.descend(optax.sgd(0.1), 1), rule)
-    state = loop.init(jnp.zeros(4), TASK)
-    assert len(state.phases) == 3  # free, control, nudged
-    _, grad, after = loop.value_and_grad(state, jnp.ones(4), TASK)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    assert jnp.all(jnp.isfinite(grad))
+    step = mc.meta_gradient(PROBLEM, mc.descend(optax.sgd(0.1), 1), rule)
+    before = step(jnp.zeros(4), TASK).phases
+    assert len(before.nudged) == 2  # the control, and the nudged one
+    after = step(jnp.ones(4), TASK, None, before)
+    assert jax.tree.structure(after.phases) == jax.tree.structure(before)
+    assert jnp.all(jnp.isfinite(after.by_theta))
 
 
 def test_stochastic_learners_take_a_key():
     problem = mc.Problem(
         PROBLEM.init, inner, outer, sample=lambda z, key: z + jax.random.normal(key, z.shape)
     )
-    loop = mc.warm(problem, mc.descend(SGD, 2), mc.Contrastive(0.1))
+    step = mc.meta_gradient(problem, mc.descend(SGD, 2), mc.Contrastive(0.1))
     keys = jax.random.split(jax.random.key(0), 3)
-    state = loop.init(jnp.zeros(4), TASK, keys[0])
-    first = loop.value_and_grad(state, jnp.zeros(4), TASK, keys[1])[1]
-    again = loop.value_and_grad(state, jnp.zeros(4), TASK, keys[1])[1]
-    other = loop.value_and_grad(state, jnp.zeros(4), TASK, keys[2])[1]
+    phases = step(jnp.zeros(4), TASK, keys[0]).phases
+    first, again, other = (
+        step(jnp.zeros(4), TASK, key, phases).by_theta for key in (keys[1], keys[1], keys[2])
+    )
     assert jnp.all(first == again) and not jnp.allclose(first, other)
 
 
-def test_other_estimators_are_refused():
-    with pytest.raises(TypeError, match="estimator: must be Contrastive, LinearNudge or Implicit"):
-        mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Reptile()).init(jnp.zeros(4), TASK)
-    with pytest.raises(ValueError, match="beta: 'auto' tries other phases"):
-        mc.warm(PROBLEM, mc.descend(SGD, 1), mc.Contrastive("auto")).init(jnp.zeros(4), TASK)
+@pytest.mark.parametrize("rule", [mc.Reptile(), mc.Unrolled(), mc.FirstOrder()])
+def test_other_estimators_are_refused(rule):
+    step = mc.meta_gradient(PROBLEM, mc.descend(SGD, 1), rule)
+    with pytest.raises(TypeError, match=r"starts: .*looks at where learning started"):
+        step(jnp.zeros(4), TASK, None, mc.Phases(Start(jnp.zeros(4))))
