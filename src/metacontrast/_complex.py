@@ -24,7 +24,8 @@ ANALYTIC = frozenset({"logaddexp"})
 
 def complexify(phi: PyTree) -> PyTree:
     """The same numbers, of complex type; complex ones are left as they are."""
-    return jax.tree.map(lambda p: p.astype(jnp.result_type(p, jnp.complex64)), phi)
+    # Of the dtype alone: jnp.array(0.1) is weakly typed, and float64 would become complex64.
+    return jax.tree.map(lambda p: p.astype(jnp.result_type(p.dtype, jnp.complex64)), phi)
 
 
 def require_analytic(loss: Loss, phi: PyTree, outer: bool) -> None:
