@@ -55,7 +55,7 @@ settings.register_profile("steady", derandomize=True, deadline=None, max_example
 settings.load_profile("steady")
 
 
-# Files of tests that are not yet on the second edition's core, or were not run again since: they are
+# Files of tests that are not yet on the second edition's core, or not run again since. They are
 # run, and may fail. The list must become empty.
 KNOWN = ROOT / "tests" / "known_failures.txt"
 
