@@ -24,36 +24,41 @@ class Bent(NamedTuple):
     bend: jax.Array
 
 
-def residual(phi, theta, row):
-    x, y, bend = row
-    a = phi @ x
-    return (a + bend * jnp.sin(a) - y) / 2
-
-
-def outer_residual(phi, theta, row):
-    """Depends on theta directly too."""
-    return residual(phi, theta, row) - 0.2 * theta.omega[0]
-
-
 def rows(data, bend):
     return data.x, data.y, jnp.broadcast_to(bend, data.y.shape)
 
 
+def written(apply):
+    """The problem as a function of its network, `(phi, x) -> a`."""
+
+    def residual(phi, theta, row):
+        x, y, bend = row
+        a = apply(phi, x)
+        return (a + bend * jnp.sin(a) - y) / 2
+
+    # The outer loss depends on theta directly too.
+    outer = lambda phi, theta, row: residual(phi, theta, row) - 0.2 * theta.omega[0]
+    return mc.Problem(
+        init=at_omega,
+        inner=mc.LeastSquares(residual, lambda z: rows(z.train, z.bend), lambda theta: theta),
+        outer=mc.LeastSquares(outer, lambda z: rows(z.test, z.bend)),
+    )
+
+
+def line(phi, x):
+    return phi @ x
+
+
 def shuffled(z, key):
     """A view that has the rows to learn from in another order, and so the same losses."""
-    return z._replace(train=jax.tree.map(lambda leaf: jax.random.permutation(key, leaf), z.train))
+    shift = jax.random.randint(key, (), 0, 4)
+    return z._replace(train=jax.tree.map(lambda leaf: jnp.roll(leaf, shift, 0), z.train))
 
 
-problem = mc.Problem(
-    init=at_omega,
-    inner=mc.LeastSquares(residual, lambda z: rows(z.train, z.bend), prior=lambda theta: theta),
-    outer=mc.LeastSquares(outer_residual, lambda z: rows(z.test, z.bend)),
-)
+problem = written(line)
 sampled = mc.Problem(problem.init, problem.inner, problem.outer, sample=shuffled)
 
-THETA = mc.Synapse(
-    jnp.array([0.3, -0.4, 0.1]), jnp.array([-0.5, 0.2, -0.2])
-)
+THETA = mc.Synapse(jnp.array([0.3, -0.4, 0.1]), jnp.array([-0.5, 0.2, -0.2]))
 
 
 def _task(bend):
@@ -141,16 +146,16 @@ def pulled_back(x, u, theta, z):
 
 
 @jax.jit
-def implicit(x, theta, z):
+def implicit(x, theta, z, damping=0.0):
     """Implicit differentiation at any x, with a dense Hessian."""
-    hessian = jax.hessian(value, 1)(problem.inner, x, theta, z)
+    hessian = jax.hessian(value, 1)(problem.inner, x, theta, z) + damping * jnp.eye(3)
     return pulled_back(x, jnp.linalg.solve(hessian, outer_slope(x, theta, z)), theta, z)
 
 
 @cache
-def truth(name):
+def truth(name, damping=0.0):
     """The gradients by theta and by z of the outer loss at the minimiser."""
-    return implicit(minimiser(THETA, TASKS[name]), THETA, TASKS[name])
+    return implicit(minimiser(THETA, TASKS[name]), THETA, TASKS[name], damping)
 
 
 @jax.jit

@@ -42,6 +42,15 @@ def test_nodes_are_the_upper_half_of_the_circle_and_real_where_they_can_be():
             np.testing.assert_allclose(np.real(moment), k == 1, atol=1e-12)
 
 
+def test_weakly_typed_weights_keep_their_digits():
+    # jnp.array(0.3) is one, and in complex64 phases would stop 1e-8 away from where they should.
+    rule = mc.Contrastive(0.1, "holomorphic", 4)
+    gradient = mc.meta_gradient(PROBLEM, CONVERGED, rule)
+    weak, strong = (gradient(theta, TASK[0]) for theta in (jnp.array(0.3), THETA[0]))
+    assert weak.phases.nudged[1].phi.dtype == strong.phases.nudged[1].phi.dtype
+    np.testing.assert_allclose(weak.by_theta, strong.by_theta, rtol=1e-12)
+
+
 def test_two_points_are_the_symmetric_scheme():
     assert mc.stencil("holomorphic", 2, 0.1)[0][::-1] == mc.stencil("symmetric", 2, 0.1)[0]
     np.testing.assert_allclose(error(2, 0.1), error(2, 0.1, scheme="symmetric"), rtol=1e-10)
