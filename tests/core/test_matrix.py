@@ -148,12 +148,12 @@ REAL |= {"a function", "a credit rule"}
 TOLERANT = {"until_converged", "lbfgs", "anderson", "newton_cg"}
 CLASSES = {
     "until_converged": "Descend",
-    "lbfgs": "Descend",
+    "lbfgs": "LBFGS",
     "anderson": "Anderson",
     "newton_cg": "NewtonCG",
     "closed_form": "ClosedForm",
     "gauss_newton": "GaussNewton",
-    "evolve": "Descend",
+    "evolve": "Evolve",
     "a function": "Function",
     "a credit rule": "WithCreditRule",
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import jax
 import optax
@@ -13,18 +11,8 @@ from .._loss import Loss
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
-# `(loss, phi, step, the optimiser's state) -> (value, gradient)`.
-Gradient: TypeAlias = Callable[[Loss, PyTree, Step, PyTree], tuple[Scalar, PyTree]]
 
-
-def from_state(loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
-    """What a line search left in its state of the loss where it stopped, if it did."""
-    return optax.value_and_grad_from_state(loss)(phi, state=moments)
-
-
-def value_and_slope(
-    loss: Loss, phi: PyTree, t: Step = 0, moments: PyTree = None
-) -> tuple[Scalar, PyTree]:
+def value_and_slope(loss: Loss, phi: PyTree) -> tuple[Scalar, PyTree]:
     """`jax.value_and_grad(loss)(phi)`; the complex derivative where phi is complex."""
     holomorphic = any(jax.numpy.iscomplexobj(leaf) for leaf in jax.tree.leaves(phi))
     return jax.value_and_grad(loss, holomorphic=holomorphic)(phi)
@@ -32,10 +20,13 @@ def value_and_slope(
 
 @dataclass(frozen=True)
 class Descend(Solver):
-    """What `descend`, `until_converged` and `evolve` return: steps of an optax optimiser."""
+    """What `descend` and `until_converged` return: steps of an optax optimiser."""
 
     optimizer: optax.GradientTransformation = field(repr=False)
-    gradient: Gradient = field(default=value_and_slope, repr=False)
+
+    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+        """The value and the gradient along which step t goes."""
+        return value_and_slope(loss, phi)
 
     def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
         """The optimiser's own state; with a tolerance also the gradient, which is tested first."""
@@ -90,6 +81,17 @@ def until_converged(
     return Descend(optimizer, steps=max_steps, tol=tol, holomorphic=True, carries=True)
 
 
+@dataclass(frozen=True)
+class LBFGS(Descend):
+    """What `lbfgs` returns."""
+
+    pairs: int
+
+    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+        """What the line search left in its state of the loss where it stopped, if it did."""
+        return optax.value_and_grad_from_state(loss)(phi, state=moments)
+
+
 def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:
     """Limited-memory BFGS with a zoom line search, `optax.lbfgs`, on all data until converged.
 
@@ -112,4 +114,4 @@ def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:
     """
     check_tol(tol, max_steps)
     check_positive_int("pairs", pairs)
-    return Descend(optax.lbfgs(memory_size=pairs), from_state, steps=max_steps, tol=tol)
+    return LBFGS(optax.lbfgs(memory_size=pairs), pairs, steps=max_steps, tol=tol)

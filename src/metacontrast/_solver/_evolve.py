@@ -28,14 +28,14 @@ def antithetic(
 
 
 @dataclass(frozen=True)
-class Perturbed:
-    """The gradient that `evolve` descends along."""
+class Evolve(Descend):
+    """What `evolve` returns."""
 
     sigma: float
     pairs: int
     seed: int
 
-    def __call__(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """The value, and the estimate of the gradient that step t draws."""
         key = jax.random.fold_in(jax.random.key(self.seed), t)
         return loss(phi), antithetic(loss, phi, key, self.sigma, self.pairs)
@@ -73,7 +73,7 @@ def evolve(
     """
     check_positive_int("steps", steps)
     check_perturbations(sigma, pairs)
-    return Descend(optimizer, Perturbed(sigma, pairs, seed), steps=steps, carries=True)
+    return Evolve(optimizer, sigma, pairs, seed, steps=steps, carries=True)
 
 
 def check_perturbations(sigma: float, pairs: int) -> None:
