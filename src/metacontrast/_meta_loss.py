@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_shapes, start_losses
@@ -180,7 +181,9 @@ def _checker(problem: Problem) -> Callable[[PyTree, PyTree, Key | None], None]:
 def _kind(leaf: PyTree) -> PyTree:
     """What a leaf looks like to a compiler; of something that is no array, its type."""
     return (
-        (leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else (type(leaf), jnp.shape(leaf))
+        (leaf.shape, leaf.dtype)
+        if isinstance(leaf, jax.Array | np.ndarray)
+        else (type(leaf), jnp.shape(leaf))
     )
 
 

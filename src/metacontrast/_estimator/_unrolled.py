@@ -73,7 +73,16 @@ class Unrolled(Estimator):
             return at.outer(phi), jax.lax.stop_gradient(free_diagnostics(at, phi))
 
         grad = jax.value_and_grad(trained, (0, 1), has_aux=True, allow_int=True)
-        (value, aux), (by_theta, by_z) = grad(loss.theta, loss.z)
+        try:
+            (value, aux), (by_theta, by_z) = grad(loss.theta, loss.z)
+        except ValueError as error:
+            if "Reverse-mode" not in str(error):
+                raise
+            raise TypeError(
+                f"solver: Unrolled goes back through all that {solver!r} does, and that has a loop "
+                "of no fixed number of turns (a line search, a while_loop); use descend with an "
+                "optimiser that has none, or another estimator (Contrastive, Implicit)."
+            ) from error
         return MetaGradient(value, by_theta, by_z, aux)
 
     def _train(self, solver: Solver, loss: Loss) -> PyTree:
