@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from problems import forbidden, quadratic, random_quadratic, random_ridge, ridge
@@ -146,3 +147,10 @@ def test_what_is_checked_under_jit_is_what_shapes_can_tell():
     problem = floats(inner=lambda phi, theta, task: jnp.sum(phi**2) + task)
     loss = jax.jit(mc.meta_loss(problem, mc.descend(optax.sgd(0.1), 1), mc.Contrastive(0.1)))
     assert jnp.isfinite(loss(1.0, jnp.nan))  # the outer loss at a phi that a NaN did not move
+
+
+def test_arrays_of_numpy_are_looked_at_again_where_their_type_is_another():
+    loss = mc.meta_loss(floats(), mc.descend(optax.sgd(0.1), 1), mc.Contrastive(0.1))
+    assert jnp.isfinite(loss(np.ones(2), 0.0))
+    with pytest.raises(ValueError, match=r"^theta: .* is int"):
+        loss(np.ones(2, int), 0.0)
