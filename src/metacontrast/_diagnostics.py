@@ -65,7 +65,10 @@ def _slope(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The norm of the slope at `at`, and its product with the way from `first` to `last`."""
     _, slope = value_and_slope(loss, jax.tree.map(lambda a, b: a.astype(b.dtype), at, last))
-    return optax.tree.norm(slope), jnp.real(optax.tree.vdot(_way(first, last), slope))
+    along = jnp.real(optax.tree.vdot(_way(first, last), slope))
+    # Of one type for all phases: what is bfloat16 in the free one is complex64 in a complex one.
+    wide = jnp.promote_types(along.dtype, jnp.float32)
+    return optax.tree.norm(slope).astype(wide), along.astype(wide)
 
 
 def _way(first: PyTree, last: PyTree) -> PyTree:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import jax
 import optax
@@ -11,8 +13,16 @@ from .._loss import Loss
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
+Value: TypeAlias = Callable[[PyTree], Scalar]
 
-def value_and_slope(loss: Loss, phi: PyTree) -> tuple[Scalar, PyTree]:
+
+def in_type_of(phi: PyTree, loss: Loss) -> Value:
+    """The loss, whose value may be of theta's wider type, in that of phi, as line searches ask."""
+    dtype = jax.numpy.result_type(*jax.tree.leaves(phi))
+    return lambda phi: loss(phi).astype(dtype)
+
+
+def value_and_slope(loss: Value, phi: PyTree) -> tuple[Scalar, PyTree]:
     """`jax.value_and_grad(loss)(phi)`; the complex derivative where phi is complex."""
     holomorphic = any(jax.numpy.iscomplexobj(leaf) for leaf in jax.tree.leaves(phi))
     return jax.value_and_grad(loss, holomorphic=holomorphic)(phi)
@@ -24,7 +34,7 @@ class Descend(Solver):
 
     optimizer: optax.GradientTransformation = field(repr=False)
 
-    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+    def gradient(self, loss: Value, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """The value and the gradient along which step t goes."""
         return value_and_slope(loss, phi)
 
@@ -35,18 +45,18 @@ class Descend(Solver):
 
     def step(self, loss: Loss, state: State, t: Step) -> State:
         """One update. With a tolerance the gradient is that which was tested."""
-        moments, known = state.memory
-        value, slope = self.gradient(loss, state.phi, t, moments) if known is None else known
+        (moments, known), value_fn = state.memory, in_type_of(state.phi, loss)
+        value, slope = self.gradient(value_fn, state.phi, t, moments) if known is None else known
         # Optimisers with a line search ask for more than the gradient; the others ignore it.
         updates, moments = optax.with_extra_args_support(self.optimizer).update(
-            slope, moments, state.phi, value=value, grad=slope, value_fn=loss
+            slope, moments, state.phi, value=value, grad=slope, value_fn=value_fn
         )
         return self._state(loss, optax.apply_updates(state.phi, updates), moments, t + 1)
 
     def _state(self, loss: Loss, phi: PyTree, moments: PyTree, t: Step) -> State:
         if self.tol is None:
             return State(phi, (moments, None))
-        known = self.gradient(loss, phi, t, moments)
+        known = self.gradient(in_type_of(phi, loss), phi, t, moments)
         return State(phi, (moments, known), optax.tree.norm(known[1]))
 
 
@@ -87,7 +97,7 @@ class LBFGS(Descend):
 
     pairs: int
 
-    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+    def gradient(self, loss: Value, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """What the line search left in its state of the loss where it stopped, if it did."""
         return optax.value_and_grad_from_state(loss)(phi, state=moments)
 

@@ -9,10 +9,9 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
-from .._loss import Loss
 from .._types import Key, PyTree, Scalar, Step
 from ._base import Solver, check_positive, check_positive_int
-from ._descend import Descend
+from ._descend import Descend, Value
 
 
 def antithetic(
@@ -24,7 +23,8 @@ def antithetic(
     ahead, behind = (
         jax.vmap(lambda e, s=s: value(unravel(flat + s * e)))(noise) for s in (sigma, -sigma)
     )
-    return unravel((ahead - behind) @ noise / (2 * sigma * pairs))
+    slope = (ahead - behind) @ noise / (2 * sigma * pairs)
+    return unravel(slope.astype(flat.dtype))  # values may be of a wider type
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Evolve(Descend):
     pairs: int
     seed: int
 
-    def gradient(self, loss: Loss, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
+    def gradient(self, loss: Value, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """The value, and the estimate of the gradient that step t draws."""
         key = jax.random.fold_in(jax.random.key(self.seed), t)
         return loss(phi), antithetic(loss, phi, key, self.sigma, self.pairs)

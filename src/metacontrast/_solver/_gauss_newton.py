@@ -42,7 +42,8 @@ class GaussNewton(Solver):
         # To within round-off: at the minimum the loss no longer tells good steps from bad, but
         # the steps still bring phi closer, and the contrast needs phi, not the loss.
         taken = after <= before + 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
-        return State(at.unravel(jnp.where(taken, new, at.x)), jnp.where(taken, mu / 3, mu * 4))
+        new = jnp.where(taken, new, at.x).astype(at.x.dtype)  # theta may be of a wider type
+        return State(at.unravel(new), jnp.where(taken, mu / 3, mu * 4))
 
 
 def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
