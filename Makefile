@@ -1,71 +1,100 @@
-# Both commands work from a bare checkout: the first makes .venv from the pinned, hashed lock.
+# `make demo` and `make test` work from a bare checkout, with Python 3.11 or newer and make: the first
+# of them makes .venv, one environment for everything, from one pinned, hashed lock.
+#
+# uv makes the lock and installs from it, but the lock is not a uv.lock (nor a pylock.toml): both
+# write the address of the index beside every package, so that a mirror's lock differs from anyone
+# else's. requirements.lock names versions and hashes only, and any index or mirror serves it.
 PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
-.PHONY: demo test test-torch bench lint lock clean
+PYTEST = .venv/bin/python -m pytest
+.PHONY: demo test test-core test-library test-experiments test-torch test-pythons mutation bench lock clean \
+  lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
 	$(RUN) demo --out $(OUT)/demo
 
-test: .venv/ready lint
-	.venv/bin/python -m pytest
+# The checks of types and style, all three tiers of tests, and every example in docstrings and pages.
+# The part for PyTorch is tested where .venv has it: see .venv/torch.
+test: lint
+	$(PYTEST)
 
-# PyTorch's part, in a second environment on top of the first. On Linux pip must find the CPU build of
-# torch: PyTorch has an index of them for PIP_EXTRA_INDEX_URL.
-test-torch: .venv-torch/ready
-	.venv-torch/bin/python -m pytest -n 0 src/metacontrast/torch tests/test_torch.py tests/test_bench_peers.py docs/torch.md
-	.venv-torch/bin/python -m mypy
+# The rule itself, in about two minutes.
+test-core test-library test-experiments: .venv/ready
+	$(PYTEST) $(patsubst test-%,tests/%,$@)
 
-.venv-torch/ready: .venv/ready requirements-torch.lock
-	.venv/bin/python -m venv --clear .venv-torch
-	.venv/bin/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > \
-	  "$$(.venv-torch/bin/python -c 'import site; print(site.getsitepackages()[0])')/main.pth"
-	.venv-torch/bin/python -m pip install --quiet --require-hashes --requirement requirements-torch.lock
-	touch $@
+test-torch: .venv/torch
+	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py) tests/experiments/test_bench_peers.py
 
-# Speed and memory, also against other libraries, which are in a third environment on top.
-bench: .venv-bench/ready
-	.venv-bench/bin/python -m metacontrast bench --out $(OUT)/bench
+# The other Pythons at hand: the core tier on the newest of them with the newest versions of
+# everything (requirements-newest.lock), the README's example on every one.
+test-pythons: .venv/ready
+	.venv/bin/python tools/pythons.py
 
-.venv-bench/ready: .venv-torch/ready requirements-bench.lock
-	.venv/bin/python -m venv --clear .venv-bench
-	.venv-torch/bin/python -c 'import sysconfig; p = sysconfig.get_path("purelib"); print(f"import site; site.addsitedir({p!r})")' > \
-	  "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
-	.venv-bench/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-bench.lock
-	touch $@
+# Faults put into the sources one at a time: which does no test see?
+mutation: .venv/ready
+	.venv/bin/python -m tools.mutation
 
-lint: .venv/ready
+# Speed and memory, also beside other libraries.
+bench: .venv/torch
+	.venv/bin/python -m benchmarks --out $(OUT)/bench
+
+# Also what is run before a commit, once `.venv/bin/prek install` has been: .pre-commit-config.yaml.
+lint: lint-style lint-types lint-spelling lint-dependencies
+lint-style: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+lint-types: .venv/ready
 	.venv/bin/mypy
+lint-spelling: .venv/ready
+	.venv/bin/codespell
+lint-dependencies: .venv/ready
+	.venv/bin/deptry src
 
+# uv is in the lock itself: pip installs it, and it the rest, in seconds. Where the packages come from
+# by pip's own settings alone, pip does it all. No dependency is asked what it wants: the lock is whole.
+INSTALL = install --quiet --no-deps --require-hashes --requirement
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "metacontrast needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	awk '/^[a-z]/ { chosen = /^uv==/ } chosen' requirements.lock > .venv/uv.txt
+	awk '/^[a-z]/ { chosen = !/^torch==/ } chosen' requirements.lock > .venv/most.txt
+	.venv/bin/python -m pip $(INSTALL) .venv/uv.txt
+	.venv/bin/uv pip $(INSTALL) .venv/most.txt --python .venv --compile-bytecode || \
+	  .venv/bin/python -m pip $(INSTALL) .venv/most.txt
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Renews both locks (needs uv); the files name no index, so any mirror serves them. torch has one by
-# itself, without its gigabytes of CUDA packages: on Linux it is the CPU build, which is not on PyPI
-# and whose hash (CPython 3.11, x86-64) is given here.
+# PyTorch comes into the same environment, when it is asked for. On Linux it is the CPU build (that of
+# PyPI has gigabytes of CUDA), which PyTorch keeps on an index of its own: PIP_EXTRA_INDEX_URL or
+# PIP_FIND_LINKS tells pip where it is.
+.venv/torch: .venv/ready
+	awk '/^[a-z]/ { chosen = /^torch==/ } chosen' requirements.lock > .venv/torch.txt
+	.venv/bin/python -m pip $(INSTALL) .venv/torch.txt
+	.venv/bin/python -c 'import torch' || \
+	  { echo "The lock knows the CPU build of torch for CPython 3.11 on x86-64 Linux alone." >&2; exit 1; }
+	touch $@
+
+# Renews both locks. On Linux torch is the CPU build, which is not on PyPI and whose hash (CPython
+# 3.11, x86-64) is given here; its CUDA packages are left out. One version of each package serves
+# every Python here; the second lock has the newest versions on the newest Python, without tools.
 TORCH = 2.13.0
 TORCH_CPU = 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+TORCH_LINUX = sys_platform == 'linux' and platform_machine == 'x86_64' and python_full_version < '3.12'
 CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
-lock:
-	uv pip compile pyproject.toml --group dev --extra plots --extra sklearn --universal --python-version 3.11 \
-	  --generate-hashes --no-header --upgrade --quiet --output-file requirements.lock
-	printf '%s\n' $(CUDA) > .venv-cuda.txt
-	rm -f requirements-torch.lock
-	echo 'torch==$(TORCH)' | uv pip compile - --excludes .venv-cuda.txt --universal \
-	  --python-version 3.11 --constraints requirements.lock --generate-hashes --no-header \
-	  --no-annotate --quiet --output-file requirements-torch.lock
-	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; sys_platform == 'linux' \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements-torch.lock
-	rm .venv-cuda.txt requirements-torch.lock.old
-	printf '%s\n' higher jaxopt torchopt graphviz optree | uv pip compile - --no-deps --universal \
-	  --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements-bench.lock
+COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-header --upgrade --quiet
+lock: .venv/ready
+	printf '%s\n' $(CUDA) > .venv/cuda.txt
+	echo 'torch==$(TORCH)' > .venv/torch-version.txt
+	$(COMPILE) --python-version 3.11 --fork-strategy fewest --all-extras --group dev --group bench \
+	  --excludes .venv/cuda.txt --constraints .venv/torch-version.txt --output-file requirements.lock
+	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; $(TORCH_LINUX) \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements.lock
+	sed -i.old '/ via -[rc]* \.venv/d; /^    #   -[rc] \.venv/d' requirements.lock
+	rm requirements.lock.old
+	$(COMPILE) --python-version 3.13 --extra optimistix --extra plots --extra sklearn --group test \
+	  --output-file requirements-newest.lock
 
 clean:
-	rm -rf .venv .venv-torch .venv-bench build dist
+	rm -rf .venv .venv-3* .compiled build dist

@@ -1,9 +1,71 @@
-"""What needs packages that are no part of the main lock waits for `make test-torch`."""
+"""Tests compute in float64, in which the mathematics is exact, and compile each program once."""
 
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
 from importlib.util import find_spec
+from pathlib import Path
 
+import jax
+import pytest
+from hypothesis import settings
+from jaxlib.version import __version__ as jaxlib_version
+
+# Nothing here imports the library, so that jaxtyping's hook can (--jaxtyping-packages).
+ROOT = Path(__file__).parent
+
+# PyTorch comes into .venv when it is asked for: `make .venv/torch`.
 collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
-collect_ignore_glob = [] if find_spec("torch") else ["src/metacontrast/bench/_torch_*.py"]
-# Modules are imported in search of examples.
-if find_spec("jaxopt") is None:
-    collect_ignore += ["src/metacontrast/bench/_jaxopt.py"]
+collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
+
+# Tests spend their time on compiling, not on computing. Newer jaxlibs do not know the second flag.
+FASTER = ["--xla_backend_optimization_level=0"]
+if jaxlib_version.startswith("0.10."):
+    FASTER += ["--xla_cpu_use_fusion_emitters=false"]
+given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join(given + [flag for flag in FASTER if flag not in given])
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)  # the first is the default; see test_devices.py
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def compiled_here() -> Path:
+    """Of this jaxlib and processor: a program compiled for another one may crash."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    kind = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    digest = hashlib.sha256("\n".join([platform.processor(), *sorted(kind)]).encode()).hexdigest()
+    return ROOT / ".compiled" / f"jaxlib-{jaxlib_version}-{platform.machine()}-{digest[:12]}"
+
+
+# What one process or run of the tests has compiled, the next one finds, as do the processes that
+# tests start; `make clean` forgets it. The command line keeps nothing of what it compiles in tests.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_here()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+least = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+os.environ["METACONTRAST_COMPILED"] = "off"
+
+# The same examples every time; and the first one compiles, so there is no deadline.
+settings.register_profile("steady", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("steady")
+
+
+# Files of tests that are not yet on the second edition's core, or not run again since. They are
+# run, and may fail. The list must become empty.
+KNOWN = ROOT / "tests" / "known_failures.txt"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tier of a test is its folder, tests/core, tests/library or tests/experiments."""
+    known = set(KNOWN.read_text(encoding="utf-8").splitlines()) if KNOWN.is_file() else set()
+    for item in items:
+        parts = item.path.relative_to(ROOT).parts
+        if parts[0] == "tests" and len(parts) > 2:
+            item.add_marker(parts[1])
+        if {item.nodeid, item.nodeid.partition("::")[0]} & known:
+            item.add_marker(pytest.mark.xfail(reason="not yet on the second edition's core"))

@@ -2,7 +2,7 @@
 
     python examples/torch_sine.py --seed 0
 
-Tasks, network and settings are those of `metacontrast run sine --method cml-gd`, but for fewer
+Tasks, network and settings are those of `python experiments/sine.py --method cml-gd`, but for fewer
 tasks and meta-steps, and a constant inner learning rate: PyTorch learns one task after another.
 """
 
@@ -13,7 +13,6 @@ import json
 import math
 import time
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +32,7 @@ def sine(draw: torch.Generator, shots: int = 10, queries: int = 10) -> mc.Task:
     return mc.Task(mc.Data(x[:shots], y[:shots]), mc.Data(x[shots:], y[shots:]))
 
 
-def squares(net: nn.Module, data: mc.Data) -> Any:
+def squares(net: nn.Module, data: mc.Data) -> torch.Tensor:
     """The summed squared error."""
     return ((net(data.x) - data.y) ** 2).sum()
 
@@ -51,8 +50,8 @@ def problem() -> mct.Problem:
 
 
 SGD = partial(torch.optim.SGD, lr=1e-3, momentum=0.9, nesterov=True)
-SOLVE = mct.descend(SGD, steps=100)
-RULE = mc.Contrastive(beta=0.05, scheme="symmetric", nudged=mct.descend(SGD, steps=50))
+SOLVER, NUDGED = mct.descend(SGD, steps=100), mct.descend(SGD, steps=50)
+RULE = mc.Contrastive(beta=0.05, scheme="symmetric")
 
 
 def meta_train(sines: mct.Problem, seed: int, steps: int, tasks: int) -> float:
@@ -64,7 +63,7 @@ def meta_train(sines: mct.Problem, seed: int, steps: int, tasks: int) -> float:
     began = time.perf_counter()
     for t in range(steps):
         outer.zero_grad()
-        step = mct.backward(sines, SOLVE, RULE, [sine(draw) for _ in range(tasks)])
+        step = mct.backward(sines, SOLVER, RULE, [sine(draw) for _ in range(tasks)], NUDGED)
         nn.utils.clip_grad_norm_(slow, 10.0)
         outer.step()
         cosine.step()
@@ -76,12 +75,12 @@ def meta_train(sines: mct.Problem, seed: int, steps: int, tasks: int) -> float:
 def errors(sines: mct.Problem, seed: int, tasks: int) -> torch.Tensor:
     """Mean squared errors on tasks of 100 query points each."""
     draw = torch.Generator().manual_seed(seed)
-    found = []
+    losses = []
     for _ in range(tasks):
         task = sine(draw, queries=100)
-        with mct.learned(sines, SOLVE, task) as net, torch.no_grad():
-            found.append(squares(net, task.test) / 100)
-    return torch.stack(found)
+        with mct.solve_inner(sines, SOLVER, task) as net, torch.no_grad():
+            losses.append(squares(net, task.test) / 100)
+    return torch.stack(losses)
 
 
 def main() -> None:
@@ -96,12 +95,12 @@ def main() -> None:
     sines = problem()
     seconds = meta_train(sines, settings.seed, settings.steps, settings.tasks)
     tested = errors(sines, TEST_SEED, settings.test_tasks)
-    said = {"mse": tested.mean().item(), "std": tested.std().item()}
-    said |= {
-        "ci95": 1.96 * said["std"] / math.sqrt(len(tested)),
+    result = {"mse": tested.mean().item(), "std": tested.std().item()}
+    result |= {
+        "ci95": 1.96 * result["std"] / math.sqrt(len(tested)),
         "s a meta-step": seconds / settings.steps,
     }
-    print(json.dumps(vars(settings) | said))
+    print(json.dumps(vars(settings) | result))
 
 
 if __name__ == "__main__":

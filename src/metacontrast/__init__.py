@@ -1,5 +1,8 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 from ._argmin import argmin as argmin
 from ._check import check as check
 from ._contrast import contrast as contrast
@@ -36,3 +39,20 @@ from ._solver._newton import newton_cg as newton_cg
 from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
+from ._version import __version__ as __version__
+
+# Attributes of the package that are imported when they are asked for: some need an extra.
+_SUBPACKAGES = (
+    "accuracy", "brain", "credit", "external", "nets", "optimistix", "report", "slow", "tasks",
+    "torch", "train",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name not in _SUBPACKAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBPACKAGES])

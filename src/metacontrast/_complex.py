@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 
@@ -92,4 +91,6 @@ def _name(program: Any) -> str:
 
 
 def _is_program(x: Any) -> bool:
-    return isinstance(x, jex.core.Jaxpr | jex.core.ClosedJaxpr)
+    from jax.extend import core  # takes a tenth of a second, and is needed by this scheme alone
+
+    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)

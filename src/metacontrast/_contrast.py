@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -70,14 +69,24 @@ def contrast(
     phis = [phase.solution.phi for phase in phases]
     phis = [phi_0, *phis] if len(runs) < len(losses) else phis
 
+    return contrast_at(losses, weights, phis), phases
+
+
+def contrast_at(
+    losses: Sequence[Loss], weights: Sequence[Scalar | complex], phis: Sequence[PyTree]
+) -> tuple[PyTree, PyTree]:
+    """`d/d(theta, z) sum_k w_k L_k(phi_k, theta, z)` at fixed phis, which have been found before.
+
+    All losses are of the same theta and z.
+    """
+
     def combined(theta: PyTree, z: PyTree) -> Scalar:
         values = [
-            w * replace(each, theta=theta, z=z)(phi)
-            for w, each, phi in zip(weights, losses, phis, strict=True)
+            w * each.at(theta, z)(phi) for w, each, phi in zip(weights, losses, phis, strict=True)
         ]
         return jnp.real(jnp.sum(jnp.stack(values)))
 
-    return jax.grad(combined, (0, 1), allow_int=True)(loss.theta, loss.z), phases
+    return jax.grad(combined, (0, 1), allow_int=True)(losses[0].theta, losses[0].z)
 
 
 def _like(phi_0: PyTree, loss: Loss) -> PyTree:

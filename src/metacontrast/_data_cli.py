@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
-import typer
+import tyro
 
-data = typer.Typer(no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="omniglot, miniimagenet, cifar10 or mnist.")]
+data = tyro.extras.SubcommandApp()
+Name: TypeAlias = Annotated[str, tyro.conf.Positional]
 
 
-@data.command()
+@data.command
 def fetch(name: Name) -> None:
-    """Download the official files and import them; run it again to go on where it stopped."""
+    """Download the official files and import them; run it again to go on where it stopped.
+
+    Args:
+        name: omniglot, miniimagenet, cifar10 or mnist.
+    """
     from .tasks._cache import cache_folder
     from .tasks._sources import fetch
 
-    _say(fetch(name, cache_folder()))
+    _print(fetch(name, cache_folder()))
 
 
-@data.command("import")
-def import_(
-    name: Name,
-    source: Annotated[Path, typer.Option(help="A folder with the official files.")],
-) -> None:
-    """Import official files that are already here; nothing is unpacked beside them."""
+@data.command(name="import")
+def import_(name: Name, source: Path) -> None:
+    """Import official files that are already here; nothing is unpacked beside them.
+
+    Args:
+        name: omniglot, miniimagenet, cifar10 or mnist.
+        source: A folder with the official files.
+    """
     from .tasks._cache import cache_folder
     from .tasks._sources import import_
 
-    _say(import_(name, source, cache_folder()))
+    _print(import_(name, source, cache_folder()))
 
 
-@data.command()
+@data.command
 def verify(name: Name) -> None:
-    """Check counts, structure and checksums of what the cache has."""
+    """Check counts, structure and checksums of what the cache has.
+
+    Args:
+        name: omniglot, miniimagenet, cifar10 or mnist.
+    """
     from .tasks._cache import cache_folder
     from .tasks._sources import verify
 
-    _say(verify(name, cache_folder()))
+    _print(verify(name, cache_folder()))
 
 
-def _say(lines: list[str]) -> None:
+def _print(lines: list[str]) -> None:
     for line in lines:
-        typer.echo(line)
+        print(line)

@@ -24,6 +24,8 @@ class Loss:
         z: the task.
         key: for problems that sample.
         nudge: what is mixed into the inner loss. Default: nothing, the free phase.
+        by_z: whether gradients by z are wanted. If not, the problem need not be differentiable by
+            it.
     """
 
     problem: Problem
@@ -31,6 +33,7 @@ class Loss:
     z: PyTree
     key: Key | None = None
     nudge: Nudge | None = None
+    by_z: bool = True
 
     def __call__(self, phi: PyTree) -> Scalar:
         """The augmented loss on all of `z`."""
@@ -49,6 +52,10 @@ class Loss:
     def nudged(self, nudge: Nudge) -> Loss:
         """The same loss, nudged, with the same random numbers."""
         return replace(self, nudge=nudge)
+
+    def at(self, theta: PyTree, z: PyTree) -> Loss:
+        """The same loss of another theta and z, by which it is to be differentiated."""
+        return replace(self, theta=theta, z=z if self.by_z else jax.lax.stop_gradient(z))
 
     @property
     def samples(self) -> bool:

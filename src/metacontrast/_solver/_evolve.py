@@ -66,6 +66,7 @@ def evolve(
     Reference: Rechenberg, 1973; antithetic: Salimans, Ho, Chen, Sidor, Sutskever, 2017.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> solution = evolve(optax.sgd(0.02), 200, sigma=0.1)(lambda x: jnp.sum(x**2), jnp.ones(3))
         >>> bool(jnp.abs(solution.phi).max() < 0.01)
         True

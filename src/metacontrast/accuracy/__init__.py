@@ -1,7 +1,5 @@
 """How accurate is a meta-gradient, at what cost, and which beta makes it most accurate."""
 
-from .._suggest import Suggestion as Suggestion
-from .._suggest import suggest_beta as suggest_beta
 from ._bound import Constants as Constants
 from ._bound import best_beta as best_beta
 from ._bound import bound as bound
@@ -9,3 +7,5 @@ from ._bound import quadratic_constants as quadratic_constants
 from ._compare import Record as Record
 from ._compare import compare as compare
 from ._compare import print_records as print_records
+from ._suggest import Suggestion as Suggestion
+from ._suggest import suggest_beta as suggest_beta

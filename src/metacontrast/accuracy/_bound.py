@@ -1,25 +1,34 @@
-"""How wrong a contrastive meta-gradient can be: the talk's theorem, with its constants."""
+"""How wrong a contrastive meta-gradient can be: the paper's theorem, with its constants."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from .._problem import Problem, PyTree
+from .._linear import Vector
+from .._loss import Loss
+from .._problem import Problem
+from .._types import PyTree
+
+Numbers: TypeAlias = Float[Array, "..."] | float  # one, or an array of them
+Matrix: TypeAlias = Float[Array, "n m"]
 
 
 class Constants(NamedTuple):
     """Of the theorem: Lipschitz constants of `dL_in/dtheta` and `dL_out/dtheta` in phi, and C."""
 
-    b_in: Any
-    b_out: Any
-    c: Any
+    b_in: Numbers
+    b_out: Numbers
+    c: Numbers
 
 
-def bound(delta: Any, delta_prime: Any, beta: Any, constants: Constants) -> Any:
+def bound(delta: Numbers, delta_prime: Numbers, beta: Numbers, constants: Constants) -> Numbers:
     """The most by which a forward-difference contrastive meta-gradient can err.
 
         |estimate - dL_out/dtheta| <= B_in (delta + delta') / beta + B_out delta' + C beta/(1+beta)
@@ -28,7 +37,7 @@ def bound(delta: Any, delta_prime: Any, beta: Any, constants: Constants) -> Any:
         delta: distance of the free phase from its minimiser.
         delta_prime: distance of the nudged phase from its own.
         beta: the nudge, positive.
-        constants: B_in, B_out and C of the problem, as `quadratic_constants` finds them.
+        constants: B_in, B_out and C of the problem, see `quadratic_constants`.
 
     Raises:
         ValueError: a beta that is known and not positive.
@@ -40,18 +49,19 @@ def bound(delta: Any, delta_prime: Any, beta: Any, constants: Constants) -> Any:
         >>> bound(0.01, 0.01, beta=1.0, constants=Constants(b_in=1.0, b_out=1.0, c=2.0))
         1.03
     """
-    _positive(beta)
+    if isinstance(beta, int | float) and not beta > 0:
+        raise ValueError(f"beta: the bound is that of a positive nudge, not of {beta}.")
     b_in, b_out, c = constants
     return b_in * (delta + delta_prime) / beta + b_out * delta_prime + c * beta / (1 + beta)
 
 
-def best_beta(delta: Any, delta_prime: Any, constants: Constants) -> jax.Array:
-    """The beta at which `bound` is least: with `a = B_in (delta + delta')`,
+def best_beta(delta: Numbers, delta_prime: Numbers, constants: Constants) -> Float[Array, "..."]:
+    """The beta at which `bound` is least.
 
-        sqrt(a) / (sqrt(C) - sqrt(a)),   where it is 2 sqrt(a C) - a + B_out delta'.
+        sqrt(a) / (sqrt(C) - sqrt(a)),   where it is 2 sqrt(a C) - a + B_out delta',
 
-    So beta and the least error both go as sqrt(delta). If `a >= C` the bound only falls with beta:
-    infinity.
+    with `a = B_in (delta + delta')`. So beta and the least error both go as sqrt(delta). If
+    `a >= C` the bound only falls with beta: infinity.
 
     Example:
         >>> round(float(best_beta(0.01, 0.0, Constants(b_in=1.0, b_out=1.0, c=1.0))), 4)
@@ -62,7 +72,7 @@ def best_beta(delta: Any, delta_prime: Any, constants: Constants) -> jax.Array:
     return jnp.where(a < c, a / jnp.where(a < c, c - a, 1.0), jnp.inf)
 
 
-def quadratic_constants(problem: Problem, theta: PyTree, task: PyTree) -> Constants:
+def quadratic_constants(problem: Problem, theta: PyTree, z: PyTree) -> Constants:
     """Constants of the theorem for losses that are quadratic in phi, and bilinear with theta.
 
     With `H = d2 L_in/dphi2`, `A = d2 L_out/dphi2`, both positive definite, `P = d2 L_in/dphi
@@ -98,46 +108,41 @@ def quadratic_constants(problem: Problem, theta: PyTree, task: PyTree) -> Consta
         >>> quadratic_constants(problem, jnp.array(1.0), jnp.array(3.0))  # phi_0 = 2, g = 4
         Constants(b_in=Array(2., ...), b_out=Array(0., ...), c=Array(2., ...))
     """
-    flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.init(theta, task)))
-    second = _second_derivatives(problem, theta, task, unravel)
-    h, a, p, q = second(flat)
-    _quadratic((h, a, p, q), second(flat + 1.0))
-    slope_in, slope_out = (
-        jax.grad(lambda x, f=f: f(unravel(x)))
-        for f in (problem.loss(theta, task), problem.loss(theta, task).outer)
-    )
-    g = slope_out(flat - jnp.linalg.solve(h, slope_in(flat)))
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.init(theta, z)))
+    loss = Loss(problem, theta, z)
+    second = _second_derivatives(loss, unravel)
+    h, a, p, q = second(x)
+    _check_quadratic((h, a, p, q), second(x + 1.0))
+    slope_in, slope_out = (jax.grad(lambda x, f=f: f(unravel(x))) for f in (loss.inner, loss.outer))
+    g = slope_out(x - jnp.linalg.solve(h, slope_in(x)))
     norm = lambda matrix: jnp.linalg.norm(matrix, 2)
     weakest = jnp.minimum(jnp.linalg.eigvalsh(h)[0], jnp.linalg.eigvalsh(a)[0])
-    _convex(weakest)
+    _check_convex(weakest)
     size = jnp.linalg.norm
     c = (norm(p) * norm(a) * size(jnp.linalg.solve(h, g)) + norm(q) * size(g)) / weakest
     return Constants(norm(p), norm(q), c)
 
 
-def _second_derivatives(problem: Problem, theta: PyTree, task: PyTree, unravel: Any) -> Any:
+def _second_derivatives(
+    loss: Loss, unravel: Callable[[Vector], PyTree]
+) -> Callable[[Vector], tuple[Matrix, ...]]:
     """`flat phi -> (H, A, P, Q)`."""
-    at, unravel_theta = ravel_pytree(theta)
+    flat_theta, unravel_theta = ravel_pytree(loss.theta)
 
-    def losses(phi: jax.Array, theta: jax.Array) -> jax.Array:
-        loss = problem.loss(unravel_theta(theta), task)
-        return jnp.stack([loss(unravel(phi)), loss.outer(unravel(phi))])
+    def losses(x: Vector, flat_theta: Vector) -> Float[Array, "2"]:
+        at = replace(loss, theta=unravel_theta(flat_theta))
+        return jnp.stack([at.inner(unravel(x)), at.outer(unravel(x))])
 
     slopes = jax.jacrev(losses)
 
-    def second(phi: jax.Array) -> tuple[jax.Array, ...]:
-        (h, a), (p, q) = (jax.jacfwd(slopes, i)(phi, at) for i in (0, 1))
+    def second(x: Vector) -> tuple[Matrix, ...]:
+        (h, a), (p, q) = (jax.jacfwd(slopes, i)(x, flat_theta) for i in (0, 1))
         return h, a, p, q
 
-    return second
+    return jax.jit(second)
 
 
-def _positive(beta: Any) -> None:
-    if isinstance(beta, int | float) and not beta > 0:
-        raise ValueError(f"beta: the bound is that of a positive nudge, not of {beta}.")
-
-
-def _quadratic(here: tuple[jax.Array, ...], there: tuple[jax.Array, ...]) -> None:
+def _check_quadratic(here: tuple[Matrix, ...], there: tuple[Matrix, ...]) -> None:
     if isinstance(here[0], jax.core.Tracer):
         return
     for name, x, y in zip(("inner", "outer") * 2, here, there, strict=True):
@@ -148,7 +153,7 @@ def _quadratic(here: tuple[jax.Array, ...], there: tuple[jax.Array, ...]) -> Non
             )
 
 
-def _convex(weakest: jax.Array) -> None:
+def _check_convex(weakest: Float[Array, ""]) -> None:
     if not isinstance(weakest, jax.core.Tracer) and not weakest > 0:
         raise ValueError(
             f"problem: a Hessian has the eigenvalue {weakest:.3g}, but the theorem needs both "

@@ -5,21 +5,27 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from rich.console import Console
-from rich.table import Table
+from jaxtyping import Float
 
 from .._check import check
-from .._gauss_newton import LeastSquares
-from .._meta_loss import Estimator
-from .._problem import Problem, PyTree
-from .._solve import Solver, positive
-from ._count import GRADIENTS, PRODUCTS, Counts, counted
+from .._estimator._base import Estimator
+from .._linear import Vector
+from .._meta_loss import meta_gradient
+from .._problem import Problem
+from .._solver._base import Solver, check_positive_int
+from .._types import Key, PyTree
+from ._count import GRADIENTS, PRODUCTS, Counts, counted, rows
+
+Arguments: TypeAlias = tuple[PyTree, PyTree, Key | None]  # theta, z and the key
+COLUMNS = (
+    "estimator", "relative error", "cosine", "gradients", "Hessian products", "ms", "KiB"
+)  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -48,11 +54,11 @@ class Record(NamedTuple):
 def compare(
     estimators: Mapping[str, Estimator],
     problem: Problem,
-    solve: Solver | Mapping[str, Solver],
+    solver: Solver | Mapping[str, Solver],
     theta: PyTree,
-    task: PyTree,
+    z: PyTree,
     exact: PyTree,
-    key: jax.Array | None = None,
+    key: Key | None = None,
     repeats: int = 5,
 ) -> list[Record]:
     """Run every estimator on one task: its error, and its cost.
@@ -64,9 +70,9 @@ def compare(
     Args:
         estimators: by name.
         problem: what is learned.
-        solve: how it is learned; or one solver an estimator, by the same names.
+        solver: how it is learned; or one solver an estimator, by the same names.
         theta: the meta-parameters.
-        task: one task.
+        z: one task.
         exact: the exact meta-gradient, of theta's structure.
         key: for learners or estimators that draw random numbers.
         repeats: evaluations that are timed.
@@ -88,22 +94,22 @@ def compare(
         >>> estimators = {"symmetric": mc.Contrastive(0.1, "symmetric"), "crude": mc.FirstOrder()}
         >>> records = compare(
         ...     estimators, problem, mc.descend(optax.sgd(0.1), 100),
-        ...     theta=jnp.array(1.0), task=jnp.array(3.0), exact=jnp.array(2.0),
+        ...     theta=jnp.array(1.0), z=jnp.array(3.0), exact=jnp.array(2.0),
         ... )
         >>> [(r.name, round(r.error, 4), r.gradients, r.products) for r in records]
         [('symmetric', 0.0025, 300, 0), ('crude', 1.0, 100, 0)]
     """
-    positive("repeats", repeats)
-    check(problem, theta, task)
+    check_positive_int("repeats", repeats)
+    check(problem, theta, z, key)
     truth = _flat(exact, theta)
-    solvers = solve if isinstance(solve, Mapping) else dict.fromkeys(estimators, solve)
+    solvers = solver if isinstance(solver, Mapping) else dict.fromkeys(estimators, solver)
     if missing := [name for name in estimators if name not in solvers]:
-        raise ValueError(f"solve: there is none for {', '.join(missing)}; add it by that name.")
+        raise ValueError(f"solver: there is none for {', '.join(missing)}; add it by that name.")
     records = []
     for name, estimator in estimators.items():
-        learner = solvers[name]
-        grad, seconds, memory = _timed(estimator, problem, learner, (theta, task, key), repeats)
-        counts = _counted(estimator, problem, learner, (theta, task, key))
+        arguments = (theta, z, key)
+        grad, seconds, memory = _timed(problem, solvers[name], estimator, arguments, repeats)
+        counts = _counted(problem, solvers[name], estimator, arguments)
         error = float(np.linalg.norm(grad - truth) / np.linalg.norm(truth))
         sizes = np.linalg.norm(grad) * np.linalg.norm(truth)
         cosine = float(grad @ truth / sizes) if sizes else 0.0
@@ -113,19 +119,27 @@ def compare(
 
 def print_records(records: Iterable[Record], title: str = "") -> None:
     """Print a table, one row an estimator."""
-    sheet = Table(title=title or None, title_justify="left")
-    sheet.add_column("estimator")
-    columns = ("relative error", "cosine", "gradients", "Hessian products", "ms", "KiB")
-    for column in columns:
-        sheet.add_column(column, justify="right")
-    for r in records:
-        memory = "" if r.memory is None else f"{r.memory / 1024:.0f}"
-        cells = (f"{r.error:.1e}", f"{r.cosine:.4f}", str(r.gradients), str(r.products))
-        sheet.add_row(r.name, *cells, f"{1000 * r.seconds:.2f}", memory)
-    Console(width=100).print(sheet)
+    table = [COLUMNS] + [
+        (
+            r.name,
+            f"{r.error:.1e}",
+            f"{r.cosine:.4f}",
+            str(r.gradients),
+            str(r.products),
+            f"{1000 * r.seconds:.2f}",
+            "" if r.memory is None else f"{r.memory / 1024:.0f}",
+        )
+        for r in records
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    if title:
+        print(title)
+    for first, *numbers in table:
+        cells = [cell.rjust(n) for cell, n in zip(numbers, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
 
 
-def _flat(exact: PyTree, theta: PyTree) -> np.ndarray:
+def _flat(exact: PyTree, theta: PyTree) -> Float[np.ndarray, " n"]:
     shape = lambda tree: jax.tree.map(jnp.shape, tree)
     if shape(exact) != shape(theta):
         raise ValueError(f"exact: must be like theta, {shape(theta)}, not {shape(exact)}.")
@@ -136,34 +150,36 @@ def _flat(exact: PyTree, theta: PyTree) -> np.ndarray:
 
 
 def _timed(
-    estimator: Estimator, problem: Problem, solve: Solver, args: tuple[Any, ...], repeats: int
-) -> tuple[np.ndarray, float, int | None]:
-    program = _compiled(estimator, problem, solve, args)
-    grad = jax.block_until_ready(program(*args))
-    took = []
+    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments, repeats: int
+) -> tuple[Float[np.ndarray, " n"], float, int | None]:
+    program = _compiled(problem, solver, estimator, arguments)
+    grad = jax.block_until_ready(program(*arguments))
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(program(*args))
-        took.append(time.perf_counter() - start)
+        jax.block_until_ready(program(*arguments))
+        seconds.append(time.perf_counter() - start)
     layout = program.memory_analysis()
     memory = None if layout is None else int(layout.temp_size_in_bytes)
-    return np.asarray(grad, np.float64), float(np.median(took)), memory
+    return np.asarray(grad, np.float64), float(np.median(seconds)), memory
 
 
 def _counted(
-    estimator: Estimator, problem: Problem, solve: Solver, args: tuple[Any, ...]
+    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments
 ) -> tuple[int, int]:
-    counts, rows = Counts(Counter(), Counter()), 1
-    program = _compiled(estimator, counted(problem, counts), solve, args)
-    jax.block_until_ready(program(*args))
-    if isinstance(problem.inner, LeastSquares):
-        examples = problem.inner.data(problem.encoded(*args[:2]))
-        rows = len(jax.tree.leaves(examples)[0])
-    return counts.total(GRADIENTS, rows), counts.total(PRODUCTS, rows)
+    counts = Counts(Counter(), Counter())
+    program = _compiled(counted(problem, counts), solver, estimator, arguments)
+    jax.block_until_ready(program(*arguments))
+    examples = rows(problem, *arguments[:2])
+    return counts.total(GRADIENTS, examples), counts.total(PRODUCTS, examples)
 
 
-def _compiled(estimator: Estimator, problem: Problem, solve: Solver, args: tuple[Any, ...]) -> Any:
-    def grad(theta: PyTree, task: PyTree, key: Any) -> jax.Array:
-        return ravel_pytree(estimator.value_and_grad(problem, solve, theta, task, key)[1])[0]
+def _compiled(
+    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments
+) -> jax.stages.Compiled:
+    meta = meta_gradient(problem, solver, estimator, by_z=False)
 
-    return jax.jit(grad).lower(*args).compile()
+    def grad(theta: PyTree, z: PyTree, key: Key | None) -> Vector:
+        return ravel_pytree(meta(theta, z, key).by_theta)[0]
+
+    return jax.jit(grad).lower(*arguments).compile()

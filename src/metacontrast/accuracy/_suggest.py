@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from ._check import shapes
-from ._contrast import Encoded, encoded
-from ._problem import Loss, Problem, PyTree, is_free
-from ._solve import Solution, Solver, positive, settle
-from ._stencil import DEFAULT_ORDER
-from ._trial import Phase, Trial, unit
+from .._check import check_shapes
+from .._estimator._base import free_phase
+from .._linear import Vector
+from .._loss import Loss
+from .._problem import Problem
+from .._solver._base import Solver, check_positive_int
+from .._solver._function import as_solver
+from .._stencil import DEFAULT_ORDER, Scheme
+from .._types import Key, PyTree
+from ._trial import Trial, natural_unit, polished
 
 # The ladder, in units of beta: from where the nudge rules down to below the best beta of phases
 # that are exact to round-off, which is about eps^(1/(p+1)).
@@ -35,22 +40,22 @@ class Suggestion(NamedTuple):
         errors: what is expected at each of them; to plot against `betas`, the U-shape.
     """
 
-    beta: jax.Array
-    error: jax.Array
-    relative: jax.Array
-    betas: jax.Array
-    errors: jax.Array
+    beta: Float[Array, ""]
+    error: Float[Array, ""]
+    relative: Float[Array, ""]
+    betas: Float[Array, " trials"]
+    errors: Float[Array, " trials"]
 
 
 def suggest_beta(
     problem: Problem,
-    solve: Solver,
+    solver: Solver,
     theta: PyTree,
-    task: PyTree,
-    scheme: str = "forward",
+    z: PyTree,
+    scheme: Scheme = "forward",
     order: int | None = None,
     nudged: Solver | None = None,
-    key: jax.Array | None = None,
+    key: Key | None = None,
     trials: int = 16,
 ) -> Suggestion:
     """Choose the nudge of `Contrastive(beta, scheme, order, nudged)` for this problem and learner.
@@ -71,18 +76,17 @@ def suggest_beta(
 
     First derivatives only; it costs `trials` times the nudged phases of one meta-gradient, and at
     most 200 gradients to polish each phase of the ladder. For meta-training, do it once and give
-    the number to `Contrastive`; `Contrastive(beta="auto")` does it anew for every task and
-    meta-step.
+    the number to `Contrastive`.
 
     Args:
         problem: what is learned.
-        solve: how it is learned; traceable by JAX.
+        solver: how it is learned; traceable by JAX.
         theta: the meta-parameters.
-        task: one task.
+        z: one task.
         scheme: "forward" or "symmetric".
         order: of the scheme, as in `Contrastive`.
-        nudged: solver of the nudged phases. Default: `solve`.
-        key: for learners that draw random numbers.
+        nudged: solver of the nudged phases. Default: `solver`.
+        key: for problems that sample.
         trials: how many betas are tried, at least 10.
 
     Raises:
@@ -97,48 +101,40 @@ def suggest_beta(
         ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
         ...     outer=lambda phi, theta, task: phi**2,
         ... )
-        >>> solve = mc.descend(optax.sgd(0.05), steps=20)
-        >>> found = suggest_beta(problem, solve, jnp.array(1.0), jnp.array(3.0))
-        >>> estimator = mc.Contrastive(float(found.beta))
-        >>> grad = jax.grad(mc.meta_loss(problem, solve, estimator))(jnp.array(1.0), jnp.array(3.0))
-        >>> bool(jnp.abs(grad - 2.0) < 2 * found.error)
+        >>> solver = mc.descend(optax.sgd(0.05), steps=20)
+        >>> suggestion = suggest_beta(problem, solver, jnp.array(1.0), jnp.array(3.0))
+        >>> rule = mc.Contrastive(float(suggestion.beta))
+        >>> grad = jax.grad(mc.meta_loss(problem, solver, rule))(jnp.array(1.0), jnp.array(3.0))
+        >>> bool(jnp.abs(grad - 2.0) < 2 * suggestion.error)
         True
     """
+    _check_scheme(scheme, trials)
+    check_shapes(Loss(problem, theta, z, key))
+    free_solver = as_solver(solver)
+    nudged_solver = free_solver if nudged is None else as_solver(nudged)
 
-    def phase(loss: Any, free: Solution) -> PyTree:
-        return free.phi if is_free(loss.beta) else settle(nudged or solve, loss, free.phi).phi
+    @jax.jit
+    def choose(theta: PyTree, z: PyTree, key: Key | None) -> Suggestion:
+        loss = Loss(problem, theta, z, key)
+        phi_0 = free_phase(loss, free_solver).phi
+        minimum = polished(loss, phi_0) if scheme == "forward" else None
+        return _choose(Trial(loss, phi_0, minimum, nudged_solver, scheme, order), trials)
 
-    _checked(scheme, trials)
-    shapes(problem, theta, task)
-    seen = encoded(problem, theta, task)
-    loss = Loss(problem, theta, seen.z, 0.0, key)
-    free = settle(solve, loss, problem.init(theta, task))
-    return choose(seen, loss, free, phase, scheme, order, trials)
+    return choose(theta, z, key)
 
 
-def choose(
-    seen: Encoded,
-    loss: Loss,
-    free: Solution,
-    phase: Phase,
-    scheme: str,
-    order: int | None,
-    trials: int = 16,
-) -> Suggestion:
-    """`suggest_beta` once the free phase has been run; `phase(loss, free) -> phi` runs the others.
-
-    What `Contrastive(beta="auto")` calls.
-    """
-    trial = Trial(seen, loss, free, phase, scheme, order)
-    rungs, powers = trials - trials // 2, _powers(scheme, order)
-    bottom = BELOW * float(jnp.finfo(_type(free.phi)).eps) ** (1 / (powers[0] + 1))
+def _choose(trial: Trial, trials: int) -> Suggestion:
+    """The best of a ladder of betas and of those around its best rung."""
+    rungs, powers = trials - trials // 2, _powers(trial.scheme, trial.order)
+    dtype = jnp.result_type(*jax.tree.leaves(trial.phi_0))
+    bottom = BELOW * float(jnp.finfo(dtype).eps) ** (1 / (powers[0] + 1))
     ratio = (TOP / bottom) ** (1 / (rungs - 1))
     steps = ratio ** -np.arange(rungs), ratio ** np.linspace(NEAR, -NEAR, trials // 2)
-    ladder = unit(loss, free.phi) * TOP * steps[0].astype(_type(free.phi))
-    rough, polished = jax.lax.map(trial.both, ladder)
-    reference = _extrapolated(rough, polished, [ratio**-power for power in powers])
+    ladder = natural_unit(trial.loss, trial.phi_0) * TOP * steps[0].astype(dtype)
+    rough, better = jax.lax.map(trial.both, ladder)
+    reference = _extrapolated(rough, better, [ratio**-power for power in powers])
     errors = _errors(rough, reference)
-    around = ladder[jnp.argmin(errors)] * steps[1].astype(_type(free.phi))
+    around = ladder[jnp.argmin(errors)] * steps[1].astype(dtype)
     betas = jnp.concatenate([ladder, around])
     errors = jnp.append(errors, _errors(jax.lax.map(trial.rough, around), reference))
     falling = jnp.argsort(-betas)
@@ -148,29 +144,27 @@ def choose(
     return Suggestion(beta, least, least / size, betas[falling], errors[falling])
 
 
-def _type(phi: PyTree) -> Any:
-    return jnp.result_type(*jax.tree.leaves(phi))
-
-
-def _powers(scheme: str, order: int | None) -> list[int]:
+def _powers(scheme: Scheme, order: int | None) -> list[int]:
     """The powers of beta in the error; of a symmetric difference they are even."""
     p = DEFAULT_ORDER[scheme] if order is None else order
     return [p + i * (2 if scheme == "symmetric" else 1) for i in range(ELIMINATED)]
 
 
-def _errors(estimates: jax.Array, reference: jax.Array) -> jax.Array:
+def _errors(estimates: Float[Array, "k n"], reference: Vector) -> Float[Array, " k"]:
     distance = jnp.linalg.norm(estimates - reference[None], axis=1)
     return jnp.where(jnp.isfinite(distance), distance, jnp.inf)
 
 
-def _extrapolated(rough: jax.Array, polished: jax.Array, shrinks: list[float]) -> jax.Array:
+def _extrapolated(
+    rough: Float[Array, "k n"], better: Float[Array, "k n"], shrinks: list[float]
+) -> Vector:
     """The limit at beta = 0: of all extrapolations, the one that least differs from the last.
 
     Each of `shrinks`, the ratios at which a power of beta falls from rung to rung, takes one power
     out of the error, at the price of one rung.
     """
-    phases = jnp.linalg.norm(rough - polished, axis=1)
-    table, limits, doubts = polished, [], []
+    phases = jnp.linalg.norm(rough - better, axis=1)
+    table, limits, doubts = better, [], []
     for used, shrink in enumerate(shrinks, start=2):
         table = (table[1:] - shrink * table[:-1]) / (1 - shrink)
         change = jnp.linalg.norm(table[1:] - table[:-1], axis=1)
@@ -181,8 +175,8 @@ def _extrapolated(rough: jax.Array, polished: jax.Array, shrinks: list[float]) -
     return jnp.concatenate(limits)[best]
 
 
-def _checked(scheme: str, trials: int) -> None:
-    positive("trials", trials)
+def _check_scheme(scheme: Scheme, trials: int) -> None:
+    check_positive_int("trials", trials)
     if trials < LEAST:
         raise ValueError(f"trials: at least {LEAST} are needed to extrapolate, not {trials}.")
     if scheme not in ("forward", "symmetric"):

@@ -2,8 +2,8 @@
 
 from ._black_box import black_box as black_box
 from ._black_box import nelder_mead as nelder_mead
-from ._parallel import MetaGradient as MetaGradient
-from ._parallel import meta_gradient as meta_gradient
+from ._parallel import MeanMetaGradient as MeanMetaGradient
+from ._parallel import mean_meta_gradient as mean_meta_gradient
 from ._rule import Learner as Learner
-from ._rule import value_and_grad as value_and_grad
+from ._rule import meta_gradient as meta_gradient
 from ._sklearn import reweighted as reweighted

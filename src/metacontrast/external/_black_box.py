@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import minimize
 
-from .._problem import PyTree
-from .._solve import positive
-from ._rule import Learner
+from .._solver._base import check_positive, check_positive_int
+from .._types import PyTree
+from ._rule import Learner, LossFunction, augmented
 
-Minimise = Callable[[Callable[[np.ndarray], float], np.ndarray], np.ndarray]
+Vector: TypeAlias = Float[np.ndarray, " n"]
+Minimise: TypeAlias = Callable[[Callable[[Vector], float], Vector], Vector]
 
 
 def black_box(
-    init: Callable[[PyTree, PyTree], np.ndarray],
-    inner: Callable[[np.ndarray, PyTree, PyTree], float],
-    outer: Callable[[np.ndarray, PyTree, PyTree], float],
+    init: Callable[[PyTree, PyTree], Vector],
+    inner: LossFunction,
+    outer: LossFunction,
     minimise: Minimise,
-    slope: Callable[..., PyTree] | None = None,
+    slope: Callable[[PyTree, PyTree, PyTree, float], PyTree] | None = None,
 ) -> Learner:
     """A learner that minimises its loss by any function of values: simplex, evolution, annealing.
 
@@ -38,7 +40,7 @@ def black_box(
 
     Example:
         >>> import metacontrast as mc
-        >>> from metacontrast.external import value_and_grad
+        >>> from metacontrast.external import meta_gradient
         >>> learner = black_box(
         ...     init=lambda theta, task: np.zeros(1),
         ...     inner=lambda phi, theta, task: (phi[0] - task) ** 2 + (phi[0] - theta) ** 2,
@@ -46,19 +48,26 @@ def black_box(
         ...     minimise=nelder_mead(),
         ... )
         >>> rule = mc.Contrastive(beta=0.1, scheme="symmetric")
-        >>> (value, _), grad = value_and_grad(learner, 1.0, 3.0, rule)
-        >>> round(float(value), 3), round(float(grad), 2)
+        >>> meta = meta_gradient(learner, 1.0, 3.0, rule)
+        >>> round(meta.value, 3), round(float(meta.by_theta), 2)
         (1.0, 1.0)
     """
     return Learner(partial(_solve, init, inner, outer, minimise), inner, outer, slope)
 
 
 def _solve(
-    init: Any, inner: Any, outer: Any, minimise: Minimise, theta: Any, task: Any, beta: Any, at: Any
-) -> np.ndarray:
-    loss = Learner(lambda *_: None, inner, outer).loss
-    start = init(theta, task) if at is None else at
-    return minimise(lambda phi: float(loss(phi, theta, task, beta)), np.asarray(start, float))
+    init: Callable[[PyTree, PyTree], Vector],
+    inner: LossFunction,
+    outer: LossFunction,
+    minimise: Minimise,
+    theta: PyTree,
+    task: PyTree,
+    beta: float,
+    start: Vector | None,
+) -> Vector:
+    loss = augmented(inner, outer, beta)
+    start = init(theta, task) if start is None else start
+    return minimise(lambda phi: float(loss(phi, theta, task)), np.asarray(start, float))
 
 
 def nelder_mead(tol: float = 1e-10, max_values: int = 10_000) -> Minimise:
@@ -75,9 +84,8 @@ def nelder_mead(tol: float = 1e-10, max_values: int = 10_000) -> Minimise:
     Raises:
         ArithmeticError: when run, if it has not converged by then.
     """
-    if not tol > 0:
-        raise ValueError(f"tol: must be positive, not {tol}; try 1e-10.")
-    positive("max_values", max_values)
+    check_positive("tol", tol, "try 1e-10")
+    check_positive_int("max_values", max_values)
     return _NelderMead(tol, max_values)
 
 
@@ -86,13 +94,13 @@ class _NelderMead:
     tol: float
     max_values: int
 
-    def __call__(self, loss: Callable[[np.ndarray], float], start: np.ndarray) -> np.ndarray:
+    def __call__(self, loss: Callable[[Vector], float], start: Vector) -> Vector:
         options = {"xatol": self.tol, "fatol": self.tol, "maxfev": self.max_values}
         options["maxiter"] = self.max_values
-        found = minimize(loss, start, method="Nelder-Mead", options=options)
-        if not found.success:
+        result = minimize(loss, start, method="Nelder-Mead", options=options)
+        if not result.success:
             raise ArithmeticError(
                 f"max_values: no convergence in {self.max_values} values of the loss; allow more, "
                 "or ask for less with a larger tol."
             )
-        return np.asarray(found.x)
+        return np.asarray(result.x)

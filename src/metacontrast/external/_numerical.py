@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from .._problem import PyTree
+from .._types import PyTree
 
 
 def numerical_slope(loss: Callable[[PyTree], float], theta: PyTree) -> PyTree:

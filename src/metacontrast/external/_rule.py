@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
+import numpy as np
 
-from .._contrastive import Contrastive
-from .._problem import PyTree
-from .._stencil import stencil
+from .._estimator._base import MetaGradient
+from .._estimator._contrastive import Contrastive
+from .._stencil import Stencil, stencil
+from .._types import Aux, PyTree
 from ._numerical import numerical_slope
+
+# `(theta, task, beta, start) -> phi`, and `(phi, theta, task) -> number`.
+Solve: TypeAlias = Callable[[PyTree, PyTree, float, PyTree], PyTree]
+LossFunction: TypeAlias = Callable[[PyTree, PyTree, PyTree], float]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Learner:
         outer: `(phi, theta, task) -> number`.
         slope: `(phi, theta, task, beta) -> dL/dtheta` at fixed phi, of theta's structure. Default:
             by central differences, which costs two losses (but no fit) a meta-parameter.
+        nudged: the same as `solve`, for the phases that start at `phi_0`. Default: `solve`.
 
     Example: where to pull one number that averages the data.
         >>> learner = Learner(
@@ -34,20 +41,20 @@ class Learner:
         ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
         ...     outer=lambda phi, theta, task: (phi - 1.0) ** 2,
         ... )
-        >>> (value, _), grad = value_and_grad(learner, 1.0, 3.0, Contrastive(beta=0.001))
-        >>> float(value), round(float(grad), 2)  # phi_0 = 2, d phi_0 / d theta = 1/2
+        >>> meta = meta_gradient(learner, 1.0, 3.0, Contrastive(beta=0.001))
+        >>> meta.value, round(float(meta.by_theta), 2)  # phi_0 = 2, d phi_0 / d theta = 1/2
         (1.0, 1.0)
     """
 
-    solve: Callable[[PyTree, PyTree, float, PyTree], PyTree]
-    inner: Callable[[PyTree, PyTree, PyTree], float]
-    outer: Callable[[PyTree, PyTree, PyTree], float]
+    solve: Solve
+    inner: LossFunction
+    outer: LossFunction
     slope: Callable[[PyTree, PyTree, PyTree, float], PyTree] | None = None
+    nudged: Solve | None = None
 
     def loss(self, phi: PyTree, theta: PyTree, task: PyTree, beta: float) -> float:
         """The augmented loss `L_in + beta L_out`."""
-        inner = self.inner(phi, theta, task)
-        return inner + beta * self.outer(phi, theta, task) if beta else inner
+        return augmented(self.inner, self.outer, beta)(phi, theta, task)
 
     def by_theta(self, phi: PyTree, theta: PyTree, task: PyTree, beta: float) -> PyTree:
         """`dL/dtheta` at fixed phi: as `slope` says, or by central differences."""
@@ -56,10 +63,17 @@ class Learner:
         return numerical_slope(lambda theta: self.loss(phi, theta, task, beta), theta)
 
 
-def value_and_grad(
-    learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive
-) -> tuple[tuple[float, dict[str, Any]], PyTree]:
-    """`((L_out(phi_0), diagnostics), meta-gradient)` of a learner outside JAX.
+def augmented(inner: LossFunction, outer: LossFunction, beta: float) -> LossFunction:
+    """`L_in + beta L_out`; without a nudge L_out is not evaluated."""
+    if not beta:
+        return inner
+    return lambda phi, theta, task: inner(phi, theta, task) + beta * outer(phi, theta, task)
+
+
+# Not a call of the core's `contrast`, which runs its phases in JAX and differentiates the losses by
+# one backward pass: here both are left to code that JAX cannot trace. The stencil is the same.
+def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -> MetaGradient:
+    """The meta-gradient of a learner outside JAX, for one task.
 
     Learn freely, learn again with every nudge of the rule, each time from `phi_0`, and contrast:
     `sum_k w_k dL/dtheta(phi_{b_k}, b_k)`.
@@ -68,53 +82,69 @@ def value_and_grad(
         learner: what is learned and how.
         theta: meta-parameters, any tree of floating numbers or NumPy arrays.
         task: handed to the learner.
-        rule: `Contrastive(beta, scheme, order, control)`; its `nudged`, if given, is a `solve` of
-            the same form as the learner's.
+        rule: `Contrastive(beta, scheme, order, control=...)`.
 
     Returns:
-        The value, diagnostics (`inner` and `outer` loss of the free phase; of each nudged phase
-        `nudged_inner`, `nudged_outer` and its `distance` from `phi_0`), and the meta-gradient.
+        The value `L_out(phi_0)`, its gradient `by_theta` and the aux: `inner` and `outer` loss of
+        the free phase; of each nudged phase `nudged_inner`, `nudged_outer` and its `distance` from
+        `phi_0`.
 
     Raises:
-        ValueError: for beta="auto", the holomorphic scheme and carry=True, which need JAX.
+        ValueError: the holomorphic scheme, the linear nudge or a solver in the rule, which need
+            JAX.
     """
-    nodes, weights = nudges(rule)
+    points = real_stencil(rule)
     phi_0 = learner.solve(theta, task, 0.0, None)
-    nudged = rule.nudged or learner.solve
-    phis = [
-        nudged(theta, task, b, phi_0) if b or rule.control else phi_0  # b = 0 is the free phase
-        for b in nodes
-    ]
-    slopes = [learner.by_theta(phi, theta, task, b) for b, phi in zip(nodes, phis, strict=True)]
-    grad = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *slopes)
-    others = [phi for b, phi in zip(nodes, phis, strict=True) if b]
-    value = float(learner.outer(phi_0, theta, task))
-    told: dict[str, Any] = {
-        "inner": float(learner.inner(phi_0, theta, task)),
-        "outer": value,
-        "nudged_inner": [float(learner.inner(phi, theta, task)) for phi in others],
-        "nudged_outer": [float(learner.outer(phi, theta, task)) for phi in others],
-        "distance": [_distance(phi, phi_0) for phi in others],
-    }
-    return (value, told), grad
+    run = learner.solve if learner.nudged is None else learner.nudged
+    nodes, weights = ([complex(x).real for x in part] for part in (points.nodes, points.weights))
+    phases: list[tuple[float, float, PyTree]] = []  # weight, nudge and phi of each
+    if points.free is not None:
+        free = run(theta, task, 0.0, phi_0) if rule.control else phi_0
+        phases = [(float(points.free), 0.0, free)]
+    nudged = [(w, b, run(theta, task, b, phi_0)) for w, b in zip(weights, nodes, strict=True)]
+    phases += nudged
+    slopes = [learner.by_theta(phi, theta, task, b) for _, b, phi in phases]
+    by_theta = jax.tree.map(
+        lambda *g: sum(w * x for (w, _, _), x in zip(phases, g, strict=True)), *slopes
+    )
+    aux = _diagnostics(learner, theta, task, phi_0, [phi for _, _, phi in nudged])
+    return MetaGradient(aux["outer"], by_theta, aux=aux)
 
 
-def nudges(rule: Contrastive) -> tuple[list[float], list[float]]:
-    """Nodes and weights of a rule that a learner outside JAX can follow."""
-    if isinstance(rule.beta, str):
-        raise ValueError("beta: 'auto' needs a learner in JAX; give a number, try 0.01.")
+def real_stencil(rule: Contrastive) -> Stencil:
+    """The stencil of a rule that a learner outside JAX can follow."""
     if rule.scheme == "holomorphic":
         raise ValueError(
             "scheme: learners outside JAX do not learn in complex numbers; choose forward, of a "
             "higher order if need be, or symmetric."
         )
-    if rule.carry:
-        raise ValueError("carry: learners outside JAX hand on no state; leave carry=False.")
+    if rule.nudge != "outer":
+        raise ValueError(
+            f"nudge: learners outside JAX minimise L_in + beta L_out, and cannot be nudged as "
+            f"{rule.nudge!r} says; leave nudge='outer'."
+        )
+    if rule.nudged is not None:
+        raise ValueError(
+            "nudged: the rule's is a solver in JAX; give that of a learner outside JAX to the "
+            "learner, Learner(nudged=...), or in PyTorch to backward(nudged=...)."
+        )
     return stencil(rule.scheme, rule.order, float(rule.beta))
+
+
+def _diagnostics(
+    learner: Learner, theta: PyTree, task: PyTree, phi_0: PyTree, nudged: list[PyTree]
+) -> Aux:
+    return {
+        "inner": float(learner.inner(phi_0, theta, task)),
+        "outer": float(learner.outer(phi_0, theta, task)),
+        "nudged_inner": [float(learner.inner(phi, theta, task)) for phi in nudged],
+        "nudged_outer": [float(learner.outer(phi, theta, task)) for phi in nudged],
+        "distance": [_distance(phi, phi_0) for phi in nudged],
+    }
 
 
 def _distance(phi: PyTree, phi_0: PyTree) -> float:
     leaves = zip(jax.tree.leaves(phi), jax.tree.leaves(phi_0), strict=True)
     # By the arrays' own arithmetic: they may be PyTorch's, on a device that NumPy cannot read.
     squares = [(a - b) ** 2 for a, b in leaves]
-    return math.sqrt(sum(float(x.sum() if hasattr(x, "sum") else x) for x in squares))
+    return math.sqrt(sum(float(x.sum() if np.ndim(x) else x) for x in squares))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
-from .._problem import PyTree, Task
-from ._optional import optional
+from .._optional import optional
+from .._problem import Task
+from .._types import PyTree
 from ._rule import Learner
-from ._sklearn_losses import LOGISTIC, RIDGE, Kind
+from ._sklearn_losses import LOGISTIC, RIDGE, Kind, Phi
 
-Phi = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
+Vector: TypeAlias = Float[np.ndarray, " n"]
 
 
-def reweighted(estimator: Any) -> Learner:
+def reweighted(estimator: BaseEstimator) -> Learner:
     """A `Ridge` or a `LogisticRegression` as a learner, whose nudge is a weight on test samples.
 
         L = sum_i w_i loss_i + sum_j lambda_j |coef_j|^2 + beta sum_test loss_i,
@@ -48,17 +53,17 @@ def reweighted(estimator: Any) -> Learner:
     Example: which of two features to trust, of which the second is noise.
         >>> import metacontrast as mc
         >>> from sklearn.linear_model import Ridge
-        >>> from metacontrast.external import value_and_grad
+        >>> from metacontrast.external import meta_gradient
         >>> x = np.random.default_rng(0).normal(size=(40, 2))
         >>> y = x[:, 0] + np.random.default_rng(1).normal(size=40)
         >>> task = mc.Task(mc.Data(x[:10], y[:10]), mc.Data(x[10:], y[10:]))
         >>> learner, rule = reweighted(Ridge(alpha=10.0)), mc.Contrastive(beta=1e-3, order=2)
         >>> theta = {"log_lam": np.full(2, np.log(10.0))}
-        >>> _, grad = value_and_grad(learner, theta, task, rule)
-        >>> (grad["log_lam"] > 0).tolist()  # penalise the first less, the second more
+        >>> meta = meta_gradient(learner, theta, task, rule)
+        >>> (meta.by_theta["log_lam"] > 0).tolist()  # penalise the first less, the second more
         [True, False]
     """
-    model = optional("sklearn.linear_model")
+    model = optional("sklearn.linear_model", extra="sklearn")
     kind = {model.Ridge: RIDGE, model.LogisticRegression: LOGISTIC}.get(type(estimator))
     if kind is None:
         raise TypeError(
@@ -72,7 +77,7 @@ def reweighted(estimator: Any) -> Learner:
 
 @dataclass(frozen=True)
 class _Reweighted:
-    estimator: Any
+    estimator: BaseEstimator
     kind: Kind
 
     def solve(self, theta: PyTree, task: Task, beta: float, start: Phi | None) -> Phi:
@@ -83,13 +88,13 @@ class _Reweighted:
                 "as symmetric)."
             )
         lam, weight = self._strengths(theta, task)
-        self.kind.labels(task)
+        self.kind.check_labels(task)
         x, y = task.train
         if beta:
             x, y = (np.concatenate(pair) for pair in zip(*task, strict=True))
             weight = np.concatenate([weight, np.full(len(task.test.x), beta)])
-        model = self.kind.prepared(self.estimator)
-        if start is not None and hasattr(model, "warm_start"):
+        model = self.kind.with_unit_penalty(self.estimator)
+        if start is not None and self.kind.warm_start:
             model.set_params(warm_start=True)
             model.coef_, model.intercept_ = start["coef"] * np.sqrt(lam), start["intercept"]
         model.fit(x / np.sqrt(lam), y, sample_weight=weight)
@@ -116,7 +121,7 @@ class _Reweighted:
         }
         return {name: parts[name] for name in theta}
 
-    def _strengths(self, theta: PyTree, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    def _strengths(self, theta: PyTree, task: Task) -> tuple[Vector, Vector]:
         """lambda, one a feature, and weights, one a training sample."""
         samples, features = task.train.x.shape
         own = np.full(features, np.log(self.kind.penalty(self.estimator)))

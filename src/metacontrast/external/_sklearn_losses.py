@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
+from .._optional import optional
 from .._problem import Data, Task
-from ._optional import optional
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
+Phi: TypeAlias = dict[str, np.ndarray]
+Losses: TypeAlias = Float[np.ndarray, " samples"]
 
 
 class Kind(NamedTuple):
@@ -17,25 +24,27 @@ class Kind(NamedTuple):
     Attributes:
         losses: `(phi, task, data) -> loss` of each sample.
         penalty: `estimator -> lambda` of its own.
-        prepared: `estimator ->` a copy whose lambda is 1.
+        with_unit_penalty: `estimator ->` a copy whose lambda is 1.
         check: raises where the estimator minimises another loss.
-        labels: raises where test samples cannot join the fit.
+        check_labels: raises where test samples cannot join the fit.
         negative: whether samples may weigh less than nothing.
+        warm_start: whether a fit can start at given coefficients.
     """
 
-    losses: Callable[[Any, Task, Data], np.ndarray]
-    penalty: Callable[[Any], float]
-    prepared: Callable[[Any], Any]
-    check: Callable[[Any], None]
-    labels: Callable[[Task], None]
+    losses: Callable[[Phi, Task, Data], Losses]
+    penalty: Callable[[BaseEstimator], float]
+    with_unit_penalty: Callable[[BaseEstimator], BaseEstimator]
+    check: Callable[[BaseEstimator], None]
+    check_labels: Callable[[Task], None]
     negative: bool
+    warm_start: bool
 
 
-def _squared(phi: Any, task: Task, data: Data) -> np.ndarray:
+def _squared(phi: Phi, task: Task, data: Data) -> Losses:
     return (data.x @ phi["coef"] + phi["intercept"] - data.y) ** 2
 
 
-def _log_loss(phi: Any, task: Task, data: Data) -> np.ndarray:
+def _log_loss(phi: Phi, task: Task, data: Data) -> Losses:
     scores = data.x @ phi["coef"].T + phi["intercept"]
     if scores.shape[1] == 1:  # two classes have one score between them
         scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
@@ -44,7 +53,7 @@ def _log_loss(phi: Any, task: Task, data: Data) -> np.ndarray:
     return total - scores[np.arange(len(scores)), chosen]
 
 
-def _labels(task: Task) -> None:
+def _check_labels(task: Task) -> None:
     if strange := np.setdiff1d(task.test.y, task.train.y).tolist():
         raise ValueError(
             f"task.test.y: labels {strange} do not occur in task.train.y, so that the two phases "
@@ -52,11 +61,11 @@ def _labels(task: Task) -> None:
         )
 
 
-def _copy(estimator: Any, **settings: Any) -> Any:
-    return optional("sklearn.base").clone(estimator).set_params(**settings)
+def _copy(estimator: BaseEstimator, **settings: float) -> BaseEstimator:
+    return optional("sklearn.base", extra="sklearn").clone(estimator).set_params(**settings)
 
 
-def _check_ridge(estimator: Any) -> None:
+def _check_ridge(estimator: BaseEstimator) -> None:
     if np.ndim(estimator.alpha) or not estimator.alpha > 0 or estimator.positive:
         raise ValueError(
             "estimator: Ridge must have one positive alpha and positive=False; strengths of "
@@ -64,7 +73,7 @@ def _check_ridge(estimator: Any) -> None:
         )
 
 
-def _check_logistic(estimator: Any) -> None:
+def _check_logistic(estimator: BaseEstimator) -> None:
     wanted = {"class_weight": (None,), "l1_ratio": (None, 0.0), "penalty": ("l2", "deprecated")}
     strange = [k for k, v in wanted.items() if getattr(estimator, k, v[0]) not in v]
     strange += ["solver"] if estimator.solver == "liblinear" else []  # penalises the intercept
@@ -79,17 +88,19 @@ def _check_logistic(estimator: Any) -> None:
 RIDGE = Kind(
     losses=_squared,
     penalty=lambda estimator: float(estimator.alpha),
-    prepared=lambda estimator: _copy(estimator, alpha=1.0),
+    with_unit_penalty=lambda estimator: _copy(estimator, alpha=1.0),
     check=_check_ridge,
-    labels=lambda task: None,
+    check_labels=lambda task: None,
     negative=False,
+    warm_start=False,
 )
 # It minimises C sum_i loss_i + |coef|^2 / 2: lambda is 1 / (2 C).
 LOGISTIC = Kind(
     losses=_log_loss,
     penalty=lambda estimator: 0.5 / float(estimator.C),
-    prepared=lambda estimator: _copy(estimator, C=0.5),
+    with_unit_penalty=lambda estimator: _copy(estimator, C=0.5),
     check=_check_logistic,
-    labels=_labels,
+    check_labels=_check_labels,
     negative=True,
+    warm_start=True,
 )

@@ -1,4 +1,4 @@
-"""Ours beside the talk's."""
+"""What was measured, beside what was published."""
 
 from __future__ import annotations
 
@@ -7,41 +7,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from ..train import half_width, read_result
+from ..train import RESULT, half_width, read_result
 
-Row = tuple[str, str, str, str, str, str, str]
+Result = dict[str, Any]
+COLUMNS = ("method", "ours, mean over seeds", "spread over tasks", "published")
+NUMBERS = ("seeds", "meta-steps", "seconds a seed")
 
 
-def print_table(experiment: Any, runs: Path) -> None:
-    """Print one row a method of `experiment`, from every result.json below the folder `runs`."""
-    results = found(experiment.NAME, runs)
-    sheet = Table(title=f"{experiment.NAME}: {experiment.METRIC}", title_justify="left")
-    for column in ("method", "ours, mean over seeds", "spread over tasks", "talk's"):
-        sheet.add_column(column)
-    for column in ("seeds", "meta-steps", "seconds a seed"):
-        sheet.add_column(column, justify="right")
-    for method, reference in experiment.REFERENCE.items():
-        sheet.add_row(*row(method, reference, [r for r in results if r["method"] == method]))
-    Console(width=120).print(sheet)
+def print_report(runs: str | Path) -> None:
+    """Print a table for each experiment that has a result.json below the folder `runs`.
+
+    Its rows are those that the results name, also where they were not run. A result is read as
+    `summarise` and `write_result` make it, with a further field `rows`, the published figure of
+    each row of the table.
+
+    Raises:
+        FileNotFoundError: there is no result.
+    """
+    experiments: dict[str, list[Result]] = {}
+    for path in sorted(Path(runs).rglob(RESULT)):
+        result = read_result(path.parent)
+        experiments.setdefault(result["experiment"], []).append(result)
+    if not experiments:
+        raise FileNotFoundError(
+            f"runs: no {RESULT} is below {runs}; finish a run, or name the folder that holds it."
+        )
+    for name, results in experiments.items():
+        _print_table(f"{name}: {results[0]['metric']}", results)
     print(
         "Ours: mean over seeds +- half the 95% interval (over seeds, by Student's t; with one seed "
-        "over\nits tasks). Spread: standard deviation over tasks, as the talk's is taken to be."
+        "over\nits tasks). Spread: standard deviation over tasks."
     )
 
 
-def found(name: str, runs: Path) -> list[dict[str, Any]]:
-    """All results of the experiment below `runs`."""
-    results = [read_result(path.parent) for path in sorted(runs.rglob("result.json"))]
-    return [result for result in results if result["experiment"] == name]
+def _print_table(title: str, results: list[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    sheet = Table(title=title, title_justify="left")
+    for column in COLUMNS:
+        sheet.add_column(column)
+    for column in NUMBERS:
+        sheet.add_column(column, justify="right")
+    rows: dict[str, str] = {}
+    for result in results:
+        rows |= result.get("rows", {}) | {result["method"]: result["reference"]}
+    for method, published in rows.items():
+        own = [result for result in results if result["method"] == method]
+        sheet.add_row(method, *_cells(own, published))
+    Console(width=120).print(sheet)
 
 
-def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
-    """The cells of one method."""
+def _cells(results: list[Result], published: str) -> tuple[str, ...]:
+    """What stands behind the name of a method."""
     if not results:
-        return method, "not run", "", reference, "0", "", ""
+        return "not run", "", published, "0", "", ""
     means = np.array([result["value"] for result in results], float)
     half = results[0]["ci95"] or math.nan if len(means) == 1 else half_width(means)
     spreads = [result["std"] for result in results if result["std"] is not None]
@@ -49,10 +70,9 @@ def row(method: str, reference: str, results: list[dict[str, Any]]) -> Row:
     diverged = sum(result["diverged"] for result in results)
     left_out = f" ({diverged} tasks diverged)" if diverged else ""
     return (
-        method,
         f"{means.mean():.4f} +- {half:.4f}{left_out}",
         spread,
-        reference,
+        published,
         str(len(results)),
         _range([result["meta_steps"] for result in results]),
         _range([round(result["seconds"]) for result in results]),

@@ -45,6 +45,7 @@ def modulation(weights: PyTree) -> Modulation:
     "FiLM", 2018.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> from metacontrast.nets import mlp
         >>> net = mlp(1, 40, 2, 1)
         >>> weights = net.init(jax.random.key(0))
@@ -74,6 +75,7 @@ def modulated(phi: Modulation, weights: PyTree) -> PyTree:
         ValueError: as `modulation`; or as many gains or shifts as there are not hidden layers.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> from metacontrast.nets import mlp
         >>> net = mlp(1, 40, 2, 1)
         >>> weights = net.init(jax.random.key(0))

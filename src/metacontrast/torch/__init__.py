@@ -1,11 +1,11 @@
 """The contrastive rule for plain PyTorch: fills `.grad` of an `nn.Module`'s slow parameters."""
 
-from ..external._optional import optional
+from .._optional import optional
 
 optional("torch", extra="torch")  # before the files below need it, with a word on how to get it
 
 from ._backward import backward as backward  # noqa: E402
-from ._backward import learned as learned  # noqa: E402
+from ._backward import solve_inner as solve_inner  # noqa: E402
 from ._problem import Problem as Problem  # noqa: E402
-from ._solve import descend as descend  # noqa: E402
+from ._solver import descend as descend  # noqa: E402
 from ._synapse import Synapse as Synapse  # noqa: E402

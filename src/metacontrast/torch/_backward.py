@@ -5,24 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
 
-from .._contrastive import Contrastive
-from ..external import Learner, MetaGradient, value_and_grad
-from ..external._rule import nudges
+from .._estimator._base import MetaGradient
+from .._estimator._contrastive import Contrastive
+from .._types import PyTree
+from ..external import Learner, MeanMetaGradient, meta_gradient
+from ..external._parallel import mean_of
+from ..external._rule import real_stencil
 from ..train import DivergedError
-from ..train._meta_step import grew
-from ._phases import Phases, begun
+from ..train._divergence import is_far_above
+from ._phases import Phases, phases_of
 from ._problem import Problem
-from ._solve import Solver
-from ._state import draw_from, load, random_state
+from ._solver import Solver
+from ._state import Weights, load, random_state, set_random_state
 
 
-def backward(problem: Problem, solve: Solver, rule: Contrastive, tasks: Any) -> MetaGradient:
+def backward(
+    problem: Problem,
+    solver: Solver,
+    rule: Contrastive,
+    tasks: PyTree,
+    nudged: Solver | None = None,
+) -> MeanMetaGradient:
     """Add the mean meta-gradient of `tasks` to `.grad` of the slow parameters.
 
     The same rule as in JAX: `sum_k w_k dL/dtheta(phi_{b_k}, b_k)`, each nudged phase from `phi_0`.
@@ -39,14 +46,14 @@ def backward(problem: Problem, solve: Solver, rule: Contrastive, tasks: Any) -> 
 
     Args:
         problem: what is learned.
-        solve: how, see `descend`.
-        rule: `Contrastive(beta, scheme, order, control)`; its `nudged`, if given, is another solver
-            of the same form.
+        solver: how, see `descend`.
+        rule: `Contrastive(beta, scheme, order, control=...)`.
         tasks: a list of tasks, or one task, which is anything but a list.
+        nudged: solver of the nudged phases. Default: `solver`.
 
     Returns:
-        The mean `value` of the outer loss at `phi_0`, the mean meta-gradient `grad` by name, the
-        diagnostics `told` of each task learned (see `external.value_and_grad`), and `failed`, the
+        The mean `value` of the outer loss at `phi_0`, the mean meta-gradient `by_theta` by name,
+        the `aux` of each task that was learned (see `external.meta_gradient`), and `failed`, the
         number of each task that was not and why.
 
     Raises:
@@ -65,8 +72,8 @@ def backward(problem: Problem, solve: Solver, rule: Contrastive, tasks: Any) -> 
         ...     init=Synapse.reset,
         ... )
         >>> _ = torch.nn.init.constant_(synapse.omega[0], 1.0)
-        >>> solve = descend(lambda params: torch.optim.SGD(params, lr=0.1), steps=100)
-        >>> step = backward(problem, solve, Contrastive(0.01, "symmetric"), [torch.tensor(3.0)])
+        >>> solver = descend(lambda params: torch.optim.SGD(params, lr=0.1), steps=100)
+        >>> step = backward(problem, solver, Contrastive(0.01, "symmetric"), [torch.tensor(3.0)])
         >>> round(step.value, 3)  # phi_0 = 2, d phi_0 / d omega = 1/2, d phi_0 / d log_lam = -1/2
         4.0
         >>> [round(p.grad.item(), 2) for p in problem.slow.values()]
@@ -75,51 +82,58 @@ def backward(problem: Problem, solve: Solver, rule: Contrastive, tasks: Any) -> 
     many = tasks if isinstance(tasks, list) else [tasks]
     if not many:
         raise ValueError("tasks: there is none to learn; give at least one.")
-    nudges(rule)  # whether it can be done here
-    found = [_attempt(problem, solve, rule, task) for task in many]
-    failed = [(i, why) for i, why in enumerate(found) if isinstance(why, str)]
+    real_stencil(rule)  # whether it can be done here
+    results = [
+        _attempt(problem, solver, solver if nudged is None else nudged, rule, task) for task in many
+    ]
+    failed = [(i, why) for i, why in enumerate(results) if isinstance(why, str)]
     if len(failed) == len(many):
         raise DivergedError(
             f"tasks: every one diverged, the first because {failed[0][1]}. Lower the inner "
             "learning rate, take fewer inner steps, or lower |beta|: a negative nudge minimises "
             "L_in - |beta| L_out, which can be unbounded below."
         )
-    values, told, grads = zip(*(x for x in found if not isinstance(x, str)), strict=True)
-    mean = {name: sum(grad[name] for grad in grads) / len(grads) for name in problem.slow}
+    mean = mean_of([x for x in results if not isinstance(x, str)], failed)
     for name, p in problem.slow.items():
-        p.grad = mean[name].clone() if p.grad is None else p.grad.add_(mean[name])
-    return MetaGradient(float(np.mean(values)), mean, list(told), failed)
+        grad = mean.by_theta[name]
+        p.grad = grad.clone() if p.grad is None else p.grad.add_(grad)
+    return mean
 
 
-def _attempt(problem: Problem, solve: Solver, rule: Contrastive, task: Any) -> Any:
-    """`(value, diagnostics, gradient)`, or why there are none."""
-    with begun(problem, task) as phases:
-        first = phases.measure("inner", phases.start)
-        phi_0 = phases.run(solve, 0.0, phases.start)
+def _attempt(
+    problem: Problem, solver: Solver, nudged: Solver, rule: Contrastive, task: PyTree
+) -> MetaGradient | str:
+    """The meta-gradient of one task, or why there is none."""
+    with phases_of(problem, task) as phases:
+        first = phases.inner(phases.start)
+        phi_0 = phases.run(solver, 0.0, phases.start)
         after = random_state(problem.module)
-        if rule.nudged is not None:
-            rule = replace(rule, nudged=_learner(phases, rule.nudged, phi_0).solve)
-        (value, told), grad = value_and_grad(_learner(phases, solve, phi_0), None, task, rule)
-        draw_from(after)
-    if not (math.isfinite(value) and all(bool(torch.isfinite(g).all()) for g in grad.values())):
+        meta = meta_gradient(_learner(phases, phi_0, nudged), None, task, rule)
+        set_random_state(after)
+    if not (math.isfinite(meta.value) and all(map(_is_finite, meta.by_theta.values()))):
         return "its value or gradient is not finite"
-    if grew(first, told["inner"]):
-        return f"its inner loss grew from {first:.3g} to {told['inner']:.3g}"
-    return value, told, grad
+    if is_far_above(first, meta.aux["inner"]):
+        return f"its inner loss grew from {first:.3g} to {meta.aux['inner']:.3g}"
+    return meta
 
 
-def _learner(phases: Phases, solve: Solver, phi_0: Any) -> Learner:
+def _is_finite(grad: torch.Tensor) -> bool:
+    return bool(torch.isfinite(grad).all())
+
+
+def _learner(phases: Phases, phi_0: Weights, nudged: Solver) -> Learner:
     """The task as a learner outside JAX: theta is in the module, the free phase has run."""
     return Learner(
-        solve=lambda theta, task, beta, at: phi_0 if at is None else phases.run(solve, beta, at),
-        inner=lambda phi, theta, task: phases.measure("inner", phi),
-        outer=lambda phi, theta, task: phases.measure("outer", phi),
+        solve=lambda theta, task, beta, start: phi_0,
+        inner=lambda phi, theta, task: phases.inner(phi),
+        outer=lambda phi, theta, task: phases.outer(phi),
         slope=lambda phi, theta, task, beta: phases.slope(phi, beta),
+        nudged=lambda theta, task, beta, start: phases.run(nudged, beta, start),
     )
 
 
 @contextmanager
-def learned(problem: Problem, solve: Solver, task: Any) -> Iterator[Any]:
+def solve_inner(problem: Problem, solver: Solver, task: PyTree) -> Iterator[nn.Module]:
     """Within the block, the module has learned the task: the free phase alone.
 
     After it, fast weights and buffers are what they were; the generators are where learning left
@@ -130,12 +144,12 @@ def learned(problem: Problem, solve: Solver, task: Any) -> Iterator[Any]:
         >>> net = Synapse(torch.nn.Linear(1, 1, bias=False))
         >>> loss = lambda net, y: ((net.fast.weight - y) ** 2).sum()
         >>> problem = Problem(net, lambda net, y: loss(net, y) + net.pull(), loss, ["[ol]*"])
-        >>> solve = descend(lambda params: torch.optim.SGD(params, lr=0.1), steps=100)
-        >>> with learned(problem, solve, net.omega[0].detach() + 2) as module:
+        >>> solver = descend(lambda params: torch.optim.SGD(params, lr=0.1), steps=100)
+        >>> with solve_inner(problem, solver, net.omega[0].detach() + 2) as module:
         ...     round((module.fast.weight - module.omega[0]).item(), 3)
         1.0
     """
-    with begun(problem, task) as phases:
-        phi_0 = phases.run(solve, 0.0, phases.start)
+    with phases_of(problem, task) as phases:
+        phi_0 = phases.run(solver, 0.0, phases.start)
         load(problem.module, phases.fast, phi_0)
         yield problem.module

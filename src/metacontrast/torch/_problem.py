@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TypeAlias
 
+import torch
 from torch import nn
 
-Loss = Callable[[Any, Any], Any]
+from .._types import PyTree
+
+LossFunction: TypeAlias = Callable[[nn.Module, PyTree], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Problem:
         (['0.weight', '0.bias'], ['2.weight', '2.bias'])
     """
 
-    module: Any
-    inner: Loss
-    outer: Loss
+    module: nn.Module
+    inner: LossFunction
+    outer: LossFunction
     meta: Sequence[str]
-    init: Callable[[Any, Any], Any] | None = None
+    init: Callable[[nn.Module, PyTree], object] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -66,13 +69,13 @@ class Problem:
             raise ValueError(f"meta: must be a list of names or patterns; write [{self.meta!r}].")
         names = dict(self.module.named_parameters())
         for pattern in self.meta:
-            found = [name for name in names if fnmatchcase(name, pattern)]
-            if not found:
+            matches = [name for name in names if fnmatchcase(name, pattern)]
+            if not matches:
                 raise ValueError(
                     f"meta: {pattern!r} fits no parameter of the module, which has "
                     f"{', '.join(names) or 'none'}."
                 )
-            if frozen := [name for name in found if not names[name].requires_grad]:
+            if frozen := [name for name in matches if not names[name].requires_grad]:
                 raise ValueError(
                     f"meta: {', '.join(frozen)} has requires_grad=False; set it to True, or do not "
                     "name it."
@@ -84,16 +87,16 @@ class Problem:
             )
 
     @property
-    def slow(self) -> dict[str, Any]:
+    def slow(self) -> dict[str, nn.Parameter]:
         """The meta-parameters by name; hand `slow.values()` to the outer optimiser."""
-        return self._learned(slow=True)
+        return self._parameters(slow=True)
 
     @property
-    def fast(self) -> dict[str, Any]:
+    def fast(self) -> dict[str, nn.Parameter]:
         """What a task's learner changes, by name."""
-        return self._learned(slow=False)
+        return self._parameters(slow=False)
 
-    def _learned(self, slow: bool) -> dict[str, Any]:
-        named = lambda name: any(fnmatchcase(name, pattern) for pattern in self.meta)
-        every = self.module.named_parameters()
-        return {name: p for name, p in every if p.requires_grad and named(name) == slow}
+    def _parameters(self, slow: bool) -> dict[str, nn.Parameter]:
+        is_slow = lambda name: any(fnmatchcase(name, pattern) for pattern in self.meta)
+        parameters = self.module.named_parameters()
+        return {name: p for name, p in parameters if p.requires_grad and is_slow(name) == slow}

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import torch
+from torch import nn
+
+RandomState: TypeAlias = dict[torch.device | str, torch.Tensor]  # of each generator
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["fast"], meta_fields=["buffers"])
@@ -20,17 +23,17 @@ class Weights:
     To the rule, only phi is a number: it measures no distance between buffers.
     """
 
-    fast: list[Any]
-    buffers: dict[str, Any]
+    fast: list[torch.Tensor]
+    buffers: dict[str, torch.Tensor]
 
 
-def saved(module: Any, fast: list[Any]) -> Weights:
+def save(module: nn.Module, fast: list[nn.Parameter]) -> Weights:
     """Copies of the fast weights and of all buffers."""
     buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
     return Weights([p.detach().clone() for p in fast], buffers)
 
 
-def load(module: Any, fast: list[Any], weights: Weights) -> None:
+def load(module: nn.Module, fast: list[nn.Parameter], weights: Weights) -> None:
     """Put saved weights back, in place."""
     buffers = dict(module.named_buffers())
     with torch.no_grad():
@@ -41,7 +44,7 @@ def load(module: Any, fast: list[Any], weights: Weights) -> None:
 
 
 @contextmanager
-def frozen(params: Iterable[Any]) -> Iterator[None]:
+def freeze(params: Iterable[nn.Parameter]) -> Iterator[None]:
     """No graph is built for `params`, and none of them gets a gradient."""
     params = list(params)
     for p in params:
@@ -53,13 +56,13 @@ def frozen(params: Iterable[Any]) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def random_state(module: Any) -> dict[Any, Any]:
+def random_state(module: nn.Module) -> RandomState:
     """The states of torch's default generators: the CPU's, and those of the module's GPUs."""
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     return {"cpu": torch.get_rng_state()} | {d: torch.cuda.get_rng_state(d) for d in devices}
 
 
-def draw_from(state: dict[Any, Any]) -> None:
+def set_random_state(state: RandomState) -> None:
     """The next random numbers are those that followed `state`."""
     for device, numbers in state.items():
         if device == "cpu":

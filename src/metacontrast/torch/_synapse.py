@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
+
+from .._types import PyTree
 
 
 class Synapse(nn.Module):
@@ -14,7 +15,7 @@ class Synapse(nn.Module):
 
         pull() = sum_i lambda_i (phi_i - omega_i)^2,
 
-    to be added to the inner loss; without a factor 1/2, as in the talk. Called, it is the module.
+    to be added to the inner loss; without a factor 1/2, as in the paper. Called, it is the module.
     Name `omega.*` and `log_lam.*` in `meta`, with a prefix if it is a part of something larger. To
     keep one of them fixed, freeze it, `log_lam.requires_grad_(False)`: what is neither named nor
     frozen is fast.
@@ -49,7 +50,7 @@ class Synapse(nn.Module):
         self.omega = nn.ParameterList(copies)
         self.log_lam = nn.ParameterList(torch.full_like(p, math.log(lam)) for p in copies)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: PyTree, **kwargs: PyTree) -> PyTree:
         """The module's own answer."""
         return self.fast(*args, **kwargs)
 
@@ -59,7 +60,7 @@ class Synapse(nn.Module):
         phi, omega = all_of(self.fast.parameters()), all_of(self.omega)
         return (all_of(self.log_lam).exp() * (phi - omega) ** 2).sum()
 
-    def reset(self, task: Any = None) -> None:
+    def reset(self, task: PyTree = None) -> None:
         """Set every fast weight to its omega; as `Problem(init=Synapse.reset)`, for each task."""
         with torch.no_grad():
             for p, o in zip(self.fast.parameters(), self.omega, strict=True):

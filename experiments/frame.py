@@ -1,0 +1,149 @@
+"""What an experiment needs beside its science: a command, a folder, a result. See `sine.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+from options import S, parse
+from options import Settings as Settings
+
+import metacontrast as mc
+from metacontrast import train
+
+# Task streams: training draws from the run's seed, these two from seeds that no run may have.
+VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[S]):
+    """A name, what a result measures, and the default settings of each method."""
+
+    name: str
+    metric: str
+    methods: Mapping[str, S]
+    default: str  # the method, if none is asked for
+    rows: Mapping[str, str] | None = None  # of the table, and the published figure of each
+
+    def main(
+        self, run: Callable[[S], object], overview: Callable[[Path], object] | None = None
+    ) -> None:
+        """Do what the command line asks for; bad input ends in one line and exit status 2.
+
+        Args:
+            run: does one method with one seed, and ends with `finish`.
+            overview: draws all results below a folder, once `--method all` is done.
+        """
+        about = sys.modules[run.__module__].__doc__ or ""
+        try:
+            several = parse(self.methods, self.default, sys.argv[1:], about)
+            several[0].devices.use()
+            train.keep_compiled()
+            if len(several) == 1:
+                run(several[0])
+            else:
+                self._all(several, run, overview)
+        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+
+    def _all(self, several: list[S], run: Any, overview: Any) -> None:
+        """Each method in its folder below `--out`; to resume, only those without a result."""
+        root = several[0].out or Path("runs") / self.name
+        for settings in several:
+            out = root / settings.method / f"seed{settings.seed}"
+            if not (settings.resume and train.by_first((out / train.RESULT).is_file)):
+                run(replace(settings, out=out))
+        if overview is not None:
+            overview(root)
+
+    def folder(self, settings: S) -> Path:
+        """Where this run writes.
+
+        Raises:
+            ValueError: the seed draws held-out tasks.
+        """
+        if settings.seed in (VALID_SEED, TEST_SEED):
+            raise ValueError(f"seed: {settings.seed} draws held-out tasks; choose another.")
+        default = Path("runs") / self.name / settings.method / f"seed{settings.seed}"
+        return settings.out or default
+
+    def config(self, settings: S) -> dict[str, Any]:
+        """All that the result depends on, which tells this run from another."""
+        own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
+        as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
+        return as_written
+
+    def claim(self, settings: S) -> Path:
+        """Open the folder of a run that does not go through `meta_train`."""
+        return train.open_folder(self.folder(settings), self.config(settings), settings.resume)
+
+    def meta_train(self, settings: S, *parts: Any, **options: Any) -> train.Trained:
+        """`meta_train(*parts, **options)` in the folder of this run."""
+        dispatch = options.setdefault("steps_per_dispatch", 10)
+        options.setdefault("log_every", max(1, settings.steps // 20 // dispatch) * dispatch)
+        # The outer rate's schedule depends on the number of steps: no other number resumes it.
+        config = self.config(settings) | {"schedule": settings.steps}
+        options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
+        return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
+
+    def finish(
+        self, settings: S, values: Any, label: str = "", note: str = "", **facts: Any
+    ) -> dict[str, Any]:
+        """Write result.json, and say in a line what it says.
+
+        Args:
+            settings: of the run.
+            values: what was measured, one a task.
+            label: the row of the table. Default: the method.
+            note: what the line says besides.
+            facts: further fields of the result, `seconds` among them.
+        """
+        rows = dict(self.rows or dict.fromkeys(self.methods, ""))
+        label = label or settings.method
+        fields: dict[str, Any] = dict(experiment=self.name, method=label, metric=self.metric)
+        fields |= dict(seeds=[settings.seed], meta_steps=settings.steps)
+        fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
+        result = train.summarise(values, **(fields | facts))
+        train.write_result(self.folder(settings), result)
+        value, half = (np.nan if result[key] is None else result[key] for key in ("value", "ci95"))
+        numbers = f"{value:.4g} +- {half:.2g} ({self.metric})"
+        print(f"{label}, seed {settings.seed}: {numbers}{note}", flush=True)
+        return result
+
+
+def first_key(seed: int) -> jax.Array:
+    """Draws the first theta."""
+    # Far from the keys that the meta-steps of this seed fold in, which are their numbers.
+    return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
+def synapses(
+    init: Callable[[jax.Array], PyTree],
+    seed: int,
+    lam: float,
+    fast: Callable[[PyTree], PyTree] = lambda omega: omega,
+) -> mc.Synapse:
+    """omega, a random network, and log lambda, one a weight that is fast."""
+    omega = jax.jit(init)(first_key(seed))
+    return mc.Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
+
+
+def outer_optimizer(rate: float, steps: int, last: float = 0.02) -> optax.GradientTransformation:
+    """Adam on clipped meta-gradients, its rate falling on a cosine to `last` of what it was."""
+    schedule = optax.cosine_decay_schedule(rate, steps, last)
+    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+
+
+def stack_tasks(sample_task: Callable[[jax.Array], PyTree], seed: int, n: int) -> PyTree:
+    """`n` tasks, stacked, always the same."""
+    return jax.jit(jax.vmap(sample_task))(jax.random.split(jax.random.key(seed), n))

@@ -1,0 +1,103 @@
+"""What the command line of an experiment may say, and how it is read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, ClassVar, Self, TypeVar
+
+import tyro
+
+from metacontrast.train import is_first, use_devices
+
+
+@dataclass(frozen=True)
+class Devices:
+    """On which devices an experiment runs; no result depends on it, but for rounding."""
+
+    devices: int | None = None  # Spread the tasks over so many; on a CPU, over so many cores.
+    mesh: str | None = None  # Devices as TASKSxPARAMETERS: 2x4 also splits the parameters by 4.
+    distributed: bool = False  # This is one of several processes; the cluster says which.
+    coordinator: str | None = None  # HOST:PORT of process 0, if no cluster says it.
+    processes: int | None = None  # How many processes there are.
+    process: int | None = None  # Which one this is, from 0.
+
+    def use(self) -> None:
+        """Run there from now on; JAX must not have computed anything."""
+        if self == Devices():
+            return
+        use_devices(
+            self.devices,
+            _shape(self.mesh),
+            distributed=self.distributed,
+            coordinator=self.coordinator,
+            processes=self.processes,
+            process=self.process,
+        )
+        if not is_first():  # all print the same
+            sys.stdout = StringIO()
+
+
+def _shape(mesh: str | None) -> tuple[int, int] | None:
+    if mesh is None:
+        return None
+    sizes = re.fullmatch(r"(\d+)x(\d+)", mesh)
+    if not sizes:
+        raise ValueError(f"mesh: must be TASKSxPARAMETERS, as in 2x1, not {mesh!r}.")
+    return int(sizes[1]), int(sizes[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of every experiment; a subclass adds its own. Their comments are the help."""
+
+    method: str  # How tasks are learned and meta-learned; all: one method after the other.
+    seed: int = 0  # Draws the first theta and the training tasks.
+    steps: int = 0  # Meta-steps.
+    quick: bool = False  # A tenth of the meta-steps.
+    resume: bool = False  # Continue the run in OUT.
+    out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
+
+    apart: ClassVar[tuple[str, ...]] = ("quick", "resume", "out", "devices")  # of no result
+
+    def shorten(self) -> Self:
+        """What `--quick` stands for, where the command line does not say otherwise."""
+        return replace(self, steps=self.steps // 10)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: str) -> list[S]:
+    """The settings of each method that the command line asks for.
+
+    Args:
+        methods: the settings of each, where the command line does not say otherwise.
+        default: the method, if the command line names none.
+        args: the words of the command line.
+        about: the text above the options, in the help.
+    """
+    # These two choose the defaults of all others.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method", default=default)
+    first.add_argument("--quick", action="store_true")
+    selection, others = first.parse_known_args(args)
+    names = list(methods) if selection.method == "all" else [selection.method]
+    if not set(names) <= set(methods):
+        known = ", ".join(methods)
+        raise ValueError(f"method: unknown {selection.method!r}; choose one of {known}, or all.")
+    about = f"{about}\n\nMethods: {', '.join(methods)}."
+    return [_one(methods[name], selection.quick, others, about) for name in names]
+
+
+def _one(default: S, quick: bool, args: Sequence[str], about: str) -> S:
+    if quick:
+        default = replace(default.shorten(), quick=True)
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    return tyro.cli(type(default), default=default, args=args, description=about, config=flags)

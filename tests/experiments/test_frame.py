@@ -1,0 +1,195 @@
+"""What the frame does for every experiment, shown on one that computes next to nothing."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import partial, partialmethod
+from pathlib import Path
+
+import frame
+import numpy as np
+import pytest
+
+from metacontrast.report import print_report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(frame.Settings):
+    """Options of its own."""
+
+    rate: float = 0.1  # Of something.
+    sizes: tuple[int, int] = (3, 4)
+
+    def shorten(self):
+        return replace(super().shorten(), rate=0.5)
+
+
+METHODS = {
+    "slow": Settings(method="slow", steps=100),
+    "fast": Settings(method="fast", steps=50, rate=0.2),
+}
+EXPERIMENT = frame.Experiment("toy", "a number", METHODS, "slow", {"slow": "1.0", "fast": ""})
+MAIN = frame.Experiment.main
+RUNS = []  # the settings of each
+
+
+def run(settings):
+    """Its value is its rate."""
+    RUNS.append(settings)
+    EXPERIMENT.claim(settings)
+    return EXPERIMENT.finish(settings, [settings.rate] * 2, seconds=1.0, note="; done")
+
+
+@pytest.fixture
+def command(start):
+    """`command(*words)`: the exit status of this file as an experiment."""
+    RUNS.clear()
+    return partial(start, sys.modules[__name__])
+
+
+def runs():
+    return [(s.method, s.steps, s.rate) for s in RUNS]
+
+
+def test_an_option_not_given_is_the_methods_own(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command() == 0
+    assert command("--method", "fast") == 0
+    assert command("--method=fast", "--seed", 3, "--rate", 0.7, "--sizes", 1, 2) == 0
+    assert runs() == [("slow", 100, 0.1), ("fast", 50, 0.2), ("fast", 50, 0.7)]
+    assert RUNS[2].sizes == (1, 2)
+    folders = sorted(str(p.parent.relative_to(tmp_path)) for p in tmp_path.rglob("result.json"))
+    assert folders == [f"runs/toy/{name}" for name in ("fast/seed0", "fast/seed3", "slow/seed0")]
+
+
+def test_quick_shortens_what_is_not_given(command, tmp_path):
+    assert command("--quick", "--out", tmp_path / "a") == 0
+    assert command("--quick", "--steps", 7, "--out", tmp_path / "b") == 0
+    assert command("--quick", "--rate", 0.9, "--out", tmp_path / "c") == 0
+    assert runs() == [("slow", 10, 0.5), ("slow", 7, 0.5), ("slow", 10, 0.9)]
+
+
+def test_all_are_run_and_to_resume_only_those_without_a_result(command, tmp_path, monkeypatch):
+    words = ["--method", "all", "--out", tmp_path, "--rate", 0.3]
+    assert command(*words) == 0
+    (tmp_path / "fast" / "seed0" / "result.json").unlink()
+    roots = []
+    monkeypatch.setattr(EXPERIMENT.__class__, "main", partialmethod(MAIN, overview=roots.append))
+    assert command(*words, "--resume") == 0
+    assert runs() == [("slow", 100, 0.3), ("fast", 50, 0.3), ("fast", 50, 0.3)]
+    assert roots == [tmp_path]
+
+
+def test_config_and_result_say_what_was_used(command, tmp_path, capsys):
+    words = ("--seed", 2, "--rate", 0.25, "--quick", "--out", tmp_path)
+    assert command(*words) == 0
+    used = {
+        "experiment": "toy",
+        "method": "slow",
+        "seed": 2,
+        "steps": 10,
+        "rate": 0.25,
+        "sizes": [3, 4],
+    }
+    assert json.loads((tmp_path / "config.json").read_text()) == used
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["settings"], result["value"], result["reference"]) == (used, 0.25, "1.0")
+    assert capsys.readouterr().out == "slow, seed 2: 0.25 +- 0 (a number); done\n"
+    # It may be resumed on other devices, and with options that are the same.
+    assert command(*words[:4], "--steps", 10, "--out", tmp_path, "--resume") == 0
+    assert command("--seed", 2, "--rate", 0.5, "--quick", "--out", tmp_path, "--resume") == 2
+    assert "rate is 0.25 there and 0.5 now" in capsys.readouterr().err
+
+
+def test_the_report_has_a_row_for_what_was_not_run(command, tmp_path, capsys):
+    assert command("--seed", 0, "--out", tmp_path / "0") == 0
+    assert command("--seed", 1, "--rate", 0.3, "--out", tmp_path / "1") == 0
+    capsys.readouterr()
+    print_report(tmp_path)
+    slow, fast = [
+        line for line in capsys.readouterr().out.splitlines() if " 1.0 " in line or "fast" in line
+    ]
+    # Student's t with one degree of freedom: 12.706 times 0.1, the standard error of 0.1 and 0.3.
+    assert "0.2000 +- 1.2706" in slow and " 2 " in slow
+    assert "not run" in fast
+
+
+def test_a_result_of_diverged_tasks_alone_has_no_value(tmp_path, capsys):
+    s = replace(METHODS["slow"], out=tmp_path)
+    result = EXPERIMENT.finish(s, [np.nan, np.inf], seconds=1.0, meta_steps=3)
+    assert (result["value"], result["diverged"], result["meta_steps"]) == (None, 2, 3)
+    assert "slow, seed 0: nan +- nan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "nonsense"), "method: unknown 'nonsense'; choose one of slow, fast, or all"),
+        (("--seed", str(frame.TEST_SEED)), "seed: 2147483647 draws held-out tasks"),
+        *(
+            (("--mesh", mesh), f"mesh: must be TASKSxPARAMETERS, as in 2x1, not '{mesh}'")
+            for mesh in ("2", "2x", "axb", "2x1x1")
+        ),
+        (("--devices", "0"), "devices: must be"),
+        (("--rate", "fast"), "--rate"),
+        (("--speed", "3"), "--speed"),
+    ],
+)
+def test_bad_input_is_refused(command, words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(*words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, FloatingPointError, FileNotFoundError])
+def test_an_error_of_a_run_is_one_line(command, monkeypatch, capsys, error):
+    def run(settings):
+        raise error("mend: this way.")
+
+    monkeypatch.setattr(sys.modules[__name__], "run", run)
+    assert command() == 2
+    assert capsys.readouterr().err == "toy: mend: this way.\n"
+
+
+def test_what_a_run_compiles_is_kept(command, monkeypatch, tmp_path):
+    runs_before = []
+    monkeypatch.setattr(frame.train, "keep_compiled", lambda: runs_before.append(len(RUNS)))
+    assert command("--out", tmp_path) == 0
+    assert (runs_before, len(RUNS)) == ([0], 1)
+
+
+SCRIPT = """
+import sys
+import sine
+from metacontrast.train._mesh import resolved
+try:
+    sine.EXPERIMENT.main(sine.run)
+finally:
+    print(resolved(None) and dict(resolved(None).shape))
+"""
+
+
+def script(*words):
+    """Of a process of its own, since devices are chosen before JAX computes."""
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *map(str, words)],
+        cwd=Path(frame.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_devices_are_chosen_before_jax_starts(tmp_path):
+    small = ["--tasks", 2, "--free", 1, "--test-tasks", 3, "--valid-tasks", 3]
+    done = script("--method", "fomaml", "--steps", 2, *small, "--devices", 2, "--out", tmp_path)
+    assert "{'tasks': 2, 'parameters': 1}" in done.stdout, done.stderr
+    assert done.returncode == 0
+    assert (tmp_path / "result.json").is_file()
+
+
+def test_a_process_of_no_cluster_is_refused(tmp_path):
+    done = script("--distributed", "--out", tmp_path)
+    assert "sine: distributed: JAX finds no cluster here" in done.stderr
+    assert done.returncode == 2

@@ -1,0 +1,134 @@
+"""The sine experiment: a run of seconds from its command, and what each method is."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sine
+from _next import Synapse
+
+from metacontrast import _demo, learn
+from metacontrast.report import print_report
+
+FEW = ("--test-tasks", 4, "--test-queries", 5, "--valid-tasks", 2)
+
+
+def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys, monkeypatch):
+    words = ("--method", "maml", "--seed", 4, "--out", tmp_path / "m", "--tasks", 2, *FEW)
+    assert start(sine, *words, "--steps", 2) == 0
+    result = json.loads((tmp_path / "m" / "result.json").read_text())
+    assert {k: result[k] for k in ("method", "seeds", "meta_steps", "n_tasks", "reference")} == {
+        "method": "maml", "seeds": [4], "meta_steps": 2, "n_tasks": 4,
+        "reference": "0.435 +- 0.039",
+    }  # fmt: skip
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    for settings in (config, result["settings"]):
+        assert {k: settings[k] for k in ("tasks", "outer_rate", "free")} == {
+            "tasks": 2, "outer_rate": 1e-2, "free": 10,
+        }  # fmt: skip
+    assert (tmp_path / "m" / "predictions.png").stat().st_size > 0
+    capsys.readouterr()
+    print_report(tmp_path)
+    table = capsys.readouterr().out
+    (maml,) = [line for line in table.splitlines() if " maml " in line]
+    assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
+    assert table.count("not run") == 6
+    monkeypatch.setattr(sine, "figure", lambda *args: None)  # drawn once is enough
+    assert start(sine, *words, "--steps", 2) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert start(sine, *words, "--steps", 2, "--resume") == 0
+    assert json.loads((tmp_path / "m" / "result.json").read_text())["value"] == result["value"]
+    assert start(sine, *words, "--steps", 12, "--resume") == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_a_run_without_meta_steps_keeps_its_folder_too(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sine, "figure", lambda *args: None)
+    words = ("--method", "scratch", "--out", tmp_path, *FEW, "--free", 3)
+    assert start(sine, *words, "--seed", 1) == 0
+    assert start(sine, *words, "--seed", 2) == 2
+    assert "seed is 1 there and 2 now" in capsys.readouterr().err
+    assert start(sine, *words, "--seed", 1) == 2
+    assert start(sine, *words, "--seed", 1, "--resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "nonsense"), "method: unknown 'nonsense'"),
+        (("--steps", "0"), "steps"),
+        (("--method", "scratch", "--steps", "5"), "steps: scratch takes no"),
+        (("--seed", str(2**31 - 1)), "seed: 2147483647 draws held-out tasks"),
+    ],
+)
+def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert start(sine, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in sine.METHODS if name != "scratch"])
+def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
+    s = replace(sine.METHODS[name], free=3, nudged=2)
+    problem, solver, estimator = sine.learner(s)
+    theta = sine.first_theta(s)
+    task = sine.sine(jax.random.key(7))
+    rule = jax.jit(lambda theta, key: estimator.value_and_grad(problem, solver, theta, task, key))
+    grad = rule(theta, jax.random.key(1))[1]
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grad))
+    # MAML's have no synapse, and where learning starts is all they learn.
+    learned = grad if name.startswith("cml") else grad.omega
+    assert all(bool((leaf != 0).any()) for leaf in jax.tree.leaves(learned))
+
+
+def test_a_mini_batch_is_unbiased():
+    s = replace(sine.METHODS["cml-sgd"], batch=9)
+    problem, theta = sine.synapse(s), sine.first_theta(s)
+    task = sine.sine(jax.random.key(3))
+    keys = jax.random.split(jax.random.key(0), 400)
+    inner = lambda task: problem.inner(theta.omega, theta, task)
+    some = jax.jit(jax.vmap(lambda key: inner(problem.sample(task, key))))(keys)
+    # The mean of 400, within 5 standard errors (false alarm: 6e-7).
+    assert abs(some.mean() - inner(task)) < 5 * some.std() / np.sqrt(len(some))
+
+
+@pytest.mark.parametrize("name", _demo.PUBLISHED)
+def test_the_demonstration_is_this_experiment(name):
+    s, method = sine.METHODS[name], _demo.methods()[name]
+    for field in ("steps", "queries", "outer_rate", "first_lambda"):
+        assert getattr(method, field) == getattr(s, field) or not s.steps
+    assert _demo.PUBLISHED[name] == sine.EXPERIMENT.rows[name]
+    theta = sine.first_theta(s)
+    task = sine.sine(jax.random.key(7))
+    problem, solver, estimator = sine.learner(s)
+
+    def both(theta):
+        phis = learn(problem, solver, theta, task).phi, learn(*method[:2], tuple(theta), task).phi
+        if estimator is None:
+            return phis
+        rules = estimator.value_and_grad, method.estimator.value_and_grad
+        key = jax.random.key(0)
+        return (
+            (phis[0], rules[0](problem, solver, theta, task, key)[1]),
+            (phis[1], Synapse(*rules[1](*method[:2], tuple(theta), task, key)[1])),
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, *jax.jit(both)(theta))
+
+
+def test_the_demonstration_measures_what_this_experiment_does(tmp_path, monkeypatch):
+    for module in (sine, _demo):
+        monkeypatch.setattr(module, "figure", lambda *args: None)
+    monkeypatch.setattr(_demo, "TEST_TASKS", 4)
+    s = replace(sine.METHODS["scratch"], free=3, test_tasks=4, seed=3, out=tmp_path / "own")
+    method = _demo.methods()["scratch"]._replace(solver=sine.learner(s).solver)
+    shown = _demo.run("scratch", method, 3, tmp_path / "demo")
+    own = sine.run(s)
+    fields = ("experiment", "value", "std", "reference", "metric", "seeds")
+    assert [shown[k] for k in fields] == [own[k] for k in fields]
+    assert shown["rows"].items() <= own["rows"].items()

@@ -1,0 +1,100 @@
+"""The library on the Pythons at hand that `.venv` is not of: `make test-pythons`.
+
+    .venv/bin/python tools/pythons.py
+
+On each supported one, with the versions of requirements.lock, the README's example runs. On the
+newest, with those of requirements-newest.lock, so do the tests of the core. What is not at hand is
+named and passed over. The environments stay, `.venv-3.12` and so on, until their lock changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Where pyenv and uv keep theirs, which need not be on the path.
+FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
+# The README's Python as it stands; what it computes is tested by the suite.
+EXAMPLE = r"""
+import pathlib, re, sys
+exec(re.search(r"```python\n(.*?)```", pathlib.Path("README.md").read_text(), re.DOTALL)[1])
+print("README: value", value, "on Python", sys.version.split()[0], "with JAX", jax.__version__)
+"""
+
+
+def main() -> None:
+    """All of it; a failure ends it."""
+    this = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    others = {
+        version: path for version in supported() if version != this if (path := find(version))
+    }
+    print("Python at hand:", ", ".join([this, *others]), "of", ", ".join(supported()), flush=True)
+    for version, path in others.items():
+        run(environment(version, path, ROOT / ".venv" / "most.txt"), "-c", EXAMPLE)
+    newer = [version for version in others if number(version) > number(this)]
+    if not newer:
+        print(f"No Python newer than {this} is at hand: the core is not tested on one.")
+        return
+    newest = max(newer, key=number)
+    lock = ROOT / "requirements-newest.lock"
+    python = environment(f"{newest}-newest", others[newest], lock)
+    run(python, "-m", "pytest", "tests/core")
+
+
+def supported() -> list[str]:
+    """As pyproject.toml says in its classifiers, oldest first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    said = "\n".join(project["classifiers"])
+    return sorted(re.findall(r"Python :: (3\.\d+)$", said, re.MULTILINE), key=number)
+
+
+def number(version: str) -> tuple[int, ...]:
+    """3.9 comes before 3.10."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def find(version: str) -> str | None:
+    """A Python of this version that starts: pyenv's stand-ins, on the path, need not."""
+    name = f"python{version}"
+    inside = [at for f in FOLDERS for at in Path.home().glob(f.format(version) + f"/{name}")]
+    for path in (shutil.which(name), *map(str, inside)):
+        asked = "import sys; print('%d.%d' % sys.version_info[:2])"
+        try:
+            ended = subprocess.run([path or "", "-c", asked], capture_output=True, text=True)
+        except OSError:
+            continue
+        if ended.stdout.strip() == version:
+            return path
+    return None
+
+
+def environment(name: str, python: str, lock: Path) -> Path:
+    """The Python of `.venv-NAME`, which is made anew if the lock has changed."""
+    folder, now = ROOT / f".venv-{name}", hashlib.sha256(lock.read_bytes()).hexdigest()
+    ready = folder / "ready"
+    if not ready.is_file() or ready.read_text() != now:
+        uv = str(ROOT / ".venv" / "bin" / "uv")
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", python, folder], check=True)
+        options = ["--quiet", "--no-deps", "--require-hashes", "--python", str(folder)]
+        subprocess.run([uv, "pip", "install", *options, "--requirement", lock], check=True)
+        ready.write_text(now)
+    return folder / "bin" / "python"
+
+
+def run(python: Path, *arguments: str) -> None:
+    """In the checkout, with its sources."""
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run([python, *arguments], cwd=ROOT, env=env)
+    if ended.returncode:
+        sys.exit(f"{python.relative_to(ROOT)}: {' '.join(arguments)[:40]}... failed, see above.")
+
+
+if __name__ == "__main__":
+    main()
