@@ -14,6 +14,7 @@ from problems import EPS, forward_pass
 
 import metacontrast as mc
 from metacontrast import brain
+from metacontrast.brain._plasticity import memory_and_signal_keys
 
 N, M, BETA = 5, 4, 0.1
 FREE_STEPS, NUDGED_STEPS = 40, 20
@@ -198,6 +199,25 @@ def test_plasticity_runs_in_parts_as_any_solver():
     np.testing.assert_allclose(grads, flat(expected), rtol=1e-10, atol=1e-12)
 
 
+def test_with_one_item_plasticity_is_gradient_descent_on_the_whole_loss():
+    theta, task = example(8)
+    task = jax.tree.map(lambda leaf: leaf[:1], task)
+    solvers = (learner(6), mc.descend(optax.sgd(0.01), 6))
+    steps = [mc.meta_gradient(PROBLEM, s, mc.Contrastive(BETA), by_z=False) for s in solvers]
+    one, other = jax.jit(lambda theta, task: [step(theta, task).phases for step in steps])(
+        theta, task
+    )
+    for a, b in ((one.free, other.free), (one.nudged[0], other.nudged[0])):
+        # Six steps of sums in another order.
+        np.testing.assert_allclose(flat(a.phi), flat(b.phi), rtol=0, atol=100 * EPS)
+
+
+def test_what_is_stored_and_when_it_is_signalled_are_drawn_apart():
+    pair = memory_and_signal_keys(jax.random.key(0))
+    numbers = {float(jax.random.uniform(key)) for key in (jax.random.key(0), *pair)}
+    assert len(numbers) == 3
+
+
 # Replay
 
 
@@ -228,7 +248,7 @@ def test_a_round_of_replays_weighs_the_items_as_the_losses_do():
 
 
 def test_mixing_replays_in_the_ratio_of_the_losses():
-    beta, steps = 0.25, 300  # beta m = 1: of six replays one of a test item
+    beta, steps = 0.3125, 300  # beta m = n/4: one of five replays is of a test item
     mixed = replays(brain.Hippocampus(nudge="mix"), beta, steps)
     assert len(mixed) == steps and {gain for _, gain in mixed} == {N + beta * M}
     for item, weight in [(i, 1.0) for i in range(N)] + [(100 + j, beta) for j in range(M)]:

@@ -323,7 +323,7 @@ def neuron_task():
     rng = np.random.default_rng(1)
     half = lambda: mc.Data(rng.normal(size=(4, 3)), rng.uniform(-0.9, 0.9, 4))
     theta = mc.Synapse(rng.normal(size=3), rng.uniform(-0.5, 0.5, 3))
-    return theta, mc.Task(half(), half())
+    return jax.tree.map(jnp.asarray, (theta, mc.Task(half(), half())))
 
 
 def own_loop(loss, phi):
@@ -417,6 +417,24 @@ def test_every_phase_draws_the_same_noise_and_every_step_its_own():
     rows = [jax.tree.map(lambda leaf, i=i: leaf[i], free) for i in range(3)]
     for i, j in ((0, 1), (1, 2), (0, 2)):
         assert relative_error(rows[i], rows[j]) > 0.1
+
+
+def test_a_function_that_takes_its_own_views_draws_the_same_noise():
+    noisy = credit.credit_rule(neuron, lambda phi, x, error, key: jax.random.normal(key, phi.shape))
+    theta, task = neuron_task()
+    plain = mc.descend(optax.sgd(0.05), 2)
+    solvers = [
+        credit.with_credit_rule(solver, sampled, noisy)
+        for solver in (mc.as_solver(own_loop, samples=True), plain)
+    ]
+    run = partial(mc.solve_inner, sampled(neuron))
+    phis = jax.jit(lambda key: [run(solver, theta, task, key).phi for solver in solvers])
+    one, other = phis(jax.random.key(1))
+    assert relative_error(one, other) < 100 * EPS
+    # Without views it is asked to say so, as it is without a rule.
+    solver = credit.with_credit_rule(lambda loss, phi: phi, sampled, noisy)
+    with pytest.raises(ValueError, match="solver: this problem samples"):
+        run(solver, theta, task, jax.random.key(1))
 
 
 # Bad input
