@@ -119,10 +119,12 @@ def test_trials_are_listed_largest_first():
         assert np.all(suggestion.error == np.min(suggestion.errors, axis=1))
 
 
-def test_a_learner_that_always_diverges_gets_no_beta():
+def test_nudged_phases_that_always_diverge_get_no_beta():
     theta, task = random_quadratic(0)
-    solver = mc.as_solver(lambda loss, phi: phi * jnp.inf)
-    assert np.isnan(suggest_beta(quadratic, solver, theta, task, trials=10).beta)
+    solver = mc.descend(optax.sgd(0.1), 30)
+    nudged = mc.as_solver(lambda loss, phi: phi * jnp.inf)
+    suggestion = suggest_beta(quadratic, solver, theta, task, nudged=nudged, trials=10)
+    assert np.isnan(suggestion.beta)
 
 
 @pytest.mark.parametrize(
