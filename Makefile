@@ -24,7 +24,7 @@ test-core test-library test-experiments: .venv/ready
 	$(PYTEST) $(patsubst test-%,tests/%,$@)
 
 test-torch: .venv/torch
-	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py tests/test_torch.py)
+	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py) tests/experiments/test_bench_peers.py
 
 # The other Pythons at hand: the core tier on the newest of them with the newest versions of
 # everything (requirements-newest.lock), the README's example on every one.
@@ -33,11 +33,11 @@ test-pythons: .venv/ready
 
 # Faults put into the sources one at a time: which does no test see?
 mutation: .venv/ready
-	.venv/bin/python tools/mutation.py
+	.venv/bin/python -m tools.mutation
 
 # Speed and memory, also beside other libraries.
 bench: .venv/torch
-	$(RUN) bench --out $(OUT)/bench
+	.venv/bin/python -m benchmarks --out $(OUT)/bench
 
 # Also what is run before a commit, once `.venv/bin/prek install` has been: .pre-commit-config.yaml.
 lint: lint-style lint-types lint-spelling lint-dependencies

@@ -9,16 +9,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import jax
-import jaxlib
 import pytest
 from hypothesis import settings
+from jaxlib.version import __version__ as jaxlib_version
 
 # Nothing here imports the library, so that jaxtyping's hook can (--jaxtyping-packages).
 ROOT = Path(__file__).parent
 
 # PyTorch comes into .venv when it is asked for: `make .venv/torch`.
 collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
-collect_ignore_glob = [] if find_spec("torch") else ["src/metacontrast/bench/_torch_*.py"]
+collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
+
+# Tests spend their time on compiling, not on computing. Newer jaxlibs do not know the second flag.
+FASTER = ["--xla_backend_optimization_level=0"]
+if jaxlib_version.startswith("0.10."):
+    FASTER += ["--xla_cpu_use_fusion_emitters=false"]
+given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join(given + [flag for flag in FASTER if flag not in given])
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 4)  # the first is the default; see test_devices.py
@@ -31,17 +38,16 @@ def compiled_here() -> Path:
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
     kind = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
     digest = hashlib.sha256("\n".join([platform.processor(), *sorted(kind)]).encode()).hexdigest()
-    return ROOT / ".compiled" / f"jaxlib-{jaxlib.__version__}-{platform.machine()}-{digest[:12]}"
+    return ROOT / ".compiled" / f"jaxlib-{jaxlib_version}-{platform.machine()}-{digest[:12]}"
 
 
 # What one process or run of the tests has compiled, the next one finds, as do the processes that
 # tests start; `make clean` forgets it. The command line keeps nothing of what it compiles in tests.
-for name, value in {
-    "jax_compilation_cache_dir": str(compiled_here()),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-}.items():
-    jax.config.update(name, value)
-    os.environ[name.upper()] = str(value)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_here()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+least = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 os.environ["METACONTRAST_COMPILED"] = "off"
 
 # The same examples every time; and the first one compiles, so there is no deadline.

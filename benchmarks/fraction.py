@@ -1,5 +1,4 @@
-"""How much of the machine's arithmetic the inner loop of the sine experiment reaches, and where
-the rest goes.
+"""How much of the machine's arithmetic the inner loop on sines reaches, and where the rest goes.
 
     python benchmarks/fraction.py [--out fraction.json]
 
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for a file that is run by its path
 TASKS, POINTS, WIDTH, STEPS, LARGE, REPEATS = 25, 10, 40, 100, 1024, 15
 PROCESSES = {
     "one core": "--xla_cpu_multi_thread_eigen=false",
@@ -34,40 +34,44 @@ FLOPS = 2 * (2 * (WIDTH * WIDTH + 2 * WIDTH) + WIDTH * WIDTH + WIDTH)
 HIDDEN = 3 * 2 * WIDTH * WIDTH  # of the layer in the middle
 
 Timed = tuple[Callable[[], Any], float]  # and the operations of one call
+Rows = dict[str, list[float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print, and write JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("fraction.json"))
     parser.add_argument("--process", choices=PROCESSES)
-    args = parser.parse_args()
-    if args.process:
-        print(json.dumps(measured(args.process)))
+    options = parser.parse_args()
+    if options.process:
+        print(json.dumps(measure(options.process)))
         return
-    found = {}
+    results = {}
     for name in PROCESSES:
-        found[name] = in_process(name)
-        show(name, found[name])
-    args.out.write_text(json.dumps(found, indent=2) + "\n")
+        results[name] = in_process(name)
+        show(name, results[name])
+    options.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def in_process(name: str) -> dict[str, Any]:
+def in_process(name: str) -> Rows:
     """The rows of one process, whose flags must be set before JAX is imported."""
     flags = PROCESSES[name].format(cores=len(os.sched_getaffinity(0)))
     command = [sys.executable, __file__, "--process", name]
     env = os.environ | {"XLA_FLAGS": flags}
     ended = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(ended.stdout.splitlines()[-1])
+    rows: Rows = json.loads(ended.stdout.splitlines()[-1])
+    return rows
 
 
-def show(name: str, rows: dict[str, Any]) -> None:
+def show(name: str, rows: Rows) -> None:
+    """Print a table."""
     print(f"\n{name:44} us a step (quartiles)      GFLOP/s  of the large product", flush=True)
     for row, (median, low, high, rate, fraction) in rows.items():
-        told = f"{rate:9.1f} {fraction:10.2f}" if rate else ""
-        print(f"{row:44} {median:8.1f} ({low:.1f} to {high:.1f}) {told:>25}", flush=True)
+        speed = f"{rate:9.1f} {fraction:10.2f}" if rate else ""
+        print(f"{row:44} {median:8.1f} ({low:.1f} to {high:.1f}) {speed:>25}", flush=True)
 
 
-def measured(name: str) -> dict[str, list[float]]:
+def measure(name: str) -> Rows:
     """Of each row: median and quartiles of the microseconds a step, GFLOP/s, fraction."""
     if name == "one core":
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -78,14 +82,14 @@ def measured(name: str) -> dict[str, list[float]]:
         rows |= parts()
     for call, _ in rows.values():
         call()
-    taken: dict[str, list[float]] = {row: [] for row in rows}
+    seconds: dict[str, list[float]] = {row: [] for row in rows}
     for _ in range(REPEATS):
         for row, (call, _) in rows.items():
             began = time.perf_counter()
             call()
-            taken[row].append(time.perf_counter() - began)
+            seconds[row].append(time.perf_counter() - began)
     low, median, high = (
-        {row: float(np.quantile(times, q)) for row, times in taken.items()}
+        {row: float(np.quantile(times, q)) for row, times in seconds.items()}
         for q in (0.25, 0.5, 0.75)
     )
     rate = {row: flops / median[row] / 1e9 for row, (_, flops) in rows.items()}
@@ -99,6 +103,7 @@ def measured(name: str) -> dict[str, list[float]]:
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    """A call of the compiled function."""
     import jax
 
     call = jax.jit(function)
@@ -106,6 +111,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
 
 
 def large() -> Timed:
+    """One large product of matrices."""
     import jax
 
     square = jax.random.normal(jax.random.key(0), (LARGE, LARGE))
@@ -120,46 +126,31 @@ def loops(name: str) -> dict[str, Timed]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     import metacontrast as mc
-    from metacontrast.experiments import sine
+    from benchmarks._learners import NET, descent_on_sines, sine_problem, sine_theta
+    from metacontrast.tasks import sine
 
     devices = jax.devices()
     n = -(-TASKS // len(devices)) * len(devices)
     along = NamedSharding(Mesh(np.array(devices), ("tasks",)), PartitionSpec("tasks"))
-    tasks = jax.device_put(sine.held_out(5, n, POINTS), along)
-    theta = sine.first_theta(0, 5.0)
+    tasks = jax.vmap(partial(sine, shots=POINTS))(jax.random.split(jax.random.key(5), n))
+    tasks, theta = jax.device_put(tasks, along), sine_theta()
 
-    def loop(apply: Any, solve: Any) -> Timed:
-        problem = pulled(apply)
-        one = lambda task: mc.learn(problem, solve, theta, task).phi
+    def loop(apply: Any, solver: mc.Solver) -> Timed:
+        problem = sine_problem(apply)
+        one = lambda task: mc.solve_inner(problem, solver, theta, task).phi
         return compiled(jax.vmap(one), tasks), float(FLOPS * POINTS * n * STEPS)
 
-    momentum, adam = sine.nesterov(STEPS), mc.descend(optax.adam(1e-2), STEPS)
+    momentum, adam = descent_on_sines(STEPS), mc.descend(optax.adam(1e-2), STEPS)
     return {
-        "inner loop, momentum": loop(sine.NET.apply, momentum),
+        "inner loop, momentum": loop(NET.apply, momentum),
         "the same, products as `w @ x`": loop(by_equinox(), momentum),
-        "inner loop, Adam": loop(sine.NET.apply, adam),
+        "inner loop, Adam": loop(NET.apply, adam),
         "the same, products as `w @ x` ": loop(by_equinox(), adam),
     }
 
 
-def pulled(apply: Any) -> Any:
-    """The sine experiment's problem, for any network."""
-    import jax
-    import jax.numpy as jnp
-
-    import metacontrast as mc
-
-    def squares(phi: Any, data: Any) -> Any:
-        return jnp.sum((jax.vmap(apply, (None, 0))(phi, data.x) - data.y) ** 2)
-
-    return mc.Problem(
-        init=lambda theta, task: theta[0],
-        inner=lambda phi, theta, task: squares(phi, task.train) + mc.attraction(phi, *theta),
-        outer=lambda phi, theta, task: squares(phi, task.test),
-    )
-
-
 def by_equinox() -> Any:
+    """The network as equinox applies it."""
     import equinox as eqx
     import jax.numpy as jnp
 
@@ -174,14 +165,14 @@ def parts() -> dict[str, Timed]:
     import jax.numpy as jnp
     import optax
 
-    from metacontrast.experiments import sine
+    from benchmarks._learners import sine_theta
     from metacontrast.nets._product import product
 
     key = jax.random.key(0)
     x = jax.random.normal(key, (TASKS, POINTS, WIDTH))
     w = jax.random.normal(key, (TASKS, WIDTH, WIDTH)) / 6
-    phi = jax.tree.map(lambda leaf: jnp.stack([leaf] * TASKS), sine.first_theta(0, 1.0)[0])
-    optimizer = sine.nesterov(STEPS).optimizer
+    phi = jax.tree.map(lambda leaf: jnp.stack([leaf] * TASKS), sine_theta().omega)
+    optimizer = optax.sgd(optax.cosine_decay_schedule(1e-3, STEPS, 0.01), 0.9, nesterov=True)
 
     def looped(step: Callable[[Any], Any], start: Any, flops: float = 0.0) -> Timed:
         run = lambda start: jax.lax.scan(lambda c, _: (step(c), None), start, length=STEPS)[0]

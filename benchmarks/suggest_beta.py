@@ -7,35 +7,40 @@ minutes on two cores. The problems and the grid are those of the tests, which ru
 settings.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "library")]
+PROBLEMS, DTYPES = ("quadratic", "logistic"), ("float64", "float32")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    """Print a line a setting, and one of all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--first", type=int, default=2000, help="the first of twenty seeds")
-    jax.config.update("jax_enable_x64", True)
-    import test_suggest_beta as cases
-
     first = parser.parse_args().first
+    jax.config.update("jax_enable_x64", True)
+    cases: Any = import_module("test_suggest_beta")
     cases.SEEDS = range(first, first + 20)
     close = []
-    dtypes = ("float64", "float32")
-    for case in itertools.product(cases.PROBLEMS, cases.SOLVERS, cases.SCHEMES, dtypes):
-        found, error, best = cases.outcome(*case)
+    for case in itertools.product(PROBLEMS, cases.SOLVERS, cases.SCHEMES, DTYPES):
+        suggestion, error, best = cases.outcome(*case)
         ratio = np.asarray(error / best)
         close.append(np.mean(ratio <= 2))
-        told = np.median(np.asarray(found.error / error))
+        expected = np.median(np.asarray(suggestion.error / error))
         print(
             f"{', '.join(case):45} within two: {close[-1]:.2f}  worst: {ratio.max():.2f}  "
-            f"expected over true error, median: {told:.2f}",
+            f"expected over true error, median: {expected:.2f}",
             flush=True,
         )
     print(f"all: {np.mean(close):.3f}; lowest of a setting: {np.min(close):.2f}")

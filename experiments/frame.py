@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse, meta_train
 from jaxtyping import PyTree
 from options import S, parse
 from options import Settings as Settings
 
+import metacontrast as mc
 from metacontrast import train
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
@@ -78,9 +79,9 @@ class Experiment(Generic[S]):
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
-        of_command = ("quick", "resume", "out", "devices")
-        own = {name: x for name, x in asdict(settings).items() if name not in of_command}
-        return {"experiment": self.name} | own
+        own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
+        as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
+        return as_written
 
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""
@@ -93,7 +94,7 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
-        return meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
+        return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
 
     def finish(
         self, settings: S, values: Any, label: str = "", note: str = "", **facts: Any
@@ -131,10 +132,10 @@ def synapses(
     seed: int,
     lam: float,
     fast: Callable[[PyTree], PyTree] = lambda omega: omega,
-) -> Synapse:
+) -> mc.Synapse:
     """omega, a random network, and log lambda, one a weight that is fast."""
     omega = jax.jit(init)(first_key(seed))
-    return Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
+    return mc.Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
 
 
 def outer_optimizer(rate: float, steps: int, last: float = 0.02) -> optax.GradientTransformation:

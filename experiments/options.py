@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 import tyro
 
@@ -63,6 +63,8 @@ class Settings:
     resume: bool = False  # Continue the run in OUT.
     out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
+
+    apart: ClassVar[tuple[str, ...]] = ("quick", "resume", "out", "devices")  # of no result
 
     def shorten(self) -> Self:
         """What `--quick` stands for, where the command line does not say otherwise."""

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse, solve_inner
 from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.nets import mlp
 from metacontrast.report import figure
+from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
 from metacontrast.train import evaluator
 
@@ -114,12 +114,12 @@ def nesterov(rate: float, steps: int) -> Any:
 
 def fast(s: Settings, omega: PyTree) -> PyTree:
     """What a task teaches: all weights, or a network's gains, shifts and head."""
-    return mc.modulation(omega) if s.method == "cml-mod" else omega
+    return modulation(omega) if s.method == "cml-mod" else omega
 
 
-def network(s: Settings, phi: PyTree, theta: Synapse) -> PyTree:
+def network(s: Settings, phi: PyTree, theta: mc.Synapse) -> PyTree:
     """The network's weights, once phi is learned."""
-    return mc.modulated(phi, theta.omega) if s.method == "cml-mod" else phi
+    return modulated(phi, theta.omega) if s.method == "cml-mod" else phi
 
 
 def errors(phi: PyTree, data: mc.Data) -> jax.Array:
@@ -135,7 +135,7 @@ def squares(phi: PyTree, data: mc.Data) -> jax.Array:
 def synapse(s: Settings) -> mc.Problem:
     """The complex synapse: omega and one lambda a weight are learned; learning starts at omega."""
 
-    def inner(phi: PyTree, theta: Synapse, task: mc.Task) -> jax.Array:
+    def inner(phi: PyTree, theta: mc.Synapse, task: mc.Task) -> jax.Array:
         scale = s.shots / task.train.x.shape[0]  # of a mini-batch, whose sum it makes unbiased
         return scale * squares(phi, task.train) + theta.pull(phi)
 
@@ -158,10 +158,10 @@ def least_squares(s: Settings) -> mc.Problem:
     them near.
     """
 
-    def residual(phi: PyTree, theta: Synapse, example: mc.Data) -> jax.Array:
+    def residual(phi: PyTree, theta: mc.Synapse, example: mc.Data) -> jax.Array:
         return NET.apply(network(s, phi, theta), example.x) - example.y
 
-    def prior(theta: Synapse) -> Synapse:
+    def prior(theta: mc.Synapse) -> mc.Synapse:
         return theta._replace(omega=fast(s, theta.omega))
 
     return mc.Problem(
@@ -180,7 +180,7 @@ def initialisation() -> mc.Problem:
     )
 
 
-def first_theta(s: Settings) -> Synapse:
+def first_theta(s: Settings) -> mc.Synapse:
     """A random network, and equal strengths of all that is fast."""
     return frame.synapses(NET.init, s.seed, s.first_lambda, partial(fast, s))
 
@@ -219,7 +219,7 @@ def run(s: Settings) -> dict[str, Any]:
     return result
 
 
-def draw(s: Settings, theta: Synapse, tests: mc.Task, axes: Any) -> None:
+def draw(s: Settings, theta: mc.Synapse, tests: mc.Task, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning."""
     problem, solver, _ = learner(s)
     x = jnp.linspace(-5, 5, 200)[:, None]
@@ -229,7 +229,7 @@ def draw(s: Settings, theta: Synapse, tests: mc.Task, axes: Any) -> None:
     def curves(task: mc.Task) -> list[jax.Array]:
         ends = (
             problem.init(theta, task),
-            solve_inner(problem, solver, theta, task, jax.random.key(0)).phi,
+            mc.solve_inner(problem, solver, theta, task, jax.random.key(0)).phi,
         )
         return [jax.vmap(partial(NET.apply, network(s, phi, theta)))(x) for phi in ends]
 

@@ -1,17 +1,18 @@
 """Problems whose meta-gradient is known, and solvers that tell what they were asked to do.
 
-All are complex synapses: theta = {"omega", "log_lam"}, L_in = L_train + attraction(phi, *theta).
+All are complex synapses: theta is a `Synapse`, and L_in = L_train + theta.pull(phi).
 """
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from metacontrast._loss import OuterNudge
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -20,7 +21,11 @@ def relative_error(actual, expected):
     """`|actual - expected| / |expected|` in the Euclidean norm over all leaves."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, expected)
-    return float(optax.tree.norm(optax.tree.sub(actual, expected)) / optax.tree.norm(expected))
+    actual, expected = (
+        np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
+        for tree in (actual, expected)
+    )
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def slope(betas, errors):
@@ -28,51 +33,78 @@ def slope(betas, errors):
     return float(np.polyfit(np.log(betas), np.log(errors), 1)[0])
 
 
-def meta_grad(problem, solve, estimator, theta, task, key=None):
-    """The estimator's meta-gradient alone."""
-    return estimator.value_and_grad(problem, solve, theta, task, key)[1]
+def meta_grad(problem, solver, estimator, theta, task, key=None):
+    """The estimator's meta-gradient by theta alone; compiled without its diagnostics."""
+    gradient = mc.meta_gradient(problem, solver, estimator, by_z=False)
+    return jax.jit(lambda *arguments: gradient(*arguments).by_theta)(theta, task, key)
 
 
 # Solvers
 
 
+def nudge_of(loss):
+    """The beta of an outer nudge; 0 in the free phase."""
+    return 0.0 if loss.nudge is None else loss.nudge.beta
+
+
 def closed_form(solution):
     """The solver that knows the answer, `solution(theta, task, beta)`."""
-    return lambda loss, phi0: solution(loss.theta, loss.z, loss.beta)[0]
+    return mc.as_solver(lambda loss, phi: solution(loss.theta, loss.z, nudge_of(loss))[0])
 
 
 def newton(steps):
     """Newton's method with dense Hessians, from far enough inside its basin."""
 
-    def solve(loss, phi0):
-        flat, unravel = ravel_pytree(phi0)
+    def solve(loss, phi):
+        flat, unravel = ravel_pytree(phi)
         value = lambda flat: loss(unravel(flat))
         step = lambda _, at: at - jnp.linalg.solve(jax.hessian(value)(at), jax.grad(value)(at))
         return unravel(jax.lax.fori_loop(0, steps, step, flat))
 
-    return solve
+    return mc.as_solver(solve)
 
 
-class Recorder:
-    """A solver that notes the nudge and the starting point of each phase it is asked to run."""
+@dataclass(frozen=True, eq=False)
+class Recorder(mc.Solver):
+    """A solver that notes the nudge and the starting point of each phase it is asked to run.
 
-    def __init__(self, solve):
-        self.solve, self.betas, self.starts = solve, [], []
+    Under `jit` it notes what is traced, so tracing is enough to read it.
+    """
 
-    def __call__(self, loss, phi0, *state):
-        self.betas.append(loss.beta)
-        self.starts.append(phi0)
-        return self.solve(loss, phi0, *state)
+    solver: mc.Solver
+    betas: list = field(default_factory=list)
+    starts: list = field(default_factory=list)
+
+    def init(self, loss, phi, memory=None):
+        self.betas.append(nudge_of(loss))
+        self.starts.append(phi)
+        return self.solver.init(loss, phi, memory)
+
+    def step(self, loss, state, t):
+        return self.solver.step(loss, state, t)
 
 
-def lazy(loss, phi0):
-    """A solver that does not move."""
-    return phi0
+def record(solver):
+    """The solver, with its `betas` and `starts`."""
+    return Recorder(solver, steps=solver.steps, tol=solver.tol, sampled=solver.sampled)
 
 
-def forbidden(loss, phi0):
-    """A solver that must not be called."""
+# A solver that does not move, and one that must not be called.
+
+
+@mc.as_solver
+def lazy(loss, phi):
+    return phi
+
+
+@mc.as_solver
+def forbidden(loss, phi):
     raise AssertionError("compute was spent")
+
+
+def nudged_loss(problem, theta, task, beta, key=None):
+    """The augmented loss at an outer nudge."""
+    return mc.Loss(problem, theta, task, key).nudged(OuterNudge(beta))
 
 
 # Quadratic problems
@@ -91,12 +123,14 @@ def paraboloid(phi, curvature, centre):
     return 0.5 * (phi - centre) @ curvature @ (phi - centre)
 
 
+def at_omega(theta, task):
+    """Learning starts where phi is pulled to."""
+    return theta.omega
+
+
 quadratic = mc.Problem(
-    init=lambda theta, task: theta["omega"],
-    inner=lambda phi, theta, task: (
-        paraboloid(phi, task.curvature, task.centre)
-        + mc.attraction(phi, theta["omega"], theta["log_lam"])
-    ),
+    init=at_omega,
+    inner=lambda phi, theta, task: paraboloid(phi, task.curvature, task.centre) + theta.pull(phi),
     outer=lambda phi, theta, task: paraboloid(phi, task.outer_curvature, task.outer_centre),
 )
 
@@ -108,8 +142,8 @@ def random_quadratic(seed, size=5):
     """
     rng = np.random.default_rng(seed)
     a, b = (m @ m.T / size + 0.5 * np.eye(size) for m in rng.normal(size=(2, size, size)))
-    theta = {"omega": rng.normal(size=size), "log_lam": rng.uniform(-1, 1, size)}
-    whole = a + 2 * np.diag(np.exp(theta["log_lam"]))
+    theta = mc.Synapse(rng.normal(size=size), rng.uniform(-1, 1, size))
+    whole = a + 2 * np.diag(np.exp(theta.log_lam))
     b /= np.linalg.eigvals(np.linalg.solve(whole, b)).real.max()
     task = Paraboloids(a, rng.normal(size=size), b, rng.normal(size=size))
     return jax.tree.map(jnp.asarray, (theta, task))
@@ -117,9 +151,9 @@ def random_quadratic(seed, size=5):
 
 def quadratic_solution(theta, task, beta=0.0):
     """`phi_beta`, and the Hessian of the inner loss."""
-    lam = jnp.exp(theta["log_lam"])
+    lam = jnp.exp(theta.log_lam)
     inner = task.curvature + 2 * jnp.diag(lam)
-    pulls = task.curvature @ task.centre + 2 * lam * theta["omega"]
+    pulls = task.curvature @ task.centre + 2 * lam * theta.omega
     nudge = beta * task.outer_curvature @ task.outer_centre
     return jnp.linalg.solve(inner + beta * task.outer_curvature, pulls + nudge), inner
 
@@ -133,23 +167,19 @@ def quadratic_hypergradient(theta, task):
 def synapse_hypergradient(theta, phi, hessian, outer_slope):
     """The implicit function theorem: `-(d2 L_in / dtheta dphi) H^-1 dL_out/dphi`, by hand."""
     back = jnp.linalg.solve(hessian, outer_slope)
-    twice = 2 * jnp.exp(theta["log_lam"])
-    by_weight = -twice * (phi - theta["omega"]) * back
-    shared = jnp.ndim(theta["log_lam"]) == 0
-    return {"omega": twice * back, "log_lam": jnp.sum(by_weight) if shared else by_weight}
+    twice = 2 * jnp.exp(theta.log_lam)
+    by_weight = -twice * (phi - theta.omega) * back
+    shared = jnp.ndim(theta.log_lam) == 0
+    return mc.Synapse(twice * back, jnp.sum(by_weight) if shared else by_weight)
 
 
 # Least squares: ridge regression and a tiny network
 
 
-def _prior(theta):
-    return theta["omega"], theta["log_lam"]
-
-
 def _least_squares(residual):
     return mc.Problem(
-        init=lambda theta, task: theta["omega"],
-        inner=mc.LeastSquares(residual, lambda task: task.train, _prior),
+        init=at_omega,
+        inner=mc.LeastSquares(residual, lambda task: task.train, prior=lambda theta: theta),
         outer=mc.LeastSquares(residual, lambda task: task.test),
     )
 
@@ -164,8 +194,8 @@ def random_ridge(seed, examples=6, weights=9):
         rng.normal(size=(2, examples, weights)) / np.sqrt(weights),
         rng.normal(size=(2, examples)),
     )
-    theta = {"omega": rng.normal(size=weights), "log_lam": rng.uniform(-0.5, 0.5)}
-    whole = x[0].T @ x[0] + np.exp(theta["log_lam"]) * np.eye(weights)
+    theta = mc.Synapse(rng.normal(size=weights), rng.uniform(-0.5, 0.5))
+    whole = x[0].T @ x[0] + np.exp(theta.log_lam) * np.eye(weights)
     x[1] /= np.sqrt(np.linalg.eigvals(np.linalg.solve(whole, x[1].T @ x[1])).real.max())
     task = mc.Task(mc.Data(x[0], y[0]), mc.Data(x[1], y[1]))
     return jax.tree.map(jnp.asarray, (theta, task))
@@ -174,9 +204,9 @@ def random_ridge(seed, examples=6, weights=9):
 def ridge_solution(theta, task, beta=0.0):
     """`phi_beta` by the normal equations, and the Hessian of the inner loss."""
     (x, y), (v, u) = task
-    lam = jnp.broadcast_to(jnp.exp(theta["log_lam"]), theta["omega"].shape)
+    lam = jnp.broadcast_to(jnp.exp(theta.log_lam), theta.omega.shape)
     inner = x.T @ x + jnp.diag(lam)
-    pulls = x.T @ y + lam * theta["omega"] + beta * v.T @ u
+    pulls = x.T @ y + lam * theta.omega + beta * v.T @ u
     return jnp.linalg.solve(inner + beta * v.T @ v, pulls), 2 * inner
 
 
@@ -204,7 +234,7 @@ def random_network(seed, hidden=4, examples=5, log_lam=-1.0):
     }
     x = rng.uniform(-2, 2, (2, examples, 1))
     task = mc.Task(mc.Data(x[0], np.sin(x[0])), mc.Data(x[1], np.sin(x[1])))
-    return jax.tree.map(jnp.asarray, ({"omega": omega, "log_lam": log_lam}, task))
+    return jax.tree.map(jnp.asarray, (mc.Synapse(omega, log_lam), task))
 
 
 # Logistic regression: convex, not quadratic
@@ -215,10 +245,8 @@ def _cross_entropy(phi, data):
 
 
 logistic = mc.Problem(
-    init=lambda theta, task: theta["omega"],
-    inner=lambda phi, theta, task: (
-        _cross_entropy(phi, task.train) + mc.attraction(phi, theta["omega"], theta["log_lam"])
-    ),
+    init=at_omega,
+    inner=lambda phi, theta, task: _cross_entropy(phi, task.train) + theta.pull(phi),
     outer=lambda phi, theta, task: _cross_entropy(phi, task.test),
 )
 
@@ -228,17 +256,26 @@ def random_logistic(seed, examples=8, weights=3):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, examples, weights)), np.sign(rng.normal(size=(2, examples)))
     task = mc.Task(mc.Data(x[0], y[0]), mc.Data(x[1], y[1]))
-    theta = {"omega": rng.normal(size=weights), "log_lam": rng.uniform(-2, -1, weights)}
+    theta = mc.Synapse(rng.normal(size=weights), rng.uniform(-2, -1, weights))
     return jax.tree.map(jnp.asarray, (theta, task))
 
 
+def implicit_gradients(problem, theta, z, phi):
+    """The implicit function theorem at any minimiser `phi`, by theta and by z, densely."""
+    flat, unravel = ravel_pytree(phi)
+    inner = lambda x, theta, z: problem.inner(unravel(x), theta, z)
+    outer = lambda x, theta, z: problem.outer(unravel(x), theta, z)
+    hessian = jax.hessian(inner)(flat, theta, z)
+    back = jnp.linalg.solve(hessian, jax.grad(outer)(flat, theta, z))
+    total = lambda theta, z: (
+        outer(flat, theta, z) - jax.jvp(lambda x: inner(x, theta, z), (flat,), (back,))[1]
+    )
+    return jax.grad(total, (0, 1), allow_int=True)(theta, z)
+
+
 def implicit_hypergradient(problem, theta, task, phi):
-    """The implicit function theorem at any minimiser `phi`, a vector, by second derivatives."""
-    hessian = jax.hessian(problem.inner)(phi, theta, task)
-    back = jnp.linalg.solve(hessian, jax.grad(problem.outer)(phi, theta, task))
-    cross = jax.grad(lambda theta: jax.grad(problem.inner)(phi, theta, task) @ back)(theta)
-    direct = jax.grad(problem.outer, argnums=1)(phi, theta, task)
-    return optax.tree.sub(direct, cross)
+    """The same by theta alone."""
+    return implicit_gradients(problem, theta, task, phi)[0]
 
 
 def batch(random, seeds):

@@ -1,12 +1,15 @@
 """A small meta-training run of everything that has a state, to be interrupted and compared.
 
-As a script: `python toy_run.py OUT [COORDINATOR PROCESS]`, starts or resumes it in the folder OUT,
-as one process or as one of two.
+As a script: `python toy_run.py OUT [COORDINATOR PROCESS [dies]]`, starts or resumes it in the
+folder OUT, as one process, or some steps of it as one of two, which may kill itself.
 """
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast.train import meta_train, use_devices
+from metacontrast.train import _folder, meta_train, use_devices
 
 
 class Spring(NamedTuple):
@@ -30,15 +33,17 @@ STEEP = 1e200  # the loss overflows
 STEEPISH = 30.0  # one step of 1/4 multiplies the distance by about 15: finite, and far away
 
 
-def draw(key):
+def spring(key):
     """A spring with a random centre."""
     return Spring(jax.random.normal(key), jnp.ones(()))
 
 
-def draw_some_steep(key, steep=STEEP):
-    """The same, but one in four is so steep that learning diverges."""
+def spring_or_steep(key):
+    """The same, but one in eight overflows, and one in eight diverges and stays finite."""
     one, other = jax.random.split(key)
-    return Spring(jax.random.normal(one), jnp.where(jax.random.uniform(other) < 0.25, steep, 1.0))
+    u = jax.random.uniform(other)
+    steepness = jnp.where(u < 0.125, STEEP, jnp.where(u < 0.25, STEEPISH, 1.0))
+    return Spring(jax.random.normal(one), steepness)
 
 
 # One step of size 1/4 finds the minimum where the steepness is 1: phi = (centre + theta) / 2. The
@@ -50,7 +55,7 @@ problem = mc.Problem(
     ),
     outer=lambda phi, theta, task: jnp.sum((phi - 1.0) ** 2),
 )
-solve = mc.descend(optax.sgd(0.25), steps=1)
+solver = mc.descend(optax.sgd(0.25), steps=1)
 
 
 def jittered(task, key):
@@ -66,7 +71,7 @@ OPTIMIZER = optax.chain(
     optax.add_noise(0.1, 0.5, 5),
     optax.adam(optax.cosine_decay_schedule(0.3, 100)),
 )
-THETA = {"spring": 0.3, "nothing": np.zeros((0, 2))}
+THETA = {"spring": np.array([0.3, -0.2]), "nothing": np.zeros((0, 2))}
 nested = mc.Problem(
     init=lambda theta, task: theta["spring"],
     inner=lambda phi, theta, task: problem.inner(phi, theta["spring"], task),
@@ -77,15 +82,17 @@ nested = mc.Problem(
 
 def score(theta):
     """A loss that is lowest on the way, so that the best theta is not the last one."""
-    return {"loss": (theta["spring"] - 2.0) ** 2, "twice": 2 * theta["spring"]}
+    mean = theta["spring"].mean()
+    return {"loss": (mean - 2.0) ** 2, "twice": 2 * mean}
 
 
 def toy_run(out, **changes):
     """Nine blocks of 10 meta-steps in dispatches of 5, and a last one of 5."""
     settings = dict(
-        problem=nested, solve=solve, estimator=mc.FirstOrder(), draw=draw_some_steep, theta=THETA,
-        optimizer=OPTIMIZER, steps=95, tasks=8, seed=3, out=out, every=10, chunk=5, polyak=17,
-        valid=score, progress=False, config={"method": "toy", "rates": (0.1, 0.2)},
+        problem=nested, solver=solver, estimator=mc.FirstOrder(), sample_task=spring_or_steep,
+        theta=THETA, optimizer=OPTIMIZER, steps=95, tasks=8, seed=3, out=out, log_every=10,
+        steps_per_dispatch=5, average_from=17, validate=score, progress=False,
+        config={"method": "toy", "rates": (0.1, 0.2)},
     )  # fmt: skip
     return meta_train(**(settings | changes))
 
@@ -96,10 +103,58 @@ def lines(out):
     return [{**json.loads(line), "seconds": None} for line in text.splitlines()]
 
 
+def environment(**changes):
+    """Of a process that imports what this one does."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return os.environ | {"PYTHONPATH": path} | changes
+
+
+def assert_same(one, other):
+    """Bit for bit."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_same_run(trained, out, expected, folder):
+    """Bit for bit, with the metrics that were written."""
+    assert_same((trained.theta, trained.best), (expected.theta, expected.best))
+    assert lines(out) == lines(folder)
+    assert trained.diverged == expected.diverged > 0
+
+
+def assert_close_run(trained, out, expected, folder):
+    """Up to rounding, which 95 steps of Adam may amplify, but not a hundred thousand fold."""
+    bound = 1e5 * float(np.finfo(np.float64).eps)
+    close = partial(np.testing.assert_allclose, rtol=bound, atol=bound)
+    jax.tree.map(close, (trained.theta, trained.best), (expected.theta, expected.best))
+    for one, other in zip(lines(out), lines(folder), strict=True):
+        assert one.keys() == other.keys()
+        assert one["diverged"] == other["diverged"]
+        close([x or 0 for x in one.values()], [x or 0 for x in other.values()])
+
+
+FEW = 25  # steps of two processes
+
+
+def die_after_a_checkpoint():
+    """Kill this process once it has saved one."""
+    save = _folder.Folder.add
+
+    def add(*args):
+        save(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _folder.Folder.add = add
+
+
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     out, *which = sys.argv[1:]
     if which:
         at = dict(coordinator=which[0], processes=2, process=int(which[1]))
         use_devices(distributed=True, **at)
-    toy_run(out, resume=True)
+    if which[2:]:
+        die_after_a_checkpoint()
+    toy_run(out, resume=True, steps=FEW if which else 95)

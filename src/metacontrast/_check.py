@@ -29,12 +29,12 @@ def check(problem: Problem, theta: PyTree, z: PyTree, key: Key | None = None) ->
 def check_shapes(loss: Loss) -> None:
     """The part of `check` that needs no arithmetic: types and shapes, at trace time."""
     problem, theta, z = loss.problem, loss.theta, loss.z
-    _check_floating("theta", theta)
+    check_floating("theta", theta)
     if isinstance(z, Task):
         _check_halves(z)
     _check_arity("init", problem.init, ("theta", "z"))
     phi = jax.eval_shape(problem.init, theta, z)
-    _check_floating("phi (what problem.init returns)", phi)
+    check_floating("phi (what problem.init returns)", phi)
     for name, function in (("inner", problem.inner), ("outer", problem.outer)):
         _check_arity(name, function, ("phi", "theta", "z"))
         value = jax.eval_shape(function, phi, theta, z)
@@ -77,7 +77,8 @@ def _check_arity(name: str, function: Callable[..., PyTree], arguments: tuple[st
         return
 
 
-def _check_floating(name: str, tree: PyTree) -> None:
+def check_floating(name: str, tree: PyTree) -> None:
+    """Raise if a leaf of the tree cannot be learned."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         place = jax.tree_util.keystr(path) or "itself"
         try:

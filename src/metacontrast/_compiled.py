@@ -7,12 +7,11 @@ import os
 import platform
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 from jaxlib.version import __version__ as jaxlib_version
 
-from .tasks._cache import user_cache
+from ._user_cache import user_cache
 
 VARIABLE = "METACONTRAST_COMPILED"
 
@@ -26,12 +25,12 @@ def keep_compiled() -> Path | None:
     JAX's own (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`) is respected.
 
     Returns:
-        The folder; None where `$METACONTRAST_COMPILED` is "off", or JAX was told where itself, or
+        The folder; None where `$METACONTRAST_COMPILED` is "off", or JAX has a folder already, or
         the folder cannot be made, which warns.
     """
     given = os.environ.get(VARIABLE)
-    told: Any = jax.config
-    if given == "off" or told.jax_compilation_cache_dir:
+    known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if given == "off" or known:
         return None
     base = Path(given).expanduser() if given else user_cache() / "compiled"
     folder = base / _machine()
@@ -54,6 +53,6 @@ def _machine() -> str:
     """The jaxlib, and the processor with its features, where the system tells them."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
-    told = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    digest = hashlib.sha256("\n".join([platform.processor(), *told]).encode()).hexdigest()
+    kind = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    digest = hashlib.sha256("\n".join([platform.processor(), *kind]).encode()).hexdigest()
     return f"jaxlib-{jaxlib_version}-{platform.machine()}-{digest[:12]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -83,8 +82,7 @@ def contrast_at(
 
     def combined(theta: PyTree, z: PyTree) -> Scalar:
         values = [
-            w * replace(each, theta=theta, z=z)(phi)
-            for w, each, phi in zip(weights, losses, phis, strict=True)
+            w * each.at(theta, z)(phi) for w, each, phi in zip(weights, losses, phis, strict=True)
         ]
         return jnp.real(jnp.sum(jnp.stack(values)))
 

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import Contrastive, Data, LeastSquares, Problem, Task, Unrolled, descend, gauss_newton, learn
+from . import (
+    Contrastive,
+    Data,
+    LeastSquares,
+    Problem,
+    Synapse,
+    Task,
+    Unrolled,
+    descend,
+    gauss_newton,
+    solve_inner,
+)
 from .nets import mlp
 from .report import figure, print_report
 from .tasks import sine
@@ -45,7 +56,7 @@ def _least_squares() -> Problem:
     """Theta are a resting point and the strength of the pull to it, for every weight."""
     residual = lambda phi, theta, example: NET.apply(phi, example.x) - example.y
     return Problem(
-        init=lambda theta, task: theta[0],
+        init=lambda theta, task: theta.omega,
         inner=LeastSquares(residual, lambda task: task.train, lambda theta: theta),
         outer=LeastSquares(residual, lambda task: task.test),
     )
@@ -54,7 +65,7 @@ def _least_squares() -> Problem:
 def _initialisation() -> Problem:
     """Theta is where learning starts."""
     return Problem(
-        init=lambda theta, task: theta[0],
+        init=lambda theta, task: theta.omega,
         inner=lambda phi, theta, task: jnp.sum(_errors(phi, task.train) ** 2),
         outer=lambda phi, theta, task: jnp.sum(_errors(phi, task.test) ** 2),
     )
@@ -115,7 +126,7 @@ def _meta_trained(
     """theta, and the seconds that meta-training took."""
     omega = jax.jit(NET.init)(jax.random.fold_in(jax.random.key(seed), 2**31))
     log_lam = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.log(method.first_lambda)), omega)
-    theta = omega, log_lam
+    theta = Synapse(omega, log_lam)
     config = {"experiment": "demo", "method": name}
     if method.estimator is None:
         open_folder(out, config | {"seed": seed}, resume=True)
@@ -135,8 +146,8 @@ def _meta_trained(
         out=out,
         resume=True,
         config=config,
-        every=max(1, method.steps // 200) * 10,
-        valid=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        log_every=max(1, method.steps // 200) * 10,
+        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
     )
     return trained.theta, trained.seconds
 
@@ -153,8 +164,8 @@ def _predictions(method: Method, theta: Any, tests: Task, axes: Any) -> None:
     @jax.jit
     @jax.vmap
     def curves(task: Task) -> list[jax.Array]:
-        learned = learn(method.problem, method.solver, theta, task, jax.random.key(0)).phi
-        ends = method.problem.init(theta, task), learned
+        solution = solve_inner(method.problem, method.solver, theta, task, jax.random.key(0))
+        ends = method.problem.init(theta, task), solution.phi
         return [jax.vmap(partial(NET.apply, phi))(x) for phi in ends]
 
     tasks = jax.tree.map(lambda leaf: leaf[: axes.size], tests)

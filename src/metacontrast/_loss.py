@@ -10,7 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ._problem import Problem, Rest, Split, objective
+from ._problem import InverseCurvature, Problem, Rest, Split, objective
 from ._types import Key, PyTree, Scalar, Step
 
 
@@ -24,6 +24,8 @@ class Loss:
         z: the task.
         key: for problems that sample.
         nudge: what is mixed into the inner loss. Default: nothing, the free phase.
+        by_z: whether gradients by z are wanted. If not, the problem need not be differentiable by
+            it.
     """
 
     problem: Problem
@@ -31,6 +33,7 @@ class Loss:
     z: PyTree
     key: Key | None = None
     nudge: Nudge | None = None
+    by_z: bool = True
 
     def __call__(self, phi: PyTree) -> Scalar:
         """The augmented loss on all of `z`."""
@@ -49,6 +52,10 @@ class Loss:
     def nudged(self, nudge: Nudge) -> Loss:
         """The same loss, nudged, with the same random numbers."""
         return replace(self, nudge=nudge)
+
+    def at(self, theta: PyTree, z: PyTree) -> Loss:
+        """The same loss of another theta and z, by which it is to be differentiated."""
+        return replace(self, theta=theta, z=z if self.by_z else jax.lax.stop_gradient(z))
 
     @property
     def samples(self) -> bool:
@@ -77,9 +84,13 @@ class Loss:
         added = Split() if self.nudge is None else self.nudge.split(self)
         return None if inner is None or added is None else inner.plus(added)
 
-    def inverse_curvature(self) -> Callable[[PyTree], PyTree] | None:
-        """`g -> H^-1 g` with H the curvature of `L_in`, if the inner loss knows it."""
-        return objective(self.problem.inner).inverse_curvature(self.theta, self.z)
+    def inverse_curvature(self) -> InverseCurvature | None:
+        """`(H + damping)^-1` with H the curvature of `L_in`, if that knows it, and the nudge's own.
+
+        What an outer nudge adds to the curvature is left out.
+        """
+        damping = None if self.nudge is None else self.nudge.damping
+        return objective(self.problem.inner).inverse_curvature(self.theta, self.z, damping or 0.0)
 
 
 class Nudge(ABC):
@@ -87,6 +98,7 @@ class Nudge(ABC):
 
     beta: Scalar | complex
     replays: ClassVar[bool]  # whether nudged phases see the data of the outer loss
+    damping: float | None = None  # what it adds to the curvature at every phi
 
     @abstractmethod
     def __call__(self, loss: Loss, phi: PyTree) -> Scalar:
@@ -95,6 +107,10 @@ class Nudge(ABC):
     @abstractmethod
     def split(self, loss: Loss) -> Split | None:
         """The same as squares and rests, see `Objective.split`."""
+
+    def without_cache(self) -> Nudge:
+        """The same, for a loss of other derivatives: nothing is kept that one loss gave."""
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +174,10 @@ class LinearNudge(Nudge):
         half = 0.0 if self.damping is None else self.damping / 2
         stiffness = lambda phi: jax.tree.map(lambda p: jnp.full_like(p, half), phi)
         return Split((), (Rest(1.0, lambda phi: self(loss, phi), stiffness),))
+
+    def without_cache(self) -> Nudge:
+        """Without the slope at `phi_0`, which each loss that it is added to then takes itself."""
+        return replace(self, slope=None)
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:

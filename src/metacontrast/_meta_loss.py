@@ -65,7 +65,7 @@ def meta_gradient(
 
     @jax.jit
     def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
-        meta = estimator.value_and_grad(Loss(problem, theta, z, key), solver, starts)
+        meta = estimator.value_and_grad(Loss(problem, theta, z, key, by_z=wanted), solver, starts)
         return meta._replace(
             by_theta=_typed_like(theta, meta.by_theta),
             by_z=_typed_like(z, meta.by_z) if wanted else None,

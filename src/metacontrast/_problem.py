@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ class Problem:
 class Squares(NamedTuple):
     """`weight * sum_i residual(phi, examples_i)^2`; the leaves of `examples` have one row each."""
 
-    weight: Scalar | float
+    weight: Scalar | complex
     residual: Callable[[PyTree, PyTree], jax.Array]
     examples: PyTree
 
@@ -87,7 +87,7 @@ class Rest(NamedTuple):
     `stiffness(phi)` is half its curvature before it is weighted, one number a weight.
     """
 
-    weight: Scalar | float
+    weight: Scalar | complex
     value: Callable[[PyTree], Scalar]
     stiffness: Callable[[PyTree], PyTree]
 
@@ -98,11 +98,18 @@ class Split(NamedTuple):
     squares: tuple[Squares, ...] = ()
     rests: tuple[Rest, ...] = ()
 
-    def plus(self, other: Split, weight: Scalar | float = 1.0) -> Split:
+    def plus(self, other: Split, weight: Scalar | complex = 1.0) -> Split:
         """The split of this loss plus `weight` times the other."""
         squares = tuple(s._replace(weight=weight * s.weight) for s in other.squares)
         rests = tuple(r._replace(weight=weight * r.weight) for r in other.rests)
         return Split(self.squares + squares, self.rests + rests)
+
+
+class InverseCurvature(Protocol):
+    """`(d2L/dphi2 + damping)^-1`, factorised: a pytree of arrays, for a solver to carry along."""
+
+    def apply(self, g: PyTree) -> PyTree:
+        """The product with `g`, of phi's structure."""
 
 
 class Objective(ABC):
@@ -120,8 +127,10 @@ class Objective(ABC):
         """The loss as squares and rests, for `gauss_newton`; None if it is not of that form."""
         return None
 
-    def inverse_curvature(self, theta: PyTree, z: PyTree) -> Callable[[PyTree], PyTree] | None:
-        """`g -> (d2L/dphi2)^-1 g` of a loss whose curvature is known and the same at every phi."""
+    def inverse_curvature(
+        self, theta: PyTree, z: PyTree, damping: float = 0.0
+    ) -> InverseCurvature | None:
+        """Of a loss whose curvature is known and the same at every phi; else None."""
         return None
 
 

@@ -63,8 +63,8 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
         )
     p = _checked_order(scheme, order)
     # A traced beta is not known before it runs; any other is, whatever type of number holds it.
-    if not isinstance(beta, jax.core.Tracer) and (beta == 0 or not math.isfinite(beta)):
-        raise ValueError(f"beta: the nudge must be finite and not zero, not {beta}; try 0.1.")
+    if not isinstance(beta, jax.core.Tracer) and not _is_nudge(beta):
+        raise ValueError(f"beta: the nudge must be finite and not zero, not {beta!r}; try 0.1.")
     if scheme == "holomorphic":
         return _circle(p, beta)
     points = np.arange(p + 1.0) if scheme == "forward" else np.arange(-p // 2, p // 2 + 1.0)
@@ -74,7 +74,14 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
     weights = np.linalg.solve(powers, np.eye(len(points))[1])
     pairs = [(float(x) * beta, float(w) / beta) for x, w in zip(points, weights, strict=True) if x]
     free = float(weights[0]) / beta if scheme == "forward" else None
-    return Stencil(*zip(*pairs, strict=True), free)
+    return Stencil(tuple(b for b, _ in pairs), tuple(w for _, w in pairs), free)
+
+
+def _is_nudge(beta: Scalar | float) -> bool:
+    try:
+        return bool(math.isfinite(beta) and beta != 0)
+    except TypeError:  # no real number
+        return False
 
 
 def _checked_order(scheme: Scheme, order: int | None) -> int:

@@ -177,7 +177,9 @@ class Contrastive(Estimator):
         points: Stencil,
         starts: tuple[Start, ...] | None,
     ) -> tuple[Scalar, tuple[PyTree, PyTree], list[Phase]]:
-        outer = jax.value_and_grad(loss.problem.outer, (0, 1, 2), allow_int=True)
+        outer = jax.value_and_grad(
+            lambda phi, theta, z: loss.at(theta, z).outer(phi), (0, 1, 2), allow_int=True
+        )
         value, (v, *direct) = outer(phi_0, loss.theta, loss.z)
         through_phi, phases = linear_contrast(
             loss, phi_0, v, nudged, points,

@@ -104,9 +104,9 @@ class Implicit(Estimator):
         u = self._solve(lambda v: product(slope, phi, v) + self.damping * v, b)
 
         def pulled(theta: PyTree, z: PyTree) -> Scalar:
-            problem = loss.problem
-            inner = product(lambda x: problem.inner(unravel(x), theta, z), phi, u.x)
-            return problem.outer(unravel(phi), theta, z) - inner
+            at = loss.at(theta, z)
+            inner = product(lambda x: at.inner(unravel(x)), phi, u.x)
+            return at.outer(unravel(phi)) - inner
 
         grads = jax.grad(pulled, (0, 1), allow_int=True)(loss.theta, loss.z)
         # Not "curvature <= 0", which a NaN passes.

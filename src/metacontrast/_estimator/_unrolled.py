@@ -68,7 +68,7 @@ class Unrolled(Estimator):
             )
 
         def trained(theta: PyTree, z: PyTree) -> tuple[Scalar, Aux]:
-            at = replace(loss, theta=theta, z=z)
+            at = loss.at(theta, z)
             phi = self._train(solver, at)
             return at.outer(phi), jax.lax.stop_gradient(free_diagnostics(at, phi))
 

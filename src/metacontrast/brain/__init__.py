@@ -3,5 +3,5 @@
 from ._hippocampus import Hippocampus as Hippocampus
 from ._plasticity import Plasticity as Plasticity
 from ._tagged import Tagged as Tagged
-from ._tags import consolidated as consolidated
-from ._tags import tagged as tagged
+from ._tags import consolidate as consolidate
+from ._tags import tag as tag

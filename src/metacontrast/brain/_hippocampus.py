@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree, Task, is_free
-from .._solve import positive
+from .._problem import Task
+from .._solver._base import check_positive_int
+from .._types import Key, PyTree, Scalar, Step
 
-NUDGES = ("gain", "mix")
+NudgeMode: TypeAlias = Literal["gain", "mix"]
+Replays: TypeAlias = list[tuple[PyTree, Scalar | complex]]  # of items, each with its gain
 
 
 class Memory(NamedTuple):
-    """What is held of a task, and how many items it had: of `train`, and of `test`."""
+    """The items of a task that are stored, and how many it had: of `train`, and of `test`."""
 
-    held: Task
-    seen: tuple[int, int]
+    items: Task
+    counts: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Hippocampus:
-    """Holds items of a task and replays them, in turn; in the nudged phase test items too.
+    """Stores items of a task and replays them in turn; in the nudged phase test items too.
 
     A replayed item comes with a gain, such that one round of replays amounts to the sums over all
-    items, however few are held:
+    items, however few are stored:
 
         free phase            train item                           gain n
         nudged, by "gain"     train item, then test item           gains n and beta m
@@ -34,14 +36,17 @@ class Hippocampus:
                               n : beta m of their replays
 
     with n train and m test items in the task. The order is fixed, so that what a learner of one
-    item at a time owes to the order cancels between the phases. Ours: the talk's slide on
-    complementary learning systems names holding, replaying and signing, not an algorithm.
+    item at a time owes to the order cancels between the phases. Ours: the slide on complementary
+    learning systems in Sacramento's talk names storing, replaying and signing, not an algorithm.
 
     Args:
-        capacity: items held of each half of a task, the first ones. Default: all.
+        capacity: items stored of each half of a task, the first ones. Default: all.
         noise: standard deviation of normal noise on what is stored, x and y, in their units; drawn
             once for each item, which then stays as it is.
         nudge: "gain" or "mix".
+
+    Raises:
+        ValueError: a bad argument.
 
     Example:
         >>> data = lambda *x: (jnp.array(x), jnp.array(x))
@@ -52,37 +57,51 @@ class Hippocampus:
 
     capacity: int | None = None
     noise: float = 0.0
-    nudge: str = "gain"
+    nudge: NudgeMode = "gain"
 
     def __post_init__(self) -> None:
         if self.capacity is not None:
-            positive("capacity", self.capacity)
+            check_positive_int("capacity", self.capacity)
         if not self.noise >= 0:
             raise ValueError(f"noise: must be at least 0, not {self.noise}.")
-        if self.nudge not in NUDGES:
-            raise ValueError(f"nudge: unknown {self.nudge!r}; choose one of {', '.join(NUDGES)}.")
+        if self.nudge not in get_args(NudgeMode):
+            raise ValueError(
+                f"nudge: unknown {self.nudge!r}; choose one of {', '.join(get_args(NudgeMode))}."
+            )
 
-    def store(self, task: Task, key: jax.Array | None = None) -> Memory:
-        """Hold what there is room for, as well as it is held.
+    def store(self, task: Task, key: Key | None = None) -> Memory:
+        """Store what there is room for, as well as it is stored.
 
         Raises:
             ValueError: noise without a key.
         """
-        train, test = (len(jax.tree.leaves(half)[0]) for half in task)
-        held = jax.tree.map(lambda leaf: leaf[: self.capacity], task)
-        if self.noise:
-            if key is None:
-                raise ValueError("key: a noisy memory draws its noise; pass a key after the task.")
-            leaves, structure = jax.tree.flatten(held)
-            keys = jax.random.split(key, len(leaves))
-            draw = lambda k, leaf: leaf + self.noise * jax.random.normal(k, leaf.shape, leaf.dtype)
-            held = jax.tree.unflatten(structure, map(draw, keys, leaves))
-        return Memory(held, (train, test))
+        return self.memory(task, self.draw_noise(task, key))
 
-    def replay(self, memory: Memory, t: Any, beta: Any = 0.0) -> list[tuple[PyTree, Any]]:
-        """The items replayed at step `t` of a phase, each with its gain."""
+    def draw_noise(self, task: Task, key: Key | None) -> Task | None:
+        """What comes to the items when they are stored; None without noise."""
+        if not self.noise:
+            return None
+        if key is None:
+            raise ValueError("key: a noisy memory draws its noise; pass a key after the task.")
+        leaves, structure = jax.tree.flatten(self._first(task))
+        keys = jax.random.split(key, len(leaves))
+        draw = lambda k, leaf: self.noise * jax.random.normal(k, leaf.shape, leaf.dtype)
+        return jax.tree.unflatten(structure, map(draw, keys, leaves))
+
+    def memory(self, task: Task, noise: Task | None) -> Memory:
+        """The stored items, with this noise on them."""
+        train, test = (len(jax.tree.leaves(half)[0]) for half in task)
+        items = self._first(task)
+        items = items if noise is None else jax.tree.map(jnp.add, items, noise)
+        return Memory(items, (train, test))
+
+    def _first(self, task: Task) -> Task:
+        return jax.tree.map(lambda leaf: leaf[: self.capacity], task)
+
+    def replay(self, memory: Memory, t: Step, beta: Scalar | complex | None = None) -> Replays:
+        """The items replayed at step `t` of a phase, which is a nudged one if it has a `beta`."""
         (train, test), (n, m) = memory
-        if is_free(beta):
+        if beta is None:
             return [(_item(train, t), n)]
         if self.nudge == "gain":
             return [(_item(train, t), n), (_item(test, t), beta * m)]
@@ -90,13 +109,13 @@ class Hippocampus:
         ratio = beta * m / (n + beta * m)
         before, now = jnp.floor(t * ratio), jnp.floor((t + 1) * ratio)
         before = before.astype(jnp.int32)
-        chosen = jax.tree.map(
+        item = jax.tree.map(
             lambda a, b: jnp.where(now > before, b, a),
             _item(train, t - before),
             _item(test, before),
         )
-        return [(chosen, n + beta * m)]
+        return [(item, n + beta * m)]
 
 
-def _item(half: PyTree, t: Any) -> PyTree:
+def _item(half: PyTree, t: Step) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[t % len(leaf)], half)

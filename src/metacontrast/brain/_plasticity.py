@@ -4,71 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
-from .._solve import Solution, positive
-from ..slow._attraction import broadcast
+from .._loss import Loss
+from .._solver._base import Solver, State, check_positive_int
+from .._synapse import Synapse
+from .._types import Key, PyTree, Scalar, Step
 from ._hippocampus import Hippocampus, Memory
 
-MEMORY = 2**32 - 1  # folded into the task's key: what is stored is the same in every phase
 PERFECT = Hippocampus()
 
 
 @dataclass(frozen=True)
-class Plasticity:
-    """Plain gradient descent on one replayed item at a time, each weight pulled to its omega:
+class Plasticity(Solver):
+    """Plain gradient descent on one replayed item at a time, each weight pulled to its omega.
 
         phi_i <- phi_i - rate(t) [ gain dloss/dphi_i + 2 lambda_i (phi_i - omega_i) ].
 
-    A solver for problems whose losses are sums over items of `loss`, plus `attraction` inside, and
-    whose theta is the pair (omega, log_lam): the ordinary rule, `Contrastive`, runs on it as the
+    A solver for problems whose losses are sums over items of `loss`, plus the pull of the synapses
+    inside, and whose theta is a `Synapse`: the ordinary rule, `Contrastive`, runs on it as the
     online one, `Tagged`, does. How `dloss/dphi_i` reaches the synapse is left open. No momentum:
-    it would be one more number for every synapse to hold.
+    it would be one more number for every synapse to store.
 
     Args:
         loss: `(phi, item) -> number`, of one item of `task.train` or `task.test`.
         rate: of learning, a number or a function of the step, `optax` schedules included.
-        steps: of the phase, one replay each (and one of a test item, if nudged by gain).
         hippocampus: what is replayed.
+        steps: of the phase, one replay each (and one of a test item, if nudged by gain).
+
+    Raises:
+        ValueError: steps not positive; from the solver, a noisy memory without a key, a problem
+            that samples.
+        TypeError: from the solver, a theta that is no `Synapse`, a linear nudge.
 
     Example:
         >>> import metacontrast as mc
         >>> loss = lambda phi, item: (phi - item) ** 2
         >>> problem = mc.Problem(
-        ...     init=lambda theta, task: theta[0],
-        ...     inner=lambda phi, theta, task: jnp.sum(loss(phi, task.train))
-        ...     + mc.attraction(phi, *theta),
+        ...     init=lambda theta, task: theta.omega,
+        ...     inner=lambda phi, theta, task: jnp.sum(loss(phi, task.train)) + theta.pull(phi),
         ...     outer=lambda phi, theta, task: jnp.sum(loss(phi, task.test)),
         ... )
         >>> task = mc.Task(train=jnp.array([1.0, 3.0]), test=jnp.array([2.0]))
-        >>> theta = (jnp.array(0.0), jnp.log(2.0))
-        >>> solution = mc.learn(problem, Plasticity(loss, 0.01, 400), theta, task)
+        >>> theta = mc.Synapse(jnp.array(0.0), jnp.log(2.0))
+        >>> solution = mc.solve_inner(problem, Plasticity(loss, 0.01, steps=400), theta, task)
         >>> round(float(solution.phi), 1)  # of two items against a pull of strength 2
         1.0
     """
 
-    loss: Callable[[PyTree, PyTree], jax.Array]
-    rate: Any
-    steps: int
+    loss: Callable[[PyTree, PyTree], Scalar]
+    rate: float | Callable[[Step], Scalar | float]
     hippocampus: Hippocampus = PERFECT
 
     def __post_init__(self) -> None:
-        positive("steps", self.steps)
+        check_positive_int("steps", self.steps)
 
-    def store(self, task: Any, key: jax.Array | None) -> Memory:
-        """What the hippocampus holds of the task."""
-        return self.hippocampus.store(
-            task, None if key is None else jax.random.fold_in(key, MEMORY)
-        )
+    def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
+        """The noise on what is stored of the task: the same in every phase."""
+        self.check_loss(loss)
+        key = None if loss.key is None else memory_and_signal_keys(loss.key)[0]
+        return State(phi, self.hippocampus.draw_noise(loss.z, key))
 
-    def step(self, phi: PyTree, theta: Any, lam: PyTree, memory: Memory, t: Any, beta: Any) -> Any:
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """One replay."""
+        memory = self.hippocampus.memory(loss.z, state.memory)
+        lam = loss.theta.strengths(state.phi)
+        beta = None if loss.nudge is None else loss.nudge.beta
+        return state._replace(phi=self.update(state.phi, loss.theta, lam, memory, t, beta))
+
+    def update(
+        self,
+        phi: PyTree,
+        synapse: Synapse,
+        lam: PyTree,
+        memory: Memory,
+        t: Step,
+        beta: Scalar | complex | None = None,
+    ) -> PyTree:
         """phi after the replays of step `t`; `lam` is lambda, one a weight."""
 
-        def replayed(phi: PyTree) -> jax.Array:
+        def replay(phi: PyTree) -> Scalar:
             items = self.hippocampus.replay(memory, t, beta)
             return sum((gain * self.loss(phi, item) for item, gain in items), jnp.zeros(()))
 
@@ -76,22 +93,33 @@ class Plasticity:
         return jax.tree.map(
             lambda p, g, o, s: p - rate * (g + 2 * s * (p - o)),
             phi,
-            jax.grad(replayed)(phi),
-            theta[0],
+            jax.grad(replay)(phi),
+            synapse.resting_point(phi),
             lam,
         )
 
-    def __call__(self, loss: Any, phi0: PyTree) -> Solution:
-        """One whole phase from `phi0`, of `loss.theta`, `loss.z` and `loss.beta`."""
-        memory, lam = self.store(loss.z, loss.key), strengths(loss.theta, phi0)
+    def check_loss(self, loss: Loss) -> None:
+        """Raise if this loss is none that it can learn."""
+        if not isinstance(loss.theta, Synapse):
+            raise TypeError(
+                "theta: brain.Plasticity is a learner of complex synapses and needs a "
+                f"Synapse(omega, log_lam), not {type(loss.theta).__name__}."
+            )
+        if loss.nudge is not None and not loss.nudge.replays:
+            raise TypeError(
+                "nudge: brain.Plasticity replays test items when nudged, and "
+                f"{type(loss.nudge).__name__} shows it none; use Contrastive(nudge='outer') or "
+                "Tagged, or give Contrastive(nudge='linear', nudged=descend(...))."
+            )
+        if loss.samples:
+            raise ValueError(
+                "solver: brain.Plasticity replays the items of the task itself, and this problem "
+                "draws views of it (Problem(sample=...)), which it would not see; leave one of "
+                "the two out."
+            )
 
-        def step(phi: PyTree, t: jax.Array) -> tuple[PyTree, None]:
-            return self.step(phi, loss.theta, lam, memory, t, loss.beta), None
 
-        phi, _ = jax.lax.scan(step, phi0, jnp.arange(self.steps))
-        return Solution(phi, None, self.steps)
-
-
-def strengths(theta: Any, phi: PyTree) -> PyTree:
-    """lambda, one a weight, of theta = (omega, log_lam)."""
-    return jax.tree.map(jnp.exp, broadcast(theta[1], phi))
+def memory_and_signal_keys(key: Key) -> tuple[Key, Key]:
+    """What the task's key is split into: one for what is stored, one for the broadcast signals."""
+    memory, signals = jax.random.split(key)
+    return memory, signals

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .._check import shapes
-from .._diagnostics import Diagnostics, contrasted
-from .._problem import Loss, Problem, PyTree
+from .._contrast import Phase
+from .._diagnostics import phase_diagnostics
+from .._estimator._base import Estimator, MetaGradient, Phases
+from .._loss import Loss, OuterNudge
+from .._solver._base import Solution, Solver
+from .._synapse import Synapse
+from .._types import PyTree
 from ._hippocampus import Memory
-from ._plasticity import Plasticity, strengths
-from ._signals import signals
-from ._tags import consolidated, tagged
+from ._plasticity import Plasticity, memory_and_signal_keys
+from ._signals import Signal, signals
+from ._tags import consolidate, tag
 
 
-class State(NamedTuple):
+class Weights(NamedTuple):
     """What changes while a task is learned: fast weights, and the two tags of every synapse."""
 
     phi: PyTree
-    tags: Any
+    tags: Synapse
 
 
 @dataclass(frozen=True)
-class Tagged:
+class Tagged(Estimator):
     """An estimator that runs forward in time, one replayed item after another, and only once.
 
-    A synapse holds phi, omega, log lambda and a tag for each of the latter. It is told of replays
-    through the gradient of one item's loss, and, by two broadcast signals, of the end of the free
-    phase (sign -1) and of the nudged one (sign +1), when it adds to its tags (see `tagged`). What
-    the tags then hold is the meta-gradient of `Contrastive(beta, nudged=...)`, to round-off, for
-    the same `Plasticity`. Nothing of the past is kept but the tags, and nothing runs backwards
-    through learning. An optimiser of each weight by itself (SGD, Adam) is a local consolidation;
-    the mean over tasks is that of tags which gather over several tasks until theta moves.
+    A synapse stores phi, omega, log lambda and a tag for each of the latter. Replays reach it
+    through the gradient of one item's loss; two broadcast signals say the end of the free phase
+    (sign -1) and of the nudged one (sign +1), when it adds to its tags (see `tag`). What the tags
+    then hold is the meta-gradient of `Contrastive(beta, nudged=...)`, to round-off, for the same
+    `Plasticity`. Nothing of the past is stored but the tags, and nothing runs backwards through
+    learning. An optimiser of each weight by itself (SGD, Adam) is a local consolidation; the mean
+    over tasks is that of tags which gather over several tasks until theta moves.
 
     Args:
-        beta: the nudge, positive or negative.
+        beta: the nudge, finite and not 0.
         nudged: how the nudged phase learns; its hippocampus is that of the free phase, whose
             memory goes on.
         decay: the fraction of a tag that is lost at each step.
@@ -47,9 +53,9 @@ class Tagged:
             have: the nudged phase then pulls to another omega. 0: theta waits.
 
     Raises:
-        ValueError: a bad argument, no key for noise or jitter, a theta that is not
-            (omega, log_lam) with one log_lam a weight.
-        TypeError: a learner that is not `Plasticity`.
+        ValueError: a bad argument, no key for noise or jitter, a theta without one omega and one
+            log_lam a weight, a problem that samples.
+        TypeError: a solver that is not `Plasticity`, a theta that is no `Synapse`.
 
     Reference: the locality of the rule: Zucchet et al., 2022; tags and their consolidation: Frey
     and Morris, 1997; replay: McClelland, McNaughton, O'Reilly, 1995.
@@ -58,17 +64,17 @@ class Tagged:
         >>> import metacontrast as mc
         >>> loss = lambda phi, item: jnp.sum((phi - item.y) ** 2)
         >>> problem = mc.Problem(
-        ...     init=lambda theta, task: theta[0],
-        ...     inner=lambda phi, theta, task: loss(phi, task.train) + mc.attraction(phi, *theta),
+        ...     init=lambda theta, task: theta.omega,
+        ...     inner=lambda phi, theta, task: loss(phi, task.train) + theta.pull(phi),
         ...     outer=lambda phi, theta, task: loss(phi, task.test),
         ... )
         >>> learner = Plasticity(loss, rate=0.1, steps=100)
         >>> items = lambda y: mc.Data(jnp.zeros(1), jnp.array([y]))
         >>> task = mc.Task(train=items(3.0), test=items(0.0))
-        >>> theta = (jnp.array(1.0), jnp.array(0.0))
+        >>> theta = mc.Synapse(jnp.array(1.0), jnp.array(0.0))
         >>> rule = Tagged(beta=0.001, nudged=learner)
-        >>> _, (by_omega, _) = rule.value_and_grad(problem, learner, theta, task)
-        >>> round(float(by_omega), 1)  # phi_0 = 2, d phi_0 / d omega = 1/2
+        >>> grad = jax.grad(mc.meta_loss(problem, learner, rule))(theta, task)
+        >>> round(float(grad.omega), 1)  # phi_0 = 2, d phi_0 / d omega = 1/2
         2.0
     """
 
@@ -80,70 +86,79 @@ class Tagged:
     at_once: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.beta == 0:
-            raise ValueError("beta: the nudge must not be zero; try 0.1.")
+        if self.beta == 0 or not math.isfinite(self.beta):
+            raise ValueError(
+                f"beta: the nudge must be finite and not zero, not {self.beta}; try 0.1."
+            )
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay: must be at least 0 and below 1, not {self.decay}.")
-        for name in ("noise", "at_once", "jitter"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: must be at least 0, not {getattr(self, name)}.")
+        sizes = {"noise": self.noise, "at_once": self.at_once, "jitter": self.jitter}
+        for name, size in sizes.items():
+            if not size >= 0:
+                raise ValueError(f"{name}: must be at least 0, not {size}.")
 
     def value_and_grad(
-        self,
-        problem: Problem,
-        solve: Any,
-        theta: PyTree,
-        task: PyTree,
-        key: jax.Array | None = None,
-    ) -> tuple[tuple[jax.Array, Diagnostics], PyTree]:
-        """`((L_out(phi_0), diagnostics), what the tags hold)`, as of `Contrastive`.
+        self, loss: Loss, solver: Solver, starts: Phases | None = None
+    ) -> MetaGradient:
+        """What the tags hold in the end; the aux is that of `Contrastive`.
 
-        The value and the diagnostics are taken on the task itself, by an onlooker.
+        The value and the aux are taken on the task itself, by an onlooker. Not a call of
+        `contrast`, which keeps the ends of both phases and differentiates; here each synapse
+        subtracts for itself, while it learns.
         """
-        shapes(problem, theta, task)
-        phi = problem.init(theta, task)
-        self._check(solve, theta, phi, key)
-        memory = solve.store(task, key)
-        signs = signals(solve.steps, self.nudged.steps, self.jitter, self.noise, theta, key)
-        start = State(phi, jax.tree.map(jnp.zeros_like, theta))
-        free = self._phase(solve, theta, memory, 0.0, signs, start, jnp.arange(solve.steps))
-        moved = consolidated(theta, free.tags, self.at_once) if self.at_once else theta
-        after = solve.steps + jnp.arange(self.nudged.steps + self.jitter)
-        last = self._phase(self.nudged, moved, memory, self.beta, signs, free, after)
-        loss = Loss(problem, theta, task)
-        told = contrasted(loss, free.phi, [(loss.nudged(self.beta), last.phi)])
-        return (told["outer"], told), last.tags
+        free_learner, phi = self._check(solver, loss)
+        theta: Synapse = loss.theta
+        keys = (None, None) if loss.key is None else memory_and_signal_keys(loss.key)
+        memory = free_learner.hippocampus.store(loss.z, keys[0])
+        steps = free_learner.steps
+        signal = signals(steps, self.nudged.steps, self.jitter, self.noise, theta, keys[1])
+        phase = partial(self._phase, memory=memory, signal=signal)
+        start = Weights(phi, jax.tree.map(jnp.zeros_like, theta))
+        free = phase(free_learner, theta, start, jnp.arange(steps))
+        pulled_to = consolidate(theta, free.tags, self.at_once) if self.at_once else theta
+        times = steps + jnp.arange(self.nudged.steps + self.jitter)
+        end = phase(self.nudged, pulled_to, free, times, beta=self.beta)
+        nudged = Phase(loss.nudged(OuterNudge(self.beta)), Solution(end.phi))
+        aux = phase_diagnostics(loss, free.phi, [nudged])
+        return MetaGradient(aux["outer"], end.tags, aux=aux)
 
     def _phase(
         self,
         learner: Plasticity,
-        theta: Any,
-        memory: Memory,
-        beta: float,
-        signs: Any,
-        state: State,
+        synapse: Synapse,
+        weights: Weights,
         times: jax.Array,
-    ) -> State:
+        *,
+        memory: Memory,
+        signal: Signal,
+        beta: float | None = None,
+    ) -> Weights:
         """One step after another: learn, forget a little of the tags, add to them on a signal."""
-        lam = strengths(theta, state.phi)
+        lam, omega = synapse.strengths(weights.phi), synapse.resting_point(weights.phi)
 
-        def step(state: State, t: jax.Array) -> tuple[State, None]:
-            phi = learner.step(state.phi, theta, lam, memory, t - times[0], beta)
-            tags = jax.tree.map(lambda tag: (1 - self.decay) * tag, state.tags)
-            return State(phi, tagged(tags, phi, theta[0], lam, signs(t + 1), self.beta)), None
+        def step(weights: Weights, t: jax.Array) -> tuple[Weights, None]:
+            phi = learner.update(weights.phi, synapse, lam, memory, t - times[0], beta)
+            tags = jax.tree.map(lambda leaf: (1 - self.decay) * leaf, weights.tags)
+            return Weights(phi, tag(tags, phi, omega, lam, signal(t + 1), self.beta)), None
 
-        return jax.lax.scan(step, state, times)[0]
+        return jax.lax.scan(step, weights, times)[0]
 
-    def _check(self, solve: Any, theta: PyTree, phi: PyTree, key: jax.Array | None) -> None:
-        if not isinstance(solve, Plasticity):
-            raise TypeError(f"solve: Tagged needs brain.Plasticity as the learner, not {solve!r}.")
-        if self.jitter >= min(solve.steps, self.nudged.steps):
-            raise ValueError(f"jitter: {self.jitter} steps are a whole phase; lower it.")
-        shaped = jax.tree.map(jnp.shape, phi)
-        if not (isinstance(theta, tuple) and jax.tree.map(jnp.shape, theta) == (shaped, shaped)):
-            raise ValueError(
-                "theta: must be the pair (omega, log_lam), each of phi's structure and shapes; "
-                "spread a shared strength out with jax.tree.map(jnp.full_like, ...)."
+    def _check(self, solver: Solver, loss: Loss) -> tuple[Plasticity, PyTree]:
+        """The solver and where it starts, if they fit."""
+        if not isinstance(solver, Plasticity):
+            raise TypeError(
+                f"solver: Tagged needs brain.Plasticity as the learner, not {solver!r}; or take "
+                "Contrastive, which runs any solver."
             )
-        if key is None and (self.noise or self.jitter):
-            raise ValueError("key: noise and jitter are drawn; pass a key after the task.")
+        phi = loss.problem.init(loss.theta, loss.z)
+        solver.check_loss(loss)
+        if self.jitter >= min(solver.steps, self.nudged.steps):
+            raise ValueError(f"jitter: {self.jitter} steps are a whole phase; lower it.")
+        shapes = jax.tree.map(jnp.shape, phi)
+        if jax.tree.map(jnp.shape, loss.theta) != Synapse(shapes, shapes):
+            raise ValueError(
+                "theta: Tagged needs a Synapse whose omega and log_lam are each of phi's structure "
+                "and shapes, since each synapse has tags of its own; spread a shared strength out "
+                "by jax.tree.map(jnp.full_like, ...)."
+            )
+        return solver, phi

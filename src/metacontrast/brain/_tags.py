@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
-from .._problem import PyTree
+from .._synapse import Synapse, broadcast
+from .._types import PyTree, Scalar
 
 
-def tagged(tags: Any, phi: PyTree, omega: PyTree, lam: PyTree, sign: Any, beta: Any) -> Any:
-    """Add, with the broadcast sign of plasticity, what a synapse reads off its own state:
+def tag(
+    tags: Synapse,
+    phi: PyTree,
+    omega: PyTree,
+    lam: PyTree,
+    sign: PyTree,
+    beta: Scalar | float,
+) -> Synapse:
+    """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself.
 
         tag_omega_i  <- tag_omega_i + (sign / beta) (-2 lambda_i (phi_i - omega_i))
         tag_lam_i    <- tag_lam_i   + (sign / beta) lambda_i (phi_i - omega_i)^2
 
     Sign -1 at the end of the free phase and +1 at the end of the nudged one leave the contrastive
-    meta-gradient in the tags, as `synapse_contrast` computes it from both phases.
+    meta-gradient in the tags, as `Synapse.contrast` computes it from both phases.
 
     Args:
-        tags: of omega and of log lambda, a pair of trees of phi's structure.
+        tags: of omega and of log lambda, trees of phi's structure.
         phi: fast weights.
         omega: where they are pulled to.
         lam: how strongly.
-        sign: a number, or a pair of trees like the tags', one sign a synapse.
+        sign: a number, or a tree like the tags', one sign a synapse.
         beta: the nudge.
 
     Example:
-        >>> tags = tagged((0.0, 0.0), phi=3.0, omega=1.0, lam=0.5, sign=-1.0, beta=0.1)
-        >>> tagged(tags, phi=3.1, omega=1.0, lam=0.5, sign=1.0, beta=0.1)
-        (-1.0..., 2.05...)
+        >>> tags = tag(Synapse(0.0, 0.0), phi=3.0, omega=1.0, lam=0.5, sign=-1.0, beta=0.1)
+        >>> tags = tag(tags, phi=3.1, omega=1.0, lam=0.5, sign=1.0, beta=0.1)
+        >>> round(float(tags.omega), 2), round(float(tags.log_lam), 2)
+        (-1.0, 2.05)
     """
-    read = (
+    state = Synapse(
         jax.tree.map(lambda p, o, s: -2 * s * (p - o), phi, omega, lam),
         jax.tree.map(lambda p, o, s: s * (p - o) ** 2, phi, omega, lam),
     )
-    if not isinstance(sign, tuple):
-        return jax.tree.map(lambda tag, g: tag + sign / beta * g, tags, read)
-    return jax.tree.map(lambda tag, g, s: tag + s / beta * g, tags, read, sign)
+    signs = broadcast(sign, state)
+    return jax.tree.map(lambda old, read, s: old + s / beta * read, tags, state, signs)
 
 
-def consolidated(theta: Any, tags: Any, rate: Any) -> Any:
-    """theta, the pair (omega, log_lam), moved by `-rate` times its tags.
+def consolidate(theta: Synapse, tags: Synapse, rate: Scalar | float) -> Synapse:
+    """theta, moved by `-rate` times its tags.
 
     Example:
-        >>> consolidated((1.0, 0.0), (-1.0, 2.0), rate=0.5)
-        (1.5, -1.0)
+        >>> consolidate(Synapse(1.0, 0.0), Synapse(-1.0, 2.0), rate=0.5)
+        Synapse(omega=1.5, log_lam=-1.0)
     """
-    return jax.tree.map(lambda slow, tag: slow - rate * tag, theta, tags)
+    return jax.tree.map(lambda slow, change: slow - rate * change, theta, tags)

@@ -1,4 +1,4 @@
-"""How a network's own gradient is found: credit rules, for any solver."""
+"""Credit rules: what a network learns from in place of its own gradient, with any solver."""
 
 from ._eprop import eprop as eprop
 from ._equilibrium import equilibrium as equilibrium
@@ -8,5 +8,6 @@ from ._feedback import feedback_alignment as feedback_alignment
 from ._feedback import random_feedback as random_feedback
 from ._perturbation import node_perturbation as node_perturbation
 from ._predictive import predictive_coding as predictive_coding
-from ._rule import by as by
-from ._rule import credited as credited
+from ._rule import Rule as Rule
+from ._rule import credit_rule as credit_rule
+from ._rule import with_credit_rule as with_credit_rule

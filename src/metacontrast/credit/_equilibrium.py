@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
-from .._solve import positive
-from ._layers import Activation, Layers, States, layers, local
-from ._rule import Apply, Rule, credited
+from .._solver._base import check_positive, check_positive_int
+from .._types import Key, PyTree
+from ._layers import Activation, Layers, States, Vector, layers, local
+from ._rule import Apply, Rule, credit_rule
 
 
 def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh) -> Apply:
@@ -20,8 +20,8 @@ def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh
     with G_l the integral of the inverse of f. A Hopfield network at gamma = 1; its function is
     another than the feedforward network's of the same weights, which it becomes as gamma -> 0.
 
-    Departure: layer after layer settles, upwards, from the feedforward state; each sweep contracts
-    the distance to equilibrium by about `gamma |W|^2`.
+    Departure: one layer after another takes the state that its neighbours ask for, upwards, from
+    the feedforward state; each sweep contracts the distance to equilibrium by about `gamma |W|^2`.
 
     Args:
         gamma: strength of feedback, in (0, 1].
@@ -45,7 +45,7 @@ def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh
     """
     _require(gamma, sweeps)
 
-    def apply(phi: PyTree, x: jax.Array) -> jax.Array:
+    def apply(phi: PyTree, x: Vector) -> Vector:
         return _free(layers(phi), x, gamma, sweeps, activation)[-1]
 
     return apply
@@ -59,7 +59,7 @@ def equilibrium_propagation(
         dL/dW_l = [ dE/dW_l(s_beta) - dE/dW_l(s_-beta) ] / (2 beta gamma^(L-1)),
         dE/dW_l = -gamma^(l-1) s_l s_(l-1)',   s_b the equilibrium of E + b gamma^(L-1) error . s_L.
 
-    The gradient of the equilibrium's loss up to `O(beta^2)`, and to how well it has settled. The
+    The gradient of the equilibrium's loss up to `O(beta^2)`, and to how well that is reached. The
     same rule as `Contrastive(scheme="symmetric")`, one level down: contrast within contrast.
 
     Departure: the nudge is the force of the loss at the free equilibrium, held while nudged.
@@ -72,7 +72,8 @@ def equilibrium_propagation(
         activation: of the hidden units, elementwise and increasing; the output is linear.
 
     Returns:
-        A rule for `nets.mlp` weights whose network is `equilibrium(gamma, sweeps)`; see `by`.
+        A rule for `nets.mlp` weights whose network is `equilibrium(gamma, sweeps)`; see
+        `with_credit_rule`.
 
     Raises:
         ValueError: beta not positive, gamma outside (0, 1], sweeps not positive.
@@ -89,10 +90,9 @@ def equilibrium_propagation(
         True
     """
     _require(gamma, sweeps)
-    if not beta > 0:
-        raise ValueError(f"beta: must be positive, not {beta}.")
+    check_positive("beta", beta)
 
-    def answer(phi: PyTree, x: jax.Array, error: jax.Array, key: jax.Array | None) -> PyTree:
+    def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)
         free = _free(net, x, gamma, sweeps, activation)
         ends = [_nudged(net, x, free, b * error, gamma, sweeps, activation) for b in (beta, -beta)]
@@ -102,37 +102,37 @@ def equilibrium_propagation(
         )
         return jax.tree.map(jnp.subtract, up, down)
 
-    return credited(equilibrium(gamma, sweeps, activation), answer)
+    return credit_rule(equilibrium(gamma, sweeps, activation), backward)
 
 
 def _require(gamma: float, sweeps: int) -> None:
-    positive("sweeps", sweeps)
+    check_positive_int("sweeps", sweeps)
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma: must be in (0, 1], not {gamma}.")
 
 
-def _settled(
-    net: Layers, x: jax.Array, s: States, i: int, pull: jax.Array, gamma: float, f: Activation
-) -> jax.Array:
+def _stationary(
+    net: Layers, x: Vector, s: States, i: int, pull: Vector, gamma: float, f: Activation
+) -> Vector:
     """The state of layer `i` that the states of its neighbours ask for."""
     w, b = net[i]
     a = w @ (x if i == 0 else s[i - 1]) + b
     return a - pull if i == len(net) - 1 else f(a + gamma * (net[i + 1][0].T @ s[i + 1]))
 
 
-def _free(net: Layers, x: jax.Array, gamma: float, sweeps: int, f: Activation) -> States:
+def _free(net: Layers, x: Vector, gamma: float, sweeps: int, f: Activation) -> States:
     s = [jnp.zeros_like(b) for _, b in net]
     for _ in range(sweeps):
         for i in range(len(net)):
-            s[i] = _settled(net, x, s, i, jnp.zeros_like(s[-1]), gamma, f)
+            s[i] = _stationary(net, x, s, i, jnp.zeros_like(s[-1]), gamma, f)
     return s
 
 
 def _nudged(
     net: Layers,
-    x: jax.Array,
+    x: Vector,
     free: States,
-    pull: jax.Array,
+    pull: Vector,
     gamma: float,
     sweeps: int,
     f: Activation,
@@ -141,5 +141,5 @@ def _nudged(
     # Down first: one sweep brings the nudge to every layer.
     for _ in range(-(-sweeps // 2)):
         for i in [*range(last, -1, -1), *range(1, last + 1)]:
-            s[i] = _settled(net, x, s, i, pull, gamma, f)
+            s[i] = _stationary(net, x, s, i, pull, gamma, f)
     return s

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
-from ._layers import Activation, forward, layers, local, output, slope
-from ._rule import Rule, credited
+from .._types import Key, PyTree
+from ._layers import Activation, Vector, forward, layers, local, output, slope
+from ._rule import Rule, credit_rule
 
 
-def random_feedback(key: jax.Array, phi: PyTree, direct: bool = False) -> tuple[jax.Array, ...]:
+def random_feedback(key: Key, phi: PyTree, direct: bool = False) -> tuple[jax.Array, ...]:
     """Feedback matrices for a network of phi's shapes, uniform within 1/sqrt(columns).
 
     Draw them once, and give them to every phase and every task.
@@ -50,7 +50,7 @@ def feedback_alignment(feedback: Sequence[jax.Array], activation: Activation = j
         activation: of the hidden units, elementwise; the output is linear.
 
     Returns:
-        A rule for `nets.mlp` weights; see `by`.
+        A rule for `nets.mlp` weights; see `with_credit_rule`.
 
     Raises:
         ValueError: from the rule, if the shapes are not those.
@@ -68,22 +68,22 @@ def feedback_alignment(feedback: Sequence[jax.Array], activation: Activation = j
         True
     """
 
-    def answer(phi: PyTree, x: jax.Array, error: jax.Array, key: jax.Array | None) -> PyTree:
+    def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)
         _check(feedback, [w.shape for w, _ in net[1:]])
-        heard, sums = forward(net, x, activation)
+        inputs, sums = forward(net, x, activation)
         signals = [error]
         for b, a in zip(reversed(feedback), reversed(sums[:-1]), strict=True):
             signals.insert(0, slope(activation, a, b.T @ signals[0]))
-        return local(phi, signals, heard)
+        return local(phi, signals, inputs)
 
-    return credited(lambda phi, x: output(phi, x, activation), answer)
+    return credit_rule(lambda phi, x: output(phi, x, activation), backward)
 
 
 def direct_feedback_alignment(
     feedback: Sequence[jax.Array], activation: Activation = jnp.tanh
 ) -> Rule:
-    """Direct feedback alignment: each hidden layer hears the error by a matrix of its own.
+    """Direct feedback alignment: the error reaches each hidden layer by a matrix of its own.
 
         delta_L = error,   delta_l = f'(a_l) B_l' error,   dW_l = delta_l h_(l-1)'
 
@@ -92,7 +92,7 @@ def direct_feedback_alignment(
         activation: of the hidden units, elementwise; the output is linear.
 
     Returns:
-        A rule for `nets.mlp` weights; see `by`.
+        A rule for `nets.mlp` weights; see `with_credit_rule`.
 
     Raises:
         ValueError: from the rule, if the shapes are not those.
@@ -106,14 +106,14 @@ def direct_feedback_alignment(
         [[3.0], [-3.0]]
     """
 
-    def answer(phi: PyTree, x: jax.Array, error: jax.Array, key: jax.Array | None) -> PyTree:
+    def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)
         _check(feedback, [(error.shape[0], w.shape[1]) for w, _ in net[1:]])
-        heard, sums = forward(net, x, activation)
+        inputs, sums = forward(net, x, activation)
         hidden = zip(feedback, sums[:-1], strict=True)
-        return local(phi, [*(slope(activation, a, b.T @ error) for b, a in hidden), error], heard)
+        return local(phi, [*(slope(activation, a, b.T @ error) for b, a in hidden), error], inputs)
 
-    return credited(lambda phi, x: output(phi, x, activation), answer)
+    return credit_rule(lambda phi, x: output(phi, x, activation), backward)
 
 
 def _check(feedback: Sequence[jax.Array], wanted: list[tuple[int, ...]]) -> None:

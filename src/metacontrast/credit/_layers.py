@@ -1,19 +1,21 @@
-"""A layered network, seen from inside: what each layer receives, and what a synapse can know."""
+"""The inside of a layered network: what each layer receives, and what a synapse can know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from .._problem import PyTree
+from .._types import PyTree
 
-Activation = Callable[[jax.Array], jax.Array]
-Layers = list[tuple[jax.Array, jax.Array]]
-States = list[jax.Array]  # one a layer
+Vector: TypeAlias = Float[Array, " units"]
+Activation: TypeAlias = Callable[[Vector], Vector]
+Layers: TypeAlias = list[tuple[Float[Array, "outputs inputs"], Vector]]
+States: TypeAlias = list[Vector]  # one a layer
 
 
 def layers(phi: PyTree) -> Layers:
@@ -34,31 +36,34 @@ def layers(phi: PyTree) -> Layers:
     return pairs
 
 
-def forward(net: Layers, x: jax.Array, f: Activation, added: Any = 0.0) -> tuple[States, States]:
-    """What each layer hears, `h_(l-1)`, and what comes of it, `a_l = W_l h_(l-1) + b_l + added_l`.
+def forward(
+    net: Layers, x: Vector, f: Activation, extra: States | None = None
+) -> tuple[States, States]:
+    """The inputs `h_(l-1)` of all layers, and their sums, `a_l = W_l h_(l-1) + b_l + extra_l`.
 
     `h_0 = x` and `h_l = f(a_l)`; the output is the last a.
     """
     h = x
-    heard: States = []
+    inputs: States = []
     sums: States = []
     for i, (w, b) in enumerate(net):
-        a = w @ h + b + (added[i] if isinstance(added, Sequence) else added)
-        heard, sums, h = [*heard, h], [*sums, a], f(a)
-    return heard, sums
+        a = w @ h + b
+        a = a if extra is None else a + extra[i]
+        inputs, sums, h = [*inputs, h], [*sums, a], f(a)
+    return inputs, sums
 
 
-def output(phi: PyTree, x: jax.Array, f: Activation) -> jax.Array:
-    """The feedforward network's answer to one example."""
+def output(phi: PyTree, x: Vector, f: Activation) -> Vector:
+    """The feedforward network's output for one example."""
     return forward(layers(phi), x, f)[1][-1]
 
 
-def slope(f: Activation, a: jax.Array, signal: jax.Array) -> jax.Array:
+def slope(f: Activation, a: Vector, signal: Vector) -> Vector:
     """`f'(a) signal`, unit by unit."""
     return jax.jvp(f, (a,), (signal,))[1]
 
 
-def local(phi: PyTree, signals: Sequence[jax.Array], heard: Sequence[jax.Array]) -> PyTree:
+def local(phi: PyTree, signals: Sequence[Vector], inputs: Sequence[Vector]) -> PyTree:
     """A gradient from what meets at each synapse: `signal_l h_(l-1)'` of W_l, `signal_l` of b_l."""
-    leaves = [leaf for s, h in zip(signals, heard, strict=True) for leaf in (jnp.outer(s, h), s)]
+    leaves = [leaf for s, h in zip(signals, inputs, strict=True) for leaf in (jnp.outer(s, h), s)]
     return jax.tree.unflatten(jax.tree.structure(phi), leaves)

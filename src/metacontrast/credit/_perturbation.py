@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
-from .._solve import positive
-from ._layers import Activation, forward, layers, local, output
-from ._rule import Rule, credited
+from .._solver._base import check_positive, check_positive_int
+from .._types import Key, PyTree
+from ._layers import Activation, States, Vector, forward, layers, local, output
+from ._rule import Rule, credit_rule
 
 
 def node_perturbation(scale: float, samples: int, activation: Activation = jnp.tanh) -> Rule:
-    """Node perturbation: noise on every unit, kept where the outcome was worse, undone else.
+    """Node perturbation: noise on every unit, and whether the outcome was worse with it.
 
         delta_l = mean_k xi_lk [ error . y(+s xi_k) - error . y(-s xi_k) ] / (2 s),
         dW_l = delta_l h_(l-1)',   xi ~ N(0, 1) on the summed input of every unit, y the output.
@@ -29,7 +29,7 @@ def node_perturbation(scale: float, samples: int, activation: Activation = jnp.t
         activation: of the hidden units, elementwise; the output is linear.
 
     Returns:
-        A rule for `nets.mlp` weights; see `by`.
+        A rule for `nets.mlp` weights; see `with_credit_rule`.
 
     Raises:
         ValueError: scale or samples not positive; from the rule, no key.
@@ -43,24 +43,23 @@ def node_perturbation(scale: float, samples: int, activation: Activation = jnp.t
         >>> phi, x = net.init(jax.random.key(0)), jnp.ones(1)
         >>> rule = node_perturbation(1e-2, samples=10_000)
         >>> slope = lambda f: jax.grad(lambda phi: f(phi, x)[0])(phi).layers[0].bias[0]
-        >>> found = slope(lambda phi, x: rule(phi, x, jax.random.key(1)))
-        >>> bool(abs(found - slope(net.apply)) < 0.1)
+        >>> estimate = slope(lambda phi, x: rule(phi, x, jax.random.key(1)))
+        >>> bool(abs(estimate - slope(net.apply)) < 0.1)
         True
     """
-    positive("samples", samples)
-    if not scale > 0:
-        raise ValueError(f"scale: must be positive, not {scale}.")
+    check_positive_int("samples", samples)
+    check_positive("scale", scale)
 
-    def answer(phi: PyTree, x: jax.Array, error: jax.Array, key: jax.Array | None) -> PyTree:
+    def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         if key is None:
             raise ValueError(
                 "key: node perturbation draws noise; pass a jax.random.key as the argument after "
                 "the task, or as the rule's third."
             )
         net = layers(phi)
-        heard, sums = forward(net, x, activation)
+        inputs, sums = forward(net, x, activation)
 
-        def sample(key: jax.Array) -> list[jax.Array]:
+        def sample(key: Key) -> States:
             keys = jax.random.split(key, len(sums))
             noise = [
                 jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, sums, strict=True)
@@ -74,13 +73,13 @@ def node_perturbation(scale: float, samples: int, activation: Activation = jnp.t
 
         keys = jax.random.split(jax.random.fold_in(key, _fingerprint(x)), samples)
         signals = jax.tree.map(lambda s: jnp.mean(s, 0), jax.vmap(sample)(keys))
-        return local(phi, signals, heard)
+        return local(phi, signals, inputs)
 
-    return credited(lambda phi, x: output(phi, x, activation), answer)
+    return credit_rule(lambda phi, x: output(phi, x, activation), backward)
 
 
-def _fingerprint(x: jax.Array) -> jax.Array:
+def _fingerprint(x: Vector) -> jax.Array:
     """A number that tells examples apart, whatever their place in the batch."""
     bits = jax.lax.bitcast_convert_type(jnp.ravel(x).astype(jnp.float32), jnp.uint32)
-    # Odd multipliers, modulo 2^32: each entry alone is told apart in full.
+    # Odd multipliers, modulo 2^32: no change of a single entry is lost.
     return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)

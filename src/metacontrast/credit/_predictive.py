@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
-from .._solve import positive
-from ._layers import Activation, forward, layers, local, output, slope
-from ._rule import Rule, credited
+from .._solver._base import check_positive, check_positive_int
+from .._types import Key, PyTree
+from ._layers import Activation, Vector, forward, layers, local, output, slope
+from ._rule import Rule, credit_rule
 
 
 def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jnp.tanh) -> Rule:
-    """Predictive coding: inference settles, then each synapse reduces the error it meets.
+    """Predictive coding: inference converges, then each synapse reduces its own error.
 
         E(a) = 1/2 sum_l |eps_l|^2 + nudge error . a_L,   eps_l = a_l - W_l f(a_(l-1)) - b_l,
         dE/da = 0:   eps_L = -nudge error,   eps_l = f'(a_l) W_(l+1)' eps_(l+1),
@@ -35,7 +34,7 @@ def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jn
         activation: of the hidden units, elementwise; the output is linear.
 
     Returns:
-        A rule for `nets.mlp` weights; see `by`.
+        A rule for `nets.mlp` weights; see `with_credit_rule`.
 
     Raises:
         ValueError: nudge or sweeps not positive.
@@ -44,6 +43,7 @@ def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jn
     predictive coding network with local Hebbian synaptic plasticity", 2017.
 
     Example:
+        >>> import jax
         >>> from metacontrast.nets import mlp
         >>> net = mlp(1, 3, 2, 1)
         >>> phi, x = net.init(jax.random.key(0)), jnp.ones(1)
@@ -51,18 +51,17 @@ def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jn
         >>> bool(abs(slope(predictive_coding(1e-3)) - slope(net.apply)) < 1e-3)
         True
     """
-    positive("sweeps", sweeps)
-    if not nudge > 0:
-        raise ValueError(f"nudge: must be positive, not {nudge}.")
+    check_positive_int("sweeps", sweeps)
+    check_positive("nudge", nudge)
 
-    def answer(phi: PyTree, x: jax.Array, error: jax.Array, key: jax.Array | None) -> PyTree:
+    def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)
         errors = [jnp.zeros_like(b) for _, b in net]
         for _ in range(sweeps):
-            heard, sums = forward(net, x, activation, errors)
+            inputs, sums = forward(net, x, activation, errors)
             errors = [-nudge * error]
             for (w, _), a in zip(reversed(net[1:]), reversed(sums[:-1]), strict=True):
                 errors.insert(0, slope(activation, a, w.T @ errors[0]))
-        return local(phi, [-eps / nudge for eps in errors], heard)
+        return local(phi, [-eps / nudge for eps in errors], inputs)
 
-    return credited(lambda phi, x: output(phi, x, activation), answer)
+    return credit_rule(lambda phi, x: output(phi, x, activation), backward)

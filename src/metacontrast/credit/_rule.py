@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero, custom_vjp_primal_tree_values
 
-from .._problem import Loss, Problem, PyTree
-from .._solve import Solution, Solver, settle
+from .._loss import Loss
+from .._problem import Problem
+from .._solver._base import Solver, State
+from .._solver._function import as_solver
+from .._types import Key, PyTree, Step
 
-Apply = Callable[[PyTree, PyTree], PyTree]
-Rule = Callable[..., PyTree]
-NOISE = 2**32 - 1  # folded into the key of a step, which draws the step's view by itself
+Apply: TypeAlias = Callable[[PyTree, PyTree], PyTree]
+# `(phi, x, error, key) -> gradient`.
+Backward: TypeAlias = Callable[[PyTree, PyTree, PyTree, Key | None], PyTree]
+Residuals: TypeAlias = tuple[PyTree, PyTree, Key | None]
 
 
-def credited(
-    apply: Apply, answer: Callable[[PyTree, PyTree, PyTree, jax.Array | None], PyTree]
-) -> Rule:
-    """The network `apply`, whose derivative by phi is the credit rule `answer`.
+class Rule(Protocol):
+    """A network `(phi, x, key=None) -> output` with a derivative by phi of its own."""
+
+    def __call__(self, phi: PyTree, x: PyTree, key: Key | None = None) -> PyTree:
+        """The output for one example; the key draws what noise the derivative needs."""
+
+
+def credit_rule(apply: Apply, backward: Backward) -> Rule:
+    """The network `apply`, whose derivative by phi is `backward`.
 
     `jax.grad` of any loss written with it is then the rule's gradient: errors at the output are
     those of the loss, whatever it is, and what depends on phi by other ways (a pull to omega) keeps
@@ -28,112 +38,137 @@ def credited(
 
     Args:
         apply: `(phi, x) -> output`, of one example.
-        answer: `(phi, x, error, key) -> gradient`, of phi's structure, the rule's stand-in for
+        backward: `(phi, x, error, key) -> gradient`, of phi's structure, the rule's stand-in for
             `error' d output / d phi`; `error`, that is dL/d output, has the output's structure.
 
     Returns:
-        The rule, `(phi, x, key=None) -> output`; the key draws what noise the answer needs.
+        The rule, `(phi, x, key=None) -> output`; the key draws what noise `backward` needs.
 
     Raises:
         TypeError: from the rule, if x depends on what is differentiated by.
 
     Example:
-        >>> timid = credited(lambda w, x: w * x, lambda w, x, error, key: jnp.sign(error * x))
+        >>> timid = credit_rule(lambda w, x: w * x, lambda w, x, error, key: jnp.sign(error * x))
         >>> float(jax.grad(lambda w: timid(w, 3.0) ** 2)(2.0))
         1.0
     """
 
     @jax.custom_vjp
-    def rule(phi: PyTree, x: PyTree, key: Any) -> PyTree:
+    def rule(phi: PyTree, x: PyTree, key: Key | None) -> PyTree:
         return apply(phi, x)
 
-    def forward(phi: PyTree, x: PyTree, key: Any) -> tuple[PyTree, Any]:
+    def forward(phi: PyTree, x: PyTree, key: PyTree) -> tuple[PyTree, Residuals]:
         if any(leaf.perturbed for leaf in jax.tree.leaves(x, is_leaf=_is_primal)):
             raise TypeError(
                 "x: a credit rule carries no error back to its input, which here depends on what "
                 "is differentiated by; let the rule's network begin where phi does."
             )
-        phi, x, key = jax.tree.map(lambda leaf: leaf.value, (phi, x, key), is_leaf=_is_primal)
+        phi, x, key = custom_vjp_primal_tree_values((phi, x, key))
         return apply(phi, x), (phi, x, key)
 
-    def backward(kept: Any, error: PyTree) -> tuple[PyTree, None, None]:
-        phi, x, key = kept
-        return answer(phi, x, jax.tree.map(_number, error, is_leaf=_is_zero), key), None, None
+    def pull_back(residuals: Residuals, error: PyTree) -> tuple[PyTree, None, None]:
+        phi, x, key = residuals
+        error = jax.tree.map(_as_array, error, is_leaf=_is_zero)
+        return backward(phi, x, error, key), None, None
 
-    rule.defvjp(forward, backward, symbolic_zeros=True)
+    rule.defvjp(forward, pull_back, symbolic_zeros=True)
     return lambda phi, x, key=None: rule(phi, x, key)
 
 
-def by(solve: Solver, problem: Callable[[Apply], Problem], rule: Rule) -> Solver:
-    """The solver `solve`, whose gradients with respect to phi a credit rule finds.
+@dataclass(frozen=True)
+class WithCreditRule(Solver):
+    """What `with_credit_rule` returns: a solver that is handed the loss as the rule sees it."""
 
-    The solver is handed `problem(rule)`; estimators and evaluators keep the exact problem, so that
-    only learning is changed. Step `t` of every phase draws the same noise.
+    solver: Solver
+    problem: Callable[[Apply], Problem] = field(repr=False)
+    rule: Rule = field(repr=False)
+
+    def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
+        """The solver's own."""
+        return self.solver.init(_twin(loss, self.problem, self.rule), phi, memory)
+
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """The solver's own."""
+        return self.solver.step(_twin(loss, self.problem, self.rule), state, t)
+
+
+def with_credit_rule(solver: Solver, problem: Callable[[Apply], Problem], rule: Rule) -> Solver:
+    """A solver whose gradients by phi are those of a credit rule.
+
+    It is handed the loss of `problem(rule)`; estimators and evaluators keep the exact problem, so
+    that only learning is changed. Step `t` of every phase draws the same noise; a solver that runs
+    until converged draws the same one at each of its steps, without which it could not converge.
 
     Args:
-        solve: any solver that asks JAX for gradients, `descend` or `until_converged` say. One that
-            uses all data at once draws the same noise at each of its steps.
+        solver: any that asks JAX for gradients, `descend` or `until_converged` say; also a function
+            that `as_solver` takes. It keeps its abilities, but for complex numbers.
         problem: `apply -> Problem`, the problem as a function of its network `(phi, x) -> output`.
             `problem(rule)` must have the values of the exact problem; only derivatives differ.
-        rule: see `credited`.
-
-    Raises:
-        TypeError: from the solver, if the loss is not that of a `Problem`.
+        rule: see `credit_rule`.
 
     Example:
         >>> import optax, metacontrast as mc
         >>> def problem(apply):
         ...     loss = lambda phi, data: (apply(phi, data.x) - data.y) ** 2
         ...     return mc.Problem(
-        ...         init=lambda theta, task: theta,
-        ...         inner=lambda phi, w, task: loss(phi, task.train) + mc.attraction(phi, w),
-        ...         outer=lambda phi, theta, task: loss(phi, task.test),
+        ...         init=lambda w, task: w,
+        ...         inner=lambda phi, w, task: loss(phi, task.train) + mc.Synapse(w).pull(phi),
+        ...         outer=lambda phi, w, task: loss(phi, task.test),
         ...     )
         >>> line = lambda w, x: w * x
-        >>> rule = credited(line, lambda w, x, error, key: error * jnp.sign(x))  # unaware of |x|
-        >>> solve = by(mc.descend(optax.sgd(0.1), 100), problem, rule)
+        >>> rule = credit_rule(line, lambda w, x, error, key: error * jnp.sign(x))  # unaware of |x|
+        >>> solver = with_credit_rule(mc.descend(optax.sgd(0.1), 100), problem, rule)
         >>> task = mc.Task(*[mc.Data(jnp.array(2.0), jnp.array(4.0))] * 2)
-        >>> solution = mc.learn(problem(line), solve, jnp.array(0.0), task)
+        >>> solution = mc.solve_inner(problem(line), solver, jnp.array(0.0), task)
         >>> round(float(solution.phi), 3)  # sign(x) (2 phi - 4) + phi = 0, not 2 (2 phi - 4) + phi
         1.333
     """
-
-    def solve_by(loss: Any, phi0: PyTree, state: PyTree = None) -> Solution:
-        if not isinstance(loss, Loss):
-            raise TypeError("loss: a credit rule needs the loss of a Problem (problem.loss(...)).")
-        return settle(solve, _twin(loss, problem, rule), phi0, state)
-
-    return solve_by
-
-
-def _twin(loss: Loss, problem: Callable[[Apply], Problem], rule: Rule) -> Loss:
-    """The same loss, written with the rule; the key of its noise travels with the task."""
-    draw = loss.problem.sample
-
-    def half(name: str) -> Callable[..., Any]:
-        def value(phi: PyTree, theta: PyTree, seen: tuple[PyTree, Any]) -> Any:
-            z, key = seen
-            return getattr(problem(lambda phi, x: rule(phi, x, key)), name)(phi, theta, z)
-
-        return value
-
-    def sample(seen: tuple[PyTree, Any], key: jax.Array) -> tuple[PyTree, Any]:
-        return seen[0] if draw is None else draw(seen[0], key), jax.random.fold_in(key, NOISE)
-
-    keyless = draw is None and loss.key is None
-    twin = Problem(
-        loss.problem.init, half("inner"), half("outer"), sample=None if keyless else sample
+    solver = as_solver(solver)
+    return WithCreditRule(
+        solver,
+        problem,
+        rule,
+        steps=solver.steps,
+        tol=solver.tol,
+        carries=solver.carries,
+        sampled=solver.sampled,
     )
-    return replace(loss, problem=twin, z=(loss.z, loss.key))
 
 
-def _is_primal(leaf: Any) -> bool:
-    return hasattr(leaf, "perturbed")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Twin(Loss):
+    """A loss written with the rule, whose noise is drawn by the key of the loss."""
+
+    exact: Loss
+    build: Callable[[Apply], Problem]
+    rule: Rule
+
+    def view(self, step: Step) -> Loss:
+        """The view of the exact loss, with noise of its own."""
+        return _twin(self.exact.view(step), self.build, self.rule)
 
 
-def _is_zero(leaf: Any) -> bool:
-    return isinstance(leaf, jax.custom_derivatives.SymbolicZero)
+def _twin(loss: Loss, build: Callable[[Apply], Problem], rule: Rule) -> Loss:
+    written = build(lambda phi, x: rule(phi, x, loss.key))
+    return _Twin(
+        problem=replace(written, init=loss.problem.init, sample=loss.problem.sample),
+        theta=loss.theta,
+        z=loss.z,
+        key=loss.key,
+        nudge=None if loss.nudge is None else loss.nudge.without_cache(),
+        exact=loss,
+        build=build,
+        rule=rule,
+    )
 
 
-def _number(error: Any) -> jax.Array:
+def _is_primal(leaf: PyTree) -> bool:
+    return isinstance(leaf, CustomVJPPrimal)
+
+
+def _is_zero(leaf: PyTree) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _as_array(error: PyTree) -> jax.Array:
     return jnp.zeros(error.shape, error.dtype) if _is_zero(error) else error

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-LOWERINGS = ("patches", "reverse", "lax")
+Lowering: TypeAlias = Literal["patches", "reverse", "lax"]
+Images: TypeAlias = Float[Array, "n height width channels"]
+Rows: TypeAlias = Float[Array, "*rows inner"]
+Matrix: TypeAlias = Float[Array, "inner columns"]
 
 
 def conv(
-    x: jax.Array,
-    w: jax.Array,
+    x: Images,
+    w: Float[Array, "k k channels filters"],
     *,
     stride: int = 1,
     padding: int = 0,
-    dtype: Any = None,
-    lowering: str | None = None,
-) -> jax.Array:
+    dtype: DTypeLike | None = None,
+    lowering: Lowering | None = None,
+) -> Images:
     """Convolution of images with square kernels, as a product of matrices or as XLA's own.
 
     On CPUs XLA's convolution runs, inside a loop, far below the speed of a product of matrices;
@@ -45,27 +50,28 @@ def conv(
         >>> conv(x, w, stride=2, padding=1).shape
         (2, 14, 14, 8)
     """
-    chosen = lowering or ("patches" if jax.default_backend() == "cpu" else "lax")
-    if chosen not in LOWERINGS:
-        raise ValueError(f"lowering: unknown {lowering!r}; choose one of {', '.join(LOWERINGS)}.")
-    kept = jnp.result_type(x, w)
-    x, w = x.astype(dtype or kept), w.astype(dtype or kept)
-    if chosen != "lax":
+    form = lowering or ("patches" if jax.default_backend() == "cpu" else "lax")
+    if form not in get_args(Lowering):
+        forms = ", ".join(get_args(Lowering))
+        raise ValueError(f"lowering: unknown {lowering!r}; choose one of {forms}.")
+    out_dtype = jnp.result_type(x, w)
+    x, w = x.astype(dtype or out_dtype), w.astype(dtype or out_dtype)
+    if form != "lax":
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         rows, flat = _patches(x, w.shape[0], stride), w.reshape(-1, w.shape[-1])
-        narrow = chosen == "reverse" and flat.shape[0] < flat.shape[1]
-        return (_narrow if narrow else _matmul)(kept, rows, flat)
+        narrow = form == "reverse" and flat.shape[0] < flat.shape[1]
+        return (_narrow if narrow else _matmul)(out_dtype, rows, flat)
     return jax.lax.conv_general_dilated(
         x,
         w,
         (stride, stride),
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    ).astype(kept)
+    ).astype(out_dtype)
 
 
-def _matmul(kept: Any, rows: jax.Array, w: jax.Array) -> jax.Array:
-    return jnp.matmul(rows, w, preferred_element_type=kept)
+def _matmul(out_dtype: DTypeLike, rows: Rows, w: Matrix) -> Rows:
+    return jnp.matmul(rows, w, preferred_element_type=out_dtype)
 
 
 # `w`'s gradient is a product of `rows` and `ct`, one of them transposed. JAX transposes `ct`, and
@@ -73,23 +79,27 @@ def _matmul(kept: Any, rows: jax.Array, w: jax.Array) -> jax.Array:
 _narrow = jax.custom_vjp(_matmul, nondiff_argnums=(0,))
 
 
-def _narrow_forward(kept: Any, rows: jax.Array, w: jax.Array) -> tuple[jax.Array, Any]:
-    return _matmul(kept, rows, w), (rows, w)
+def _narrow_forward(
+    out_dtype: DTypeLike, rows: Rows, w: Matrix
+) -> tuple[Rows, tuple[Rows, Matrix]]:
+    return _matmul(out_dtype, rows, w), (rows, w)
 
 
-def _narrow_backward(kept: Any, seen: Any, ct: jax.Array) -> tuple[jax.Array, jax.Array]:
-    rows, w = seen
+def _narrow_backward(
+    out_dtype: DTypeLike, residuals: tuple[Rows, Matrix], ct: Rows
+) -> tuple[Rows, Matrix]:
+    rows, w = residuals
     ct = ct.astype(rows.dtype)
     # The barrier keeps XLA from turning it round again.
     across = jax.lax.optimization_barrier(rows.reshape(-1, len(w)).T)
-    by_w = _matmul(kept, across, ct.reshape(-1, w.shape[1]))
-    return _matmul(kept, ct, w.T).astype(rows.dtype), by_w.astype(w.dtype)
+    by_w = _matmul(out_dtype, across, ct.reshape(-1, w.shape[1]))
+    return _matmul(out_dtype, ct, w.T).astype(rows.dtype), by_w.astype(w.dtype)
 
 
 _narrow.defvjp(_narrow_forward, _narrow_backward)
 
 
-def _patches(x: jax.Array, k: int, stride: int) -> jax.Array:
+def _patches(x: Images, k: int, stride: int) -> Images:
     """The k x k patch below each output, as (n, height, width, k k channels)."""
     # First along rows, then along columns, which copies whole rows of a patch: with few channels
     # about half the time of copying pixel by pixel.
@@ -100,7 +110,7 @@ def _patches(x: jax.Array, k: int, stride: int) -> jax.Array:
     return x
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Images) -> Images:
     """The largest of each 2 x 2 block of pixels; an odd last row or column is left out."""
     n, height, width, channels = x.shape
     blocks = x[:, : height // 2 * 2, : width // 2 * 2]

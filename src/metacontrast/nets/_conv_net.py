@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from .._problem import PyTree
-from ._conv import Statistics, conv, kaiming, max_pool, normalise, over, statistics
+from .._types import Key, PyTree
+from ._conv import Lowering, Statistics, conv, kaiming, max_pool, normalise, over, statistics
+
+
+class Apply(Protocol):
+    """What `ConvNet.apply` is."""
+
+    def __call__(
+        self, phi: PyTree, x: jax.Array, stats: tuple[Statistics, ...] | None = None
+    ) -> jax.Array:
+        """The outputs for a batch of images."""
 
 
 class ConvNet(NamedTuple):
@@ -27,8 +37,8 @@ class ConvNet(NamedTuple):
             for every task: `apply(phi, query, statistics(phi, support))`.
     """
 
-    init: Callable[[jax.Array], PyTree]
-    apply: Callable[..., jax.Array]
+    init: Callable[[Key], PyTree]
+    apply: Apply
     statistics: Callable[[PyTree, jax.Array], tuple[Statistics, ...]]
 
 
@@ -45,15 +55,17 @@ class Layer(NamedTuple):
     relu: bool = True
 
 
-def stacked(layers: Sequence[Layer], dtype: Any, lowering: str | None) -> ConvNet:
+def stacked(layers: Sequence[Layer], dtype: DTypeLike | None, lowering: Lowering | None) -> ConvNet:
     """The network of these layers, one after the other."""
     convolve = partial(conv, dtype=dtype, lowering=lowering)
 
-    def init(key: jax.Array) -> PyTree:
+    def init(key: Key) -> PyTree:
         keys = jax.random.split(key, len(layers))
-        return [_drawn(k, layer) for k, layer in zip(keys, layers, strict=True)]
+        return [_draw(k, layer) for k, layer in zip(keys, layers, strict=True)]
 
-    def run(phi: PyTree, x: jax.Array, stats: Any) -> tuple[jax.Array, tuple[Statistics, ...]]:
+    def run(
+        phi: PyTree, x: jax.Array, stats: tuple[Statistics, ...] | None
+    ) -> tuple[jax.Array, tuple[Statistics, ...]]:
         used: list[Statistics] = []
         for layer, p in zip(layers, phi, strict=True):
             if layer.size:
@@ -76,7 +88,7 @@ def stacked(layers: Sequence[Layer], dtype: Any, lowering: str | None) -> ConvNe
     )
 
 
-def _drawn(key: jax.Array, layer: Layer) -> dict[str, jax.Array]:
+def _draw(key: Key, layer: Layer) -> dict[str, jax.Array]:
     square = (layer.size, layer.size) if layer.size else ()
     weights = {"w": kaiming(key, *square, layer.inputs, layer.outputs)}
     weights["b"] = jnp.zeros(layer.outputs)

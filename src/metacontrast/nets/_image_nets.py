@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
+from jax.typing import DTypeLike
+
+from ._conv import Lowering
 from ._conv_net import ConvNet, Layer, stacked
 
 
@@ -16,9 +19,9 @@ def conv4(
     channels: int = 1,
     size: int = 28,
     classes: int | None = None,
-    norm: str | None = "batch",
-    dtype: Any = None,
-    lowering: str | None = None,
+    norm: Literal["batch"] | None = "batch",
+    dtype: DTypeLike | None = None,
+    lowering: Lowering | None = None,
 ) -> ConvNet:
     """The four-layer network of few-shot learning, with a linear head or giving features.
 
@@ -69,8 +72,8 @@ def lenet5(
     *,
     batch_norm: bool = False,
     size: int = 32,
-    dtype: Any = None,
-    lowering: str | None = None,
+    dtype: DTypeLike | None = None,
+    lowering: Lowering | None = None,
 ) -> ConvNet:
     """LeNet-5 in its modern form: ReLU and max-pooling, and batch normalisation if asked for.
 

@@ -9,18 +9,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._problem import PyTree
+from .._types import Key, PyTree
 from ._product import product
 
 
 class Net(NamedTuple):
-    """`init(key) -> phi` draws weights; `apply(phi, x) -> y` answers for one example."""
+    """`init(key) -> phi` draws weights; `apply(phi, x) -> y` is the output for one example."""
 
-    init: Callable[[jax.Array], PyTree]
+    init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, jax.Array], jax.Array]
 
 
-def net(make: Callable[[jax.Array], eqx.Module]) -> Net:
+def net(make: Callable[[Key], eqx.Module]) -> Net:
     """Any equinox module as a `Net`: its floating arrays are phi, all else is fixed.
 
     Args:
@@ -66,7 +66,7 @@ def mlp(
         >>> sum(leaf.size for leaf in jax.tree.leaves(phi))
         1761
     """
-    drawn = net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))
+    module = net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))
 
     def apply(phi: PyTree, x: jax.Array) -> jax.Array:
         *hidden, last = phi.layers
@@ -74,4 +74,4 @@ def mlp(
             x = activation(product(layer.weight, x) + layer.bias)
         return product(last.weight, x) + last.bias
 
-    return Net(drawn.init, apply)
+    return Net(module.init, apply)

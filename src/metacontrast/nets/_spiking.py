@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-Surrogate = Callable[[jax.Array], jax.Array]
+Surrogate: TypeAlias = Callable[[jax.Array], jax.Array]
+Pair: TypeAlias = tuple[jax.Array, jax.Array]  # membrane potentials and spikes
 _TIME_CONSTANT = 30.0  # steps, of 1 ms in the paper
 
 
@@ -114,7 +115,7 @@ class Spiking:
         """The response that spikes z (..., T, neurons) make."""
         return Response(low_pass(self.kappa, z @ phi.readout.T), jnp.mean(z, -2))
 
-    def run(self, phi: Weights, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def run(self, phi: Weights, x: jax.Array) -> Pair:
         """Membrane potentials v and spikes z, both (..., T, neurons)."""
         if x.ndim < 2 or x.shape[-1] != self.inputs:
             raise ValueError(
@@ -122,7 +123,7 @@ class Spiking:
                 "numbers by tasks.population."
             )
 
-        def step(carry: tuple[jax.Array, jax.Array], current: jax.Array) -> tuple[Any, Any]:
+        def step(carry: Pair, current: jax.Array) -> tuple[Pair, Pair]:
             v = self.integrate(*carry, current, phi.recurrent)
             z = self.fire(v)
             return (v, z), (v, z)

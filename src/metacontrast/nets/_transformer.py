@@ -25,8 +25,8 @@ class _Block(eqx.Module):
         self.norms = (eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        seen = jax.vmap(self.norms[0])(x)
-        x = x + self.attention(seen, seen, seen, mask=jnp.tri(len(x), dtype=bool))
+        h = jax.vmap(self.norms[0])(x)
+        x = x + self.attention(h, h, h, mask=jnp.tri(len(x), dtype=bool))
         hidden = jax.vmap(self.up)(jax.vmap(self.norms[1])(x))
         return x + jax.vmap(self.down)(jax.nn.gelu(hidden))
 

@@ -1,8 +1,7 @@
-"""What is meta-learned."""
+"""What is meta-learned besides synapses: slow weights with fast gains, and a fast head."""
 
-from ._attraction import attraction as attraction
-from ._attraction import synapse_contrast as synapse_contrast
 from ._head import HeadTheta as HeadTheta
+from ._head import Splits as Splits
 from ._head import ridge_head as ridge_head
 from ._head import ridge_newton as ridge_newton
 from ._modulation import Modulation as Modulation

@@ -1,49 +1,84 @@
-"""A slow body with a fast head: features are meta-learned, a linear read-out is learned at once."""
+"""A fast head on slow features: a linear read-out that is learned at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
-from .._problem import Loss, Problem, PyTree, Task
-from .._solve import Solution, Solver, positive
+from .._loss import Loss
+from .._problem import Data, InverseCurvature, Objective, Problem, Task
+from .._solver._base import Solver, State, check_positive_int
+from .._solver._descend import value_and_slope
+from .._types import PyTree, Scalar, Step
 
 
 class HeadTheta(NamedTuple):
-    """What is meta-learned beside a fast head.
+    """What is meta-learned of a fast head.
 
     Attributes:
-        body: weights of the features.
         log_fit: log gamma, how much fitting the support set counts against small weights.
         log_scale: log s, the scale of the targets: an inverse temperature of the class logits.
     """
 
-    body: PyTree
-    log_fit: Any = 2.0
-    log_scale: Any = 2.0
+    log_fit: Scalar | float = 2.0
+    log_scale: Scalar | float = 2.0
+
+
+class Splits(NamedTuple):
+    """Several splits of examples into support and query: as a `Task`, with one more axis in front.
+
+    A type of its own, because the first axis of a `Task` is that of its examples.
+    """
+
+    train: Data
+    test: Data
+
+
+class Woodbury(NamedTuple):
+    """`(2 a + 2 gamma F'F)^-1`, by the inverse of a matrix of all pairs of examples."""
+
+    features: Float[Array, "... n d"]
+    inverse: Float[Array, "... n n"]  # (1 + gamma/a F F')^-1
+    ratio: Scalar  # gamma / a
+    a: float
+
+    def apply(self, g: PyTree) -> PyTree:
+        """`1/(2a) [g - gamma/a F' (1 + gamma/a F F')^-1 F g]`."""
+        across = jnp.swapaxes(self.features, -1, -2)
+        in_span = across @ (self.inverse @ (self.features @ g))
+        return (g - self.ratio * in_span) / (2 * self.a)
 
 
 @dataclass(frozen=True)
-class RidgeLoss:
-    """The inner loss of a `ridge_head`, which says so to `ridge_newton`."""
+class RidgeLoss(Objective):
+    """The inner loss of a `ridge_head`."""
 
-    def __call__(self, phi: jax.Array, theta: HeadTheta, z: Task) -> jax.Array:
+    def __call__(self, phi: PyTree, theta: HeadTheta, z: Task | Splits) -> Scalar:
         """The scalar loss."""
         f, y = z.train
         classes = phi.shape[-1]
-        targets = jnp.exp(theta.log_scale) * (
-            jax.nn.one_hot(y, classes, dtype=f.dtype) - 1 / classes
-        )
-        return jnp.sum(phi**2) + jnp.exp(theta.log_fit) * jnp.sum((f @ phi - targets) ** 2)
+        centred = jax.nn.one_hot(y, classes, dtype=f.dtype) - 1 / classes
+        misfit = f @ phi - jnp.exp(theta.log_scale) * centred
+        return jnp.sum(phi**2) + jnp.exp(theta.log_fit) * jnp.sum(misfit**2)
+
+    def inverse_curvature(
+        self, theta: HeadTheta, z: Task | Splits, damping: float = 0.0
+    ) -> InverseCurvature:
+        """One n x n inverse for n support examples, whatever the number of features."""
+        f, a = z.train.x, 1 + damping / 2
+        ratio = jnp.exp(theta.log_fit) / a
+        gram = ratio * (f @ jnp.swapaxes(f, -1, -2))
+        unit = jnp.broadcast_to(jnp.eye(f.shape[-2], dtype=f.dtype), gram.shape)
+        return Woodbury(f, jnp.linalg.inv(gram + unit), ratio, a)
 
 
-def ridge_head(features: Callable[[PyTree, Task], Task], classes: int) -> Problem:
-    """A linear head phi (d, classes) on slow features: ridge regression, judged by cross-entropy.
+def ridge_head(classes: int) -> Problem:
+    """A linear head phi (d, classes) on features: ridge regression, judged by cross-entropy.
 
         L_in  = |phi|^2 + gamma sum_i |f_i phi - s (onehot(y_i) - 1/C)|^2    over the support set
         L_out = mean_j CE(f_j phi, y_j)                                      over the query set
@@ -55,41 +90,66 @@ def ridge_head(features: Callable[[PyTree, Task], Task], classes: int) -> Proble
     `|F phi - Y|^2 + lambda |phi|^2` with a temperature in `L_out`, a lambda that is learned smaller
     lets a fixed nudge outgrow it, and meta-learning collapses.)
 
+    A task is a `Task` whose x are features: support (n, d) and query (m, d), in rows of length
+    about one, and whose y are integers below C. The features of a slow body come in by composition,
+    `loss(theta.head, features(theta.body, task))`: they are computed once a task, and gone back
+    through once by the contrast. Of `Splits` there is one head each; their `L_in` add up, while
+    `L_out` is their mean.
+
     Args:
-        features: `(body, task) -> task` with features in place of the inputs: support (n, d) and
-            query (m, d), in rows of length about one. Computed once a task, and gone back through
-            once by the contrast. With one more axis in front of all, features and y, there is one
-            head for each of its rows: several splits of the same examples into support and query,
-            whose `L_in` add up while `L_out` is their mean.
-        classes: C; the tasks' y are integers below it.
+        classes: C.
 
     Returns:
-        A `Problem` whose theta is a `HeadTheta` and whose tasks are `Task`s.
+        A `Problem` whose theta is a `HeadTheta`.
 
     Reference: ridge regression as a base learner is of Bertinetto, Henriques, Torr, Vedaldi,
     "Meta-learning with differentiable closed-form solvers", 2019, who go back through the solver;
     here it is contrasted.
 
-    Example:
+    Example: a linear body.
         >>> import metacontrast as mc
-        >>> linear = lambda body, task: mc.Task(*(mc.Data(half.x @ body, half.y) for half in task))
-        >>> problem = mc.ridge_head(linear, classes=2)
-        >>> estimator = mc.Contrastive(1.0, "symmetric", nudged=mc.ridge_newton(4))
-        >>> loss = mc.meta_loss(problem, mc.ridge_newton(), estimator)
+        >>> estimator = mc.Contrastive(1.0, "symmetric", nudged=ridge_newton(4))
+        >>> head_loss = mc.meta_loss(ridge_head(classes=2), ridge_newton(), estimator)
+        >>> features = lambda body, task: mc.Task(*(mc.Data(h.x @ body, h.y) for h in task))
+        >>> loss = lambda theta, task: head_loss(theta["head"], features(theta["body"], task))
         >>> data = mc.Data(jnp.eye(2), jnp.array([0, 1]))
-        >>> theta = mc.HeadTheta(jnp.eye(2))
-        >>> bool(jax.grad(loss)(theta, mc.Task(data, data)).log_scale < 0)  # more scale, less loss
-        True
+        >>> theta = {"body": jnp.eye(2), "head": HeadTheta()}
+        >>> grad = jax.grad(loss)(theta, mc.Task(data, data))
+        >>> bool(grad["head"].log_scale < 0), grad["body"].shape  # more scale, less loss
+        (True, (2, 2))
     """
+    check_positive_int("classes", classes)
 
-    def init(theta: HeadTheta, task: Task) -> jax.Array:
-        support = jax.eval_shape(features, theta.body, task).train.x
-        return jnp.zeros((*support.shape[:-2], support.shape[-1], classes), support.dtype)
+    def init(theta: HeadTheta, z: Task | Splits) -> PyTree:
+        *splits, _, width = z.train.x.shape
+        return jnp.zeros((*splits, width, classes), z.train.x.dtype)
 
-    def outer(phi: jax.Array, theta: HeadTheta, z: Task) -> jax.Array:
+    def outer(phi: PyTree, theta: HeadTheta, z: Task | Splits) -> Scalar:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(z.test.x @ phi, z.test.y))
 
-    return Problem(init, RidgeLoss(), outer, lambda theta, task: features(theta.body, task))
+    return Problem(init, RidgeLoss(), outer)
+
+
+@dataclass(frozen=True)
+class RidgeNewton(Solver):
+    """What `ridge_newton` returns. Its memory: the inverse curvature, factorised once a phase."""
+
+    def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
+        """The inverse, of this theta and task: that of an earlier phase is of no use."""
+        inverse = loss.inverse_curvature()
+        if inverse is None:
+            raise TypeError(
+                "solver: ridge_newton needs an inner loss that knows the inverse of its curvature "
+                "(Objective.inverse_curvature), as that of a ridge_head does, and "
+                f"{loss.problem.inner!r} does not; for other losses use newton_cg or closed_form."
+            )
+        return State(phi, inverse)
+
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """`phi - H^-1 g`."""
+        _, slope = value_and_slope(loss, state.phi)
+        move = state.memory.apply(slope)
+        return state._replace(phi=jax.tree.map(jnp.subtract, state.phi, move))
 
 
 def ridge_newton(steps: int = 1) -> Solver:
@@ -98,34 +158,17 @@ def ridge_newton(steps: int = 1) -> Solver:
         phi <- phi - (2 + 2 gamma F'F)^-1 dL/dphi,
         (1 + gamma F'F)^-1 = 1 - gamma F' (1 + gamma F F')^-1 F   (Woodbury),
 
-    one n x n factorisation for n support examples, whatever the number of features. The first step
-    solves the free phase. In a nudged one each divides the error by `2 / (|beta| curvature of
-    L_out)`, which is at least 4 for beta = 1 and rows of length one: 4 steps are plenty.
+    one n x n factorisation a phase for n support examples, whatever the number of features; on all
+    data. The first step solves the free phase, and that of a linear nudge, whose damping is in the
+    inverse. With the outer nudge each divides the error by `2 / (|beta| curvature of L_out)`, which
+    is at least 4 for beta = 1 and rows of length one: 4 steps are plenty.
 
     Args:
         steps: at least 1.
 
     Raises:
-        TypeError: when the loss is not that of a `ridge_head`.
+        ValueError: steps not positive.
+        TypeError: from the solver, when the inner loss does not know its curvature.
     """
-    positive("steps", steps)
-
-    def solve(loss: Any, phi0: PyTree, state: PyTree = None) -> Solution:
-        if not (isinstance(loss, Loss) and isinstance(loss.problem.inner, RidgeLoss)):
-            raise TypeError(
-                "solve: ridge_newton needs the loss of a ridge_head problem; for other losses use "
-                "newton_cg or closed_form."
-            )
-        f, gamma = loss.z.train.x, jnp.exp(loss.theta.log_fit)
-        across = jnp.swapaxes(f, -1, -2)
-        gram = gamma * (f @ across)
-        inverse = jnp.linalg.inv(
-            gram + jnp.broadcast_to(jnp.eye(f.shape[-2], dtype=f.dtype), gram.shape)
-        )
-        phi = phi0
-        for _ in range(steps):
-            g = jax.grad(loss)(phi) / 2
-            phi = phi - g + gamma * (across @ (inverse @ (f @ g)))
-        return Solution(phi, None, steps)
-
-    return solve
+    check_positive_int("steps", steps)
+    return RidgeNewton(steps=steps, sampled=False)

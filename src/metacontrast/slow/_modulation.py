@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from .._problem import PyTree
+from .._types import PyTree
 
 
 class Modulation(NamedTuple):
@@ -21,8 +21,8 @@ class Modulation(NamedTuple):
         head: the weights of the last layer.
     """
 
-    gain: list[jax.Array]
-    shift: list[jax.Array]
+    gain: list[Float[Array, " neurons"]]
+    shift: list[Float[Array, " neurons"]]
     head: PyTree
 
 
@@ -52,9 +52,7 @@ def modulation(weights: PyTree) -> Modulation:
         201
     """
     *body, head = _layers(weights)
-    biases: list[Any] = [
-        layer.bias if isinstance(layer, eqx.nn.Linear) else layer["b"] for layer in body
-    ]
+    biases = [_bias(layer) for layer in body]
     return Modulation([jnp.ones_like(b) for b in biases], [jnp.zeros_like(b) for b in biases], head)
 
 
@@ -89,16 +87,17 @@ def modulated(phi: Modulation, weights: PyTree) -> PyTree:
             f"phi: holds gains of {len(phi.gain)} layers and shifts of {len(phi.shift)}, but the "
             f"network has {len(body)} hidden ones; start from modulation(weights)."
         )
-    layers = [*map(_modulated, body, phi.gain, phi.shift), phi.head]
+    layers = [*map(_modulated_layer, body, phi.gain, phi.shift), phi.head]
     if isinstance(weights, eqx.nn.MLP):
         return eqx.tree_at(lambda net: net.layers, weights, tuple(layers))
     return layers
 
 
-def _modulated(layer: Any, gain: jax.Array, shift: jax.Array) -> Any:
+def _modulated_layer(
+    layer: PyTree, gain: Float[Array, " neurons"], shift: Float[Array, " neurons"]
+) -> PyTree:
     if isinstance(layer, eqx.nn.Linear):
-        bias: Any = layer.bias
-        new = (gain[:, None] * layer.weight, bias + shift)
+        new = (gain[:, None] * layer.weight, _bias(layer) + shift)
         return eqx.tree_at(lambda linear: (linear.weight, linear.bias), layer, new)
     if "gain" in layer:  # normalisation would undo what comes before it
         return layer | {"gain": gain * layer["gain"], "shift": layer["shift"] + shift}
@@ -107,8 +106,12 @@ def _modulated(layer: Any, gain: jax.Array, shift: jax.Array) -> Any:
     return layer | {"w": across * w, "b": layer["b"] + shift}
 
 
-def _layers(weights: PyTree) -> list[Any]:
-    layers: Sequence[Any] = weights.layers if isinstance(weights, eqx.nn.MLP) else weights
+def _bias(layer: PyTree) -> PyTree:
+    return layer.bias if isinstance(layer, eqx.nn.Linear) else layer["b"]
+
+
+def _layers(weights: PyTree) -> list[PyTree]:
+    layers: Sequence[PyTree] = weights.layers if isinstance(weights, eqx.nn.MLP) else weights
     known = isinstance(layers, list | tuple) and all(map(_is_layer, layers))
     if not known or len(layers) < 2:
         raise ValueError(
@@ -119,7 +122,7 @@ def _layers(weights: PyTree) -> list[Any]:
     return list(layers)
 
 
-def _is_layer(layer: Any) -> bool:
+def _is_layer(layer: PyTree) -> bool:
     if isinstance(layer, eqx.nn.Linear):
         return layer.bias is not None
     return isinstance(layer, dict) and {"w", "b"} <= layer.keys()

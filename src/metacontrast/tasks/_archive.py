@@ -49,13 +49,13 @@ def zip_members(
     with readable(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             inside(path, info.filename)
-            if found := wanted.fullmatch(info.filename):
+            if match := wanted.fullmatch(info.filename):
                 with archive.open(info) as member:
                     data = member.read(largest + 1)
                 total -= len(data)
                 if len(data) > largest or total < 0:
                     raise ValueError(too_large(path))
-                yield found, data
+                yield match, data
 
 
 def tar_members(path: Path, wanted: re.Pattern[str], total: int) -> Iterator[tuple[str, bytes]]:
@@ -97,7 +97,7 @@ def inside(path: Path, name: str) -> None:
 
 
 def too_large(path: Path) -> str:
-    """What to say of an archive that unfolds to more than its data set."""
+    """The message on an archive that unfolds to more than its data set."""
     return f"source: {path} unpacks to more than the data set has; get it from its official place."
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .._user_cache import user_cache
+
 VARIABLE = "METACONTRAST_DATA"
 
 
@@ -16,12 +18,6 @@ def cache_folder() -> Path:
     """`$METACONTRAST_DATA`; else the user's cache."""
     given = os.environ.get(VARIABLE)
     return Path(given).expanduser() if given else user_cache()
-
-
-def user_cache() -> Path:
-    """`$XDG_CACHE_HOME/metacontrast`, else `~/.cache/metacontrast`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "metacontrast"
 
 
 def load(folder: Path, file: str, name: str, keys: tuple[str, ...]) -> dict[str, np.ndarray]:

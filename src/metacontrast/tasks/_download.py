@@ -42,10 +42,10 @@ def download(url: str, path: Path, md5: str, progress: bool = True) -> None:
             f"fetch: {url} failed ({error}); run the same command again to go on from where it "
             "stopped, or download it by other means and use `metacontrast data import`."
         ) from error
-    if (found := digest(part, "md5")) != md5:
+    if (actual := digest(part, "md5")) != md5:
         part.unlink()
         raise ValueError(
-            f"fetch: {url} has the checksum {found}, not {md5} as published, and was deleted; try "
+            f"fetch: {url} has the checksum {actual}, not {md5} as published, and was deleted; try "
             "again, and if that does not help, the file has changed: get it by other means."
         )
     part.replace(path)
@@ -72,8 +72,8 @@ def _complete(url: str, part: Path, progress: bool) -> None:
 
 def _continues(response: Any, have: int) -> bool:
     """Whether what comes is the rest of the file, and not all of it."""
-    said = response.headers.get("Content-Range") or ""
-    return response.status == 206 and re.match(rf"bytes {have}-", said) is not None
+    served = response.headers.get("Content-Range") or ""
+    return response.status == 206 and re.match(rf"bytes {have}-", served) is not None
 
 
 def _append(response: Any, part: Path, have: int, progress: bool) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._problem import Data, Task
-from .._solve import positive
+from .._solver._base import check_positive_int
 from ._distort import distorted
 from ._images import Images
 
@@ -84,7 +84,7 @@ def episodes(
 def _checked(images: Images, way: int, shot: int, query: int, rotations: bool) -> tuple[int, int]:
     """How many classes there are, with rotations, and images of each."""
     for name, count in (("way", way), ("shot", shot), ("query", query)):
-        positive(name, count)
+        check_positive_int(name, count)
     classes, per_class, height, width, _ = images.pixels.shape
     if rotations and height != width:
         raise ValueError(f"rotations: images of {height}x{width} are not square; leave it False.")

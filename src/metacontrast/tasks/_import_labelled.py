@@ -38,17 +38,17 @@ def cifar10_arrays(source: Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError, ValueError: it is not there, damaged, or holds something else.
     """
     path = source / CIFAR10 if source.is_dir() else source
-    found = {
+    batches = {
         name.rpartition("/")[2]: unpickled(name, data)
         for name, data in tar_members(path, _MEMBER, _CIFAR10_TOTAL)
     }
-    if missing := {*_TRAIN, "test_batch", "batches.meta"} - found.keys():
+    if missing := {*_TRAIN, "test_batch", "batches.meta"} - batches.keys():
         raise ValueError(f"source: {path} lacks {', '.join(sorted(missing))}; download it again.")
     try:
-        classes = [name.decode() for name in found["batches.meta"][b"label_names"]]
+        classes = [name.decode() for name in batches["batches.meta"][b"label_names"]]
         return {
-            "cifar10_train.npz": _batches([found[name] for name in _TRAIN], classes),
-            "cifar10_test.npz": _batches([found["test_batch"]], classes),
+            "cifar10_train.npz": _batches([batches[name] for name in _TRAIN], classes),
+            "cifar10_test.npz": _batches([batches["test_batch"]], classes),
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(

@@ -57,8 +57,8 @@ def _members(source: Path, part: str) -> Iterator[tuple[re.Match[str], bytes]]:
         yield from zip_members(archive, _DRAWING, _LARGEST, _TOTAL)
         return
     for path in folder.glob("*/character*/*.png"):
-        if found := _DRAWING.fullmatch(path.relative_to(source).as_posix()):
-            yield found, path.read_bytes()
+        if match := _DRAWING.fullmatch(path.relative_to(source).as_posix()):
+            yield match, path.read_bytes()
 
 
 def _bits(name: str, data: bytes) -> np.ndarray:

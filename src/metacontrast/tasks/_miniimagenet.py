@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._solve import positive
+from .._solver._base import check_positive_int
 from ._cache import cache_folder, choose, load
 from ._images import Images, decoded
 
@@ -33,7 +33,7 @@ def miniimagenet(part: str, size: int = 84) -> Images:
     Reference: Vinyals et al., 2016; the classes and split: Ravi and Larochelle, 2017.
     """
     choose("part", part, tuple(FILES))
-    positive("size", size)
+    check_positive_int("size", size)
     return _miniimagenet(cache_folder(), part, size)
 
 

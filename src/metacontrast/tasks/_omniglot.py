@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .._solve import positive
+from .._solver._base import check_positive_int
 from ._cache import cache_folder, choose, load
 from ._images import Images, frozen, resized
 
@@ -49,7 +49,7 @@ def omniglot(part: str, split: str = "vinyals", size: int = 28) -> Images:
     """
     choose("part", part, PARTS)
     choose("split", split, ("vinyals", "background"))
-    positive("size", size)
+    check_positive_int("size", size)
     return _omniglot(cache_folder(), part, split, size)
 
 

@@ -26,7 +26,7 @@ def sine(key: jax.Array, *, shots: int = 10, queries: int = 10) -> Task:
     Returns:
         A `Task` whose x and y have shapes (shots, 1) and (queries, 1).
 
-    Reference: Finn, Abbeel, Levine, 2017; with the settings of the talk of Zucchet et al., 2022.
+    Reference: Finn, Abbeel, Levine, 2017; with the settings of Zucchet et al., 2022.
 
     Example:
         >>> task = sine(jax.random.key(0), shots=10, queries=100)

@@ -43,19 +43,19 @@ def recorded(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        sums = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{RECORD}: {path} is damaged ({error}); delete it.") from error
-    return {str(file): str(sha256) for file, sha256 in found.items()}
+    return {str(file): str(sha256) for file, sha256 in sums.items()}
 
 
 def digest(path: Path, kind: str = "sha256") -> str:
     """The checksum of a file, in hexadecimal digits."""
-    found = hashlib.new(kind, usedforsecurity=False)
+    hasher = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _write_record(folder: Path, sums: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._solve import positive
+from .._solver._base import check_positive_int
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz ."
 SOURCES = ("clean", "typos", "garbled", "shuffled", "copies", "foreign", "random")
@@ -27,8 +27,10 @@ class Language(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Texts as numbers of letters: `train` (sources, chars); the target's `trusted`, `valid`,
-    `test` (chars / 4 each), which are of the grammar of the "clean" source, drawn apart.
+    """Texts as numbers of letters.
+
+    `train` has shape (sources, chars); the target's `trusted`, `valid`, `test` (chars / 4 each) are
+    of the grammar of the "clean" source, drawn apart.
     """
 
     train: np.ndarray
@@ -64,23 +66,23 @@ def texts(seed: int, chars: int = 200_000) -> Texts:
         >>> decoded(made.train[0, :40])
         'co lozeti lijegej jocegion co qoce riqot'
     """
-    positive("chars", chars)
+    check_positive_int("chars", chars)
     if chars < 1000:
         raise ValueError(f"chars: must be at least 1,000, not {chars}; sources would be alike.")
     draw, noise = Random(seed), np.random.default_rng(seed)
     home, abroad = language(draw, False), language(draw, True)
-    say = lambda: sentence(draw, home)
-    few = [say() for _ in range(DISTINCT)]
+    speak = lambda: sentence(draw, home)
+    few = [speak() for _ in range(DISTINCT)]
     train = (
-        _text(say, chars),
-        with_typos(noise, _text(say, chars), TYPOS),
-        with_typos(noise, _text(say, chars), GARBLED),
-        _text(lambda: _shuffled(draw, say()), chars),
+        _text(speak, chars),
+        with_typos(noise, _text(speak, chars), TYPOS),
+        with_typos(noise, _text(speak, chars), GARBLED),
+        _text(lambda: _shuffled(draw, speak()), chars),
         with_typos(noise, _text(lambda: draw.choice(few), chars), COPIED),
         _text(lambda: sentence(draw, abroad), chars),
         noise.integers(0, len(ALPHABET), chars, np.uint8),
     )
-    held_out = (_text(say, chars // 4) for _ in range(3))
+    held_out = (_text(speak, chars // 4) for _ in range(3))
     return Texts(np.stack(train), *held_out)
 
 
@@ -128,15 +130,15 @@ def _noun(draw: Random, spoken: Language, plural: int) -> str:
     return " ".join([spoken.determiners[plural], *adjective, noun])
 
 
-def _shuffled(draw: Random, said: str) -> str:
-    words = said.split()
+def _shuffled(draw: Random, sentence: str) -> str:
+    words = sentence.split()
     return " ".join(draw.sample(words, len(words)))
 
 
-def _text(say: Callable[[], str], chars: int) -> np.ndarray:
-    said, length = [], 0
+def _text(speak: Callable[[], str], chars: int) -> np.ndarray:
+    sentences, length = [], 0
     while length < chars:
-        said.append(say() + ". ")
-        length += len(said[-1])
+        sentences.append(speak() + ". ")
+        length += len(sentences[-1])
     numbers = {letter: i for i, letter in enumerate(ALPHABET)}
-    return np.array([numbers[letter] for letter in "".join(said)[:chars]], np.uint8)
+    return np.array([numbers[letter] for letter in "".join(sentences)[:chars]], np.uint8)

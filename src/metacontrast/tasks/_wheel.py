@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from .._problem import Data, Task
-from .._solve import positive
+from .._solver._base import check_positive_int
 
+Delta: TypeAlias = Float[Array, ""] | float  # the radius of the wheel
 ARMS = 5
 SAFE, BEST, RICH = 1.0, 1.2, 50.0  # arms 0-3; arm 4; the arm of its quadrant, outside
 NOISE, RICH_NOISE = 0.05, 0.01
@@ -33,7 +35,7 @@ def contexts(key: jax.Array, n: int) -> jax.Array:
     return jnp.sqrt(radius)[:, None] * jnp.stack([jnp.cos(turn), jnp.sin(turn)], axis=1)
 
 
-def mean_rewards(x: jax.Array, delta: Any) -> jax.Array:
+def mean_rewards(x: jax.Array, delta: Delta) -> jax.Array:
     """The expected reward of each arm (n, 5) on contexts `x` (n, 2)."""
     quadrant = jnp.where(x[:, 1] > 0, 0, 2) + jnp.where(x[:, 0] > 0, 0, 1)
     pays = (jnp.linalg.norm(x, axis=1) > delta)[:, None] & (
@@ -42,19 +44,19 @@ def mean_rewards(x: jax.Array, delta: Any) -> jax.Array:
     return jnp.where(pays, RICH, jnp.where(jnp.arange(ARMS) == ARMS - 1, BEST, SAFE)[None])
 
 
-def rewards(x: jax.Array, arm: jax.Array, delta: Any, noise: jax.Array) -> jax.Array:
+def rewards(x: jax.Array, arm: jax.Array, delta: Delta, noise: jax.Array) -> jax.Array:
     """What `arm` (n,) pays on `x` (n, 2), given standard normal `noise` (n,)."""
     mean = jnp.take_along_axis(mean_rewards(x, delta), arm[:, None], axis=1)[:, 0]
     return mean + jnp.where(mean == RICH, RICH_NOISE, NOISE) * noise
 
 
-def regrets(x: jax.Array, arm: jax.Array, delta: Any) -> jax.Array:
+def regrets(x: jax.Array, arm: jax.Array, delta: Delta) -> jax.Array:
     """What `arm` (n,) is expected to pay less than the best arm does on `x` (n, 2)."""
     means = mean_rewards(x, delta)
     return jnp.max(means, axis=1) - jnp.take_along_axis(means, arm[:, None], axis=1)[:, 0]
 
 
-def uniform_regret(delta: Any) -> Any:
+def uniform_regret(delta: Delta) -> Delta:
     """The expected regret of a uniformly random arm, a trial.
 
     Inside four arms in five lose 0.2; outside three lose 49, and one 48.8:
@@ -98,8 +100,8 @@ def wheel(
         >>> task.train.x.shape, task.train.y.arm.shape, task.test.y.reward.shape
         ((64, 2), (64,), (50,))
     """
-    positive("pulls", pulls)
-    positive("queries", queries)
+    check_positive_int("pulls", pulls)
+    check_positive_int("queries", queries)
     if fewest is not None and not 1 <= fewest <= pulls:
         raise ValueError(f"fewest: must be from 1 to pulls={pulls}, not {fewest}.")
     keys, n = jax.random.split(key, 5), pulls + queries

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._problem import PyTree
+from .._types import PyTree
 from ._processes import is_first
 
 
@@ -51,20 +50,22 @@ class Checkpoints:
     def load(self, step: int, like: PyTree) -> PyTree:
         """What was saved, with the structure of `like`; its leaves are NumPy arrays or keys.
 
+        The leaves of `like` may be abstract (`jax.eval_shape`).
+
         Raises:
             ValueError: if leaves, shapes or types are not those of `like`.
         """
         saved = self._orbax.load_checkpointables(self._path / str(step))["leaves"]
         paths, structure = jax.tree_util.tree_flatten_with_path(like)
-        kept = [(path, leaf) for path, leaf in paths if _stored(leaf).size]
-        if len(saved) != len(kept):
+        stored = [(path, leaf) for path, leaf in paths if _shape(leaf).size]
+        if len(saved) != len(stored):
             raise ValueError(
-                f"out: the checkpoint holds {len(saved)} arrays, not {len(kept)}{_FIT}"
+                f"out: the checkpoint holds {len(saved)} arrays, not {len(stored)}{_FIT}"
             )
-        found = iter(
-            [_restored(p, x, np.asarray(v)) for (p, x), v in zip(kept, saved, strict=True)]
+        values = iter(
+            [_restored(p, x, np.asarray(v)) for (p, x), v in zip(stored, saved, strict=True)]
         )
-        leaves = [next(found) if _stored(leaf).size else leaf for _, leaf in paths]
+        leaves = [next(values) if _shape(leaf).size else leaf for _, leaf in paths]
         return jax.tree.unflatten(structure, leaves)
 
 
@@ -74,22 +75,35 @@ _FIT = (
 )
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: PyTree) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
-def _stored(leaf: Any) -> np.ndarray:
+def _stored(leaf: PyTree) -> np.ndarray:
     # A copy: a view would forbid the donation of the leaf's buffer.
     return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _restored(path: Any, like: Any, value: np.ndarray) -> Any:
-    wanted = _stored(like)
-    if (wanted.shape, wanted.dtype) != (value.shape, value.dtype):
+def _shape(leaf: PyTree) -> jax.ShapeDtypeStruct:
+    """Shape and type of what is stored for a leaf, abstract or not."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    array = _stored(leaf)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _restored(path: PyTree, like: PyTree, value: np.ndarray) -> np.ndarray | jax.Array:
+    needed = _shape(like)
+    if (needed.shape, needed.dtype) != (value.shape, value.dtype):
         raise ValueError(
             f"out: {jax.tree_util.keystr(path)} is {value.dtype}{list(value.shape)} in the "
-            f"checkpoint, not {wanted.dtype}{list(wanted.shape)}{_FIT}"
+            f"checkpoint, not {needed.dtype}{list(needed.shape)}{_FIT}"
         )
-    if _is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(like))
-    return value
+    return _key(like, value) if _is_key(like) else value
+
+
+def _key(like: PyTree, data: np.ndarray) -> jax.Array:
+    """The key of these data; only a traced key tells of what kind it is, if `like` is abstract."""
+    kinds: list[object] = []
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=kinds[0])

@@ -7,8 +7,8 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from .._solve import positive
-from ._mesh import device_mesh, set_default
+from .._solver._base import check_positive_int
+from ._mesh import device_mesh, set_default_mesh
 
 HEARTBEAT = 30  # seconds without a sign of life, after which a process counts as dead
 
@@ -49,7 +49,7 @@ def use_devices(
     if local is not None:
         jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
         # A LAPACK call of jaxlib waits, in a thread of XLA's pool, for others of the same pool: if
-        # each thread holds such a call, they wait for ever. So there must be more than the two
+        # each thread holds such a call, that is a deadlock. So there must be more than the two
         # calls of each device that two phases make at a time. XLA reads the number from here.
         os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 2 * local + 1)))
     if distributed:
@@ -58,7 +58,7 @@ def use_devices(
     if mesh is None and local is not None:
         mesh = (local * jax.process_count(), 1)
     chosen = device_mesh(*(mesh or ()))
-    set_default(chosen)
+    set_default_mesh(chosen)
     return chosen
 
 
@@ -87,16 +87,16 @@ def _check(
     process: int | None,
 ) -> None:
     if devices is not None:
-        positive("devices", devices)
+        check_positive_int("devices", devices)
     for size in mesh or ():
-        positive("mesh", size)
+        check_positive_int("mesh", size)
     if mesh and devices and not distributed and mesh[0] * mesh[1] != devices:
         raise ValueError(
             f"mesh: {mesh[0]}x{mesh[1]} are {mesh[0] * mesh[1]} devices, not {devices}; leave one "
             "of the two out."
         )
-    said = [x is not None for x in (coordinator, processes, process)]
-    if any(said) and not (distributed and all(said)):
+    given = [x is not None for x in (coordinator, processes, process)]
+    if any(given) and not (distributed and all(given)):
         raise ValueError(
             "distributed: coordinator, processes and process go together with it; give all, or "
             "leave the three out where SLURM, Open MPI or Kubernetes say them."

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
-from .._check import shapes
-from .._problem import Problem, PyTree
-from .._solve import Solver, learn, positive
-from ._mesh import axis_of_tasks, copied, placed, resolved, split_phi, spread, whole
-from ._processes import together
+from .._check import check_shapes
+from .._loss import Loss
+from .._problem import Problem
+from .._solver._base import Solver, check_positive_int
+from .._solver._function import solve_inner
+from .._types import Key, PyTree, Step
+from ._features import Features, problem_inputs
+from ._layout import Layout
+from ._mesh import resolve_mesh
+from ._processes import explain_lost_process
 
-Metric = Callable[[PyTree, PyTree, PyTree], Any]
+Metric: TypeAlias = Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]
+
+
+class Scores(Protocol):
+    """What `evaluator` returns."""
+
+    def __call__(self, theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
+        """One value a task, in order."""
 
 
 def evaluator(
     problem: Problem,
-    solve: Solver,
+    solver: Solver,
     *,
     metric: Metric | None = None,
     batch: int = 100,
+    features: Features | None = None,
     mesh: Mesh | None = None,
-) -> Callable[..., np.ndarray]:
+) -> Scores:
     """`scores(theta, tasks, seed=0)`: learn each task by the free phase alone, and judge it.
 
     Build it once and call it often: it compiles once for whole batches of tasks, however many
@@ -35,9 +49,10 @@ def evaluator(
 
     Args:
         problem: what is learned.
-        solve: how it is learned.
-        metric: `(phi, theta, task) -> number`. Default: the outer loss.
+        solver: how; a `Solver`, or any function that `as_solver` takes.
+        metric: `(phi, theta, z) -> number`, called as the losses are. Default: the outer loss.
         batch: how many tasks are learned at a time, which bounds the memory.
+        features: `(theta, task) -> (theta, z)`, with which the problem is called; see `meta_train`.
         mesh: the devices that those tasks are spread over; see `meta_train`.
 
     Returns:
@@ -59,42 +74,44 @@ def evaluator(
         >>> scores(jnp.array(0.0), jnp.array([2.0, 4.0])).tolist()
         [1.0, 4.0]
     """
-    positive("batch", batch)
-    mesh = resolved(mesh)
-    split = split_phi(problem, mesh)
+    check_positive_int("batch", batch)
+    layout = Layout(resolve_mesh(mesh))
+    sharded, axis = layout.shard_phi(problem), layout.task_axis
+    judge = problem.outer if metric is None else metric
 
-    def one(theta: PyTree, task: PyTree, key: jax.Array) -> Any:
-        shapes(problem, theta, task)
-        phi = learn(split, solve, theta, task, key).phi
-        return problem.loss(theta, task).outer(phi) if metric is None else metric(phi, theta, task)
+    def one(theta: PyTree, task: PyTree, key: Key) -> Float[Array, ""]:
+        theta, z = problem_inputs(features, theta, task)
+        check_shapes(Loss(problem, theta, z, key))
+        return judge(solve_inner(sharded, solver, theta, z, key).phi, theta, z)
 
     @jax.jit
-    def some(theta: PyTree, tasks: PyTree, first: Any, seed: Any) -> jax.Array:
-        n = _number_of(tasks)
+    def score(theta: PyTree, tasks: PyTree, first: Step, seed: Step) -> Array:
+        n = _count(tasks)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
-        rows, _ = spread((tasks, keys), mesh)
-        each = jax.vmap(partial(one, theta), spmd_axis_name=axis_of_tasks(mesh))
-        return whole(each(*rows), mesh)[:n]
+        rows, _ = layout.shard_tasks((tasks, keys))
+        return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
     def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
-        firsts = range(0, _number_of(tasks), batch)
-        with together():
-            theta = placed(theta, mesh)
-            part = lambda i: copied(jax.tree.map(lambda leaf: leaf[i : i + batch], tasks), mesh)
-            return np.concatenate([np.asarray(some(theta, part(i), i, seed)) for i in firsts])
+        firsts = range(0, _count(tasks), batch)
+        rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
+        with explain_lost_process():
+            theta = layout.put_parameters(theta)
+            one_batch = lambda i: np.asarray(score(theta, layout.put_replicated(rows(i)), i, seed))
+            return np.concatenate([one_batch(i) for i in firsts])
 
     return scores
 
 
 def evaluate(
     problem: Problem,
-    solve: Solver,
+    solver: Solver,
     theta: PyTree,
     tasks: PyTree,
     *,
     seed: int = 0,
     metric: Metric | None = None,
     batch: int = 100,
+    features: Features | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """How well each of `tasks` is learned; see `evaluator`, which does not compile at each call.
@@ -106,18 +123,20 @@ def evaluate(
         ...     inner=lambda phi, theta, task: (phi - task) ** 2,
         ...     outer=lambda phi, theta, task: phi**2,
         ... )
-        >>> solve = mc.descend(optax.sgd(0.5), steps=1)
-        >>> evaluate(problem, solve, jnp.array(0.0), jnp.array([1.0, 3.0])).tolist()
+        >>> solver = mc.descend(optax.sgd(0.5), steps=1)
+        >>> evaluate(problem, solver, jnp.array(0.0), jnp.array([1.0, 3.0])).tolist()
         [1.0, 9.0]
     """
-    return evaluator(problem, solve, metric=metric, batch=batch, mesh=mesh)(theta, tasks, seed)
+    scores = evaluator(problem, solver, metric=metric, batch=batch, features=features, mesh=mesh)
+    return scores(theta, tasks, seed)
 
 
-def _number_of(tasks: PyTree) -> int:
+def _count(tasks: PyTree) -> int:
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tasks)}
     if len(counts) != 1 or counts & {(), (0,)}:
         raise ValueError(
             "tasks: every leaf must have the same first axis, one row a task, and at least one "
-            f"row; the first dimensions are {sorted(counts)}. Stack them, as jax.vmap(draw) does."
+            f"row; the first dimensions are {sorted(counts)}. Stack them, as jax.vmap(sample_task) "
+            "does."
         )
     return int(counts.pop()[0])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._problem import PyTree
+from .._types import PyTree
 from ._checkpoints import Checkpoints
 from ._processes import by_first, is_first
 
@@ -81,13 +81,13 @@ def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False)
     path = Path(out)
     settings = json.loads(json.dumps(settings, allow_nan=False))
 
-    def opened() -> Path:
+    def claim_folder() -> Path:
         claim(path, settings, resume)
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / CONFIG, settings)
         return path
 
-    return by_first(opened)
+    return by_first(claim_folder)
 
 
 def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
@@ -122,7 +122,7 @@ class Folder:
         return (self._checkpoints.load(step, first) if step else first), lines
 
     def _cut_back(self) -> tuple[int, list[dict[str, Any]]]:
-        every, steps = self._settings["every"], self._settings["steps"]
+        every, steps = self._settings["log_every"], self._settings["steps"]
         usable = [s for s in self._checkpoints.steps() if s % every == 0 or s == steps]
         step = max(usable, default=0)
         self._checkpoints.drop(step.__ge__)
@@ -130,11 +130,11 @@ class Folder:
         write_atomically(self._metrics, "".join(json.dumps(line) + "\n" for line in lines))
         return step, lines
 
-    def add(self, line: dict[str, Any], reached: PyTree) -> None:
+    def add(self, line: dict[str, Any], snapshot: PyTree) -> None:
         """Append a line of metrics, then save a checkpoint of `line["step"]`."""
         if is_first():
             _write(self._metrics, json.dumps(line) + "\n", "a")
-        self._checkpoints.save(line["step"], reached)
+        self._checkpoints.save(line["step"], snapshot)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,33 +16,40 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from .._check import check
-from .._meta_loss import Estimator
-from .._problem import Problem, PyTree
-from .._solve import Solver
-from ._block import Line, Reached, Valid, block, validated
+from .._estimator._base import Estimator
+from .._problem import Problem
+from .._solver._base import Solver
+from .._solver._function import as_solver
+from .._types import PyTree, Step
+from ._block import Line, Validate, run_block, run_validation
+from ._features import Features
 from ._folder import Folder, claim
-from ._mesh import check_tasks, gathered, held, resolved
-from ._meta_step import Advance, Draw, start, stepper, task_keys
-from ._processes import by_first, is_first, together
-from ._settings import checked_settings
+from ._layout import Layout, gather, to_host
+from ._mesh import resolve_mesh
+from ._meta_step import MetaStep, SampleTask, WarmStart, compile_dispatch
+from ._processes import by_first, explain_lost_process, is_first
+from ._settings import check_settings
+from ._state import MetaState, Snapshot, copy_arrays
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What meta-training found.
+    """The result of meta-training.
 
     Attributes:
-        theta: the last theta; with `polyak`, the average.
-        best: of the thetas that were validated, that of the lowest loss; without `valid`, `theta`.
-        metrics: one dict for each `every` meta-steps, the lines of `metrics.jsonl`: `step`, the
+        theta: the last theta; with `average_from`, the average.
+        best: of the thetas that were validated, that of the lowest loss; without `validate`,
+            `theta`.
+        metrics: one dict for each `log_every` meta-steps, the lines of `metrics.jsonl`: `step`, the
             means of `meta_loss` and of the diagnostics, the number of tasks that `diverged`,
-            `seconds`, and what `valid` returned as `valid_...`. None stands for "not finite".
+            `seconds`, and what `validate` returned as `valid_...`. None stands for "not finite".
+        phi: with a warm start, where the free phase of the long task is at the end.
     """
 
     theta: PyTree
     best: PyTree
     metrics: tuple[Line, ...]
+    phi: PyTree = None
 
     @property
     def diverged(self) -> int:
@@ -57,9 +64,9 @@ class Trained:
 
 def meta_train(
     problem: Problem,
-    solve: Solver,
-    estimator: Estimator,
-    draw: Draw,
+    solver: Solver,
+    estimator: Estimator | Callable[[Step], Estimator],
+    sample_task: SampleTask,
     theta: PyTree,
     optimizer: optax.GradientTransformation,
     *,
@@ -69,11 +76,13 @@ def meta_train(
     out: str | Path | None = None,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
-    every: int = 100,
-    chunk: int = 10,
-    valid: Valid | None = None,
-    polyak: int | None = None,
-    at_a_time: int | None = None,
+    log_every: int = 100,
+    steps_per_dispatch: int = 10,
+    validate: Validate | None = None,
+    average_from: int | None = None,
+    task_batch_size: int | None = None,
+    features: Features | None = None,
+    warm_start: WarmStart | None = None,
     progress: bool = True,
     mesh: Mesh | None = None,
 ) -> Trained:
@@ -82,16 +91,21 @@ def meta_train(
     All randomness follows from `seed` and the number of the meta-step, so that a run that was
     stopped, by an error or by `kill -9`, and resumed is bit for bit the run that was not. A task
     that diverged is left out of the means, and counted: one whose meta-loss or meta-gradient is not
-    finite, or whose inner loss ended more than ten times above where it started (where seeing that
-    takes no second encoding of the task).
+    finite, or whose inner loss ended more than ten times above where it started.
+
+    With `warm_start` there is one long task, of which each meta-step sees a fresh part (batches of
+    its data), and its phases are not started anew but go on, a few steps a meta-step: for learners
+    so large that they are trained once. With a phase of one step and a beta that falls from
+    meta-step to meta-step this is F2SA (Kwon, Kwon, Wright, Nowak, 2023), see `meta_gradient`.
 
     Args:
         problem: what is learned.
-        solve: how it is learned.
-        estimator: how the meta-gradient is obtained.
-        draw: `key -> task`, one training task.
+        solver: how; a `Solver`, or any function that `as_solver` takes.
+        estimator: how the meta-gradient is obtained; or a function from the number of the meta-step
+            (from 0; traced) to an estimator, always of the same scheme: a schedule for beta.
+        sample_task: `key -> task`, one training task.
         theta: where meta-training starts.
-        optimizer: of theta, any of optax; schedules and clipping compose through it.
+        optimizer: of theta, any of optax; schedules, clipping and line searches compose through it.
         steps: how many meta-steps.
         tasks: how many tasks a meta-step learns.
         seed: a whole number.
@@ -99,14 +113,23 @@ def meta_train(
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
         config: further settings for config.json, as JSON. The settings tell one run from another:
             give all that the result depends on.
-        every: meta-steps from one line of metrics, validation and checkpoint to the next.
-        chunk: meta-steps in one dispatch; divides `every`.
-        valid: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`).
-        polyak: average theta, as each meta-step from this one (1 is the first) to the last leaves
-            it. The average is then what is validated and returned.
-        at_a_time: how many tasks are learned side by side; divides `tasks`. Of those that are done
-            only the sums are kept, so that memory grows with this number, not with `tasks`: 1 for
-            large learners. The sums differ in their rounding alone. Default: all.
+        log_every: meta-steps from one line of metrics, validation and checkpoint to the next.
+        steps_per_dispatch: meta-steps that are dispatched together; divides `log_every`.
+        validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`); with a warm
+            start `(theta, phi) -> ...`, of which phi is not to be kept, since the next meta-step
+            overwrites it.
+        average_from: average theta, as each meta-step from this one (1 is the first) to the last
+            leaves it. The average is then what is validated and returned.
+        task_batch_size: how many tasks are learned side by side; divides `tasks`. Of those that are
+            done only the sums are kept, so that memory grows with this number, not with `tasks`: 1
+            for large learners. The sums differ in their rounding alone. Default: all.
+        features: `(theta, task) -> (theta, z)`, what the functions of the problem are called with
+            in place of theta and the task: features of a slow body, `lambda theta, task:
+            (theta.head, f(theta.body, task))`. They are computed once a task, and gone back through
+            once, by the gradient by z; for estimators that give it.
+        warm_start: "phases": each phase of the long task goes on from where it stopped; "free":
+            the free phase does, and the nudged ones start where it has got to, for losses with many
+            minima, in which phases that go their own ways drift apart. `tasks` is then 1.
         progress: show a bar on stderr.
         mesh: devices with an axis "tasks", over which the tasks of a meta-step are spread, and
             perhaps "parameters", over which theta and phi are split; see `device_mesh`. With
@@ -116,6 +139,7 @@ def meta_train(
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
+        TypeError: an estimator that cannot do what `features` or `warm_start` ask of it.
         DivergedError: every task of a meta-step diverged, or theta did. Checkpoints are kept.
         LostProcessError: another process of this run ended. Checkpoints are kept.
 
@@ -126,59 +150,80 @@ def meta_train(
         ...     inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
         ...     outer=lambda phi, theta, task: (phi - 1.0) ** 2,
         ... )
-        >>> solve = mc.descend(optax.sgd(0.2), steps=20)
+        >>> solver = mc.descend(optax.sgd(0.2), steps=20)
         >>> trained = meta_train(
-        ...     problem, solve, mc.Contrastive(beta=0.01), draw=jax.random.normal,
+        ...     problem, solver, mc.Contrastive(beta=0.01), sample_task=jax.random.normal,
         ...     theta=jnp.array(0.0), optimizer=optax.sgd(0.5), steps=200, tasks=50, seed=0,
-        ...     polyak=100, progress=False,
+        ...     average_from=100, progress=False,
         ... )
         >>> round(float(trained.theta), 1)  # phi = (task + theta) / 2 should be 1 on average
         2.0
     """
-    own = dict(steps=steps, tasks=tasks, seed=seed, every=every, chunk=chunk, polyak=polyak)
-    settings = checked_settings(
-        config, own | ({} if at_a_time is None else {"at_a_time": at_a_time})
-    )
-    mesh = resolved(mesh)
-    check_tasks(at_a_time or tasks, mesh)
+    settings = check_settings(
+        config, steps=steps, tasks=tasks, seed=seed, log_every=log_every,
+        steps_per_dispatch=steps_per_dispatch, average_from=average_from,
+        task_batch_size=task_batch_size, warm_start=warm_start,
+    )  # fmt: skip
+    layout = Layout(resolve_mesh(mesh))
+    layout.check_tasks(task_batch_size or tasks)
     if out is not None:
         by_first(partial(claim, Path(out), settings, resume))
-    check(problem, theta, jax.jit(lambda: draw(task_keys(seed, 0, tasks)[0][0]))())
-    advance = stepper(
-        problem, solve, estimator, draw, optimizer, tasks, seed, polyak, at_a_time, mesh
-    )
-    first = start(theta, optimizer, averaged=polyak is not None)
-    at = Reached(0, first, held(first.theta))
-    with together():
+    step = MetaStep(
+        problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
+        average_from, task_batch_size, features, warm_start, layout,
+    )  # fmt: skip
+    step.check(theta)
+    with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)
-        return _run(advance, at, folder, valid, steps, every, chunk, progress, mesh)
+        first, lines = _start(step, theta, folder)
+        run = partial(_run, step, first, lines, folder, validate)
+        return run(steps, log_every, steps_per_dispatch, progress and is_first())
+
+
+def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
+    """Before the first meta-step. Its phases are abstract: to run them costs a meta-step."""
+    theta = copy_arrays(theta)
+    moments = copy_arrays(step.optimizer.init(theta))
+    average = None if step.average_from is None else copy_arrays(theta)
+    phases = jax.eval_shape(step.first_phases, theta)
+    return Snapshot(0, MetaState(theta, moments, average, phases), theta)
+
+
+def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
+    """The last checkpoint in the folder, or else what is before the first meta-step."""
+    snapshot = first_snapshot(step, theta)
+    snapshot = snapshot._replace(best=to_host(snapshot.best))
+    snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
+    if snapshot.step == 0 and step.warm_start is not None:
+        phases = jax.jit(step.first_phases)(snapshot.theta)
+        snapshot = snapshot._replace(state=snapshot.state._replace(phases=phases))
+    return snapshot.on_devices(step.layout), lines
 
 
 def _run(
-    advance: Advance,
-    at: Reached,
+    step: MetaStep,
+    snapshot: Snapshot,
+    lines: list[Line],
     folder: Folder | None,
-    valid: Valid | None,
+    validate: Validate | None,
     steps: int,
-    every: int,
-    chunk: int,
+    log_every: int,
+    steps_per_dispatch: int,
     progress: bool,
-    mesh: Mesh | None,
 ) -> Trained:
-    saved, lines = (at, []) if folder is None else folder.restore(at)
-    at = saved.continued(mesh)
-    progress = progress and is_first()
-    with tqdm(total=steps, initial=at.step, unit="step", disable=not progress) as bar:
-        while at.step < steps:
-            at, line = block(advance, at, min(every, steps - at.step), chunk, bar)
-            at, line = validated(valid, at, line, bar)
+    dispatch = compile_dispatch(step)
+    with tqdm(total=steps, initial=snapshot.step, unit="step", disable=not progress) as bar:
+        while snapshot.step < steps:
+            n = min(log_every, steps - snapshot.step)
+            snapshot, line = run_block(dispatch, snapshot, n, steps_per_dispatch, bar)
+            snapshot, line = run_validation(validate, snapshot, line, bar)
             lines.append(line)
             if folder is not None:
-                folder.add(line, gathered(at))
-        theta = held(at.theta)
-        best = at.best if math.isfinite(at.best_loss) else theta
+                folder.add(line, gather(snapshot))
+        theta = to_host(snapshot.theta)
+        best = snapshot.best if math.isfinite(snapshot.best_loss) else theta
         theta, best = jax.tree.map(jnp.asarray, (theta, best))
-        trained = Trained(theta, best, tuple(lines))
+        trained = Trained(theta, best, tuple(lines), gather(snapshot.phi))
         if trained.diverged and progress:
             bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
     return trained

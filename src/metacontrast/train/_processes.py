@@ -22,8 +22,8 @@ class LostProcessError(ConnectionError):
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Say what it means if JAX fails in here while several processes compute.
+def explain_lost_process() -> Iterator[None]:
+    """Explain what it means if JAX fails in here while several processes compute.
 
     JAX's own runtime may be quicker: `HEARTBEAT` after the last sign of life of a process it ends
     the others by SIGABRT, saying that another one died. So it does where one dies while a
@@ -38,7 +38,7 @@ def together() -> Iterator[None]:
         atexit.register(_leave)
         raise LostProcessError(
             f"process {jax.process_index()} lost another one, which ended or cannot be reached. "
-            "What that one said tells why. The last checkpoint is whole: start all processes "
+            "Its own output tells why. The last checkpoint is whole: start all processes "
             "again, or a single one, with resume=True (--resume). JAX says: "
             f"{str(error).splitlines()[0]}"
         ) from error
@@ -51,7 +51,7 @@ def _leave() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and says something."""
+    """Whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
@@ -63,23 +63,23 @@ def by_first(act: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return act()
-    found: T | None = None
+    result: T | None = None
     error: Exception | None = None
     if is_first():
         try:
-            found = act()
+            result = act()
         except Exception as raised:  # whatever it is, the others must not wait for an answer
             error = raised
-    found, error = _told((found, error))
+    result, error = _broadcast((result, error))
     if error is not None:
         raise error
-    return found  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
-def _told(value: T) -> T:
-    """The value of the first process."""
-    said = np.frombuffer(pickle.dumps(value), np.uint8) if is_first() else np.zeros(0, np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
-    padded = said if is_first() else np.zeros(length, np.uint8)
+def _broadcast(value: T) -> T:
+    """The value of the first process, in all."""
+    sent = np.frombuffer(pickle.dumps(value), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(sent))))
+    buffer = sent if is_first() else np.zeros(length, np.uint8)
     # From our own first process: no more to be mistrusted than the gradients it sends.
-    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
-from .._problem import PyTree
-from ._mesh import axis_of_tasks, spread
+from .._types import PyTree
+from ._layout import Layout
+
+Row: TypeAlias = tuple[PyTree, ...]
 
 
-def summed(
-    one: Callable[..., tuple[jax.Array, PyTree]], rows: PyTree, at_a_time: int, mesh: Mesh | None
-) -> tuple[jax.Array, PyTree]:
+def sum_over_tasks(
+    one: Callable[..., tuple[jax.Array, PyTree]], rows: Row, batch: int, layout: Layout
+) -> tuple[Int[Array, ""], PyTree]:
     """How many rows counted, and the sum of what those gave: `one(*row) -> (counts, values)`.
 
-    `at_a_time` rows run side by side, on all devices; of those that are done only the sum is kept.
+    `batch` rows run side by side, on all devices; of those that are done only the sum is kept.
     """
     n = len(jax.tree.leaves(rows)[0])
-    if at_a_time == n:
-        return _side_by_side(one, rows, n, mesh)
-    blocks = jax.tree.map(lambda x: x.reshape(n // at_a_time, at_a_time, *x.shape[1:]), rows)
-    first = jax.tree.map(lambda x: x[0], blocks)
-    nothing = jax.tree.map(
+    if batch == n:
+        return _side_by_side(one, rows, n, layout)
+    batches = jax.tree.map(lambda x: x.reshape(n // batch, batch, *x.shape[1:]), rows)
+    zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(lambda block: _side_by_side(one, block, at_a_time, mesh), first),
+        jax.eval_shape(lambda rows: _side_by_side(one, first_row(rows), batch, layout), batches),
     )
 
-    def add(total: PyTree, block: PyTree) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, _side_by_side(one, block, at_a_time, mesh)), None
+    def add(total: PyTree, rows: Row) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, _side_by_side(one, rows, batch, layout)), None
 
-    return jax.lax.scan(add, nothing, blocks)[0]
+    return jax.lax.scan(add, zeros, batches)[0]
 
 
-def _side_by_side(one: Any, rows: PyTree, n: int, mesh: Mesh | None) -> tuple[jax.Array, PyTree]:
+def first_row(rows: PyTree) -> PyTree:
+    """The first of them, without the axis of rows."""
+    return jax.tree.map(lambda x: x[0], rows)
+
+
+def _side_by_side(
+    one: Callable[..., tuple[jax.Array, PyTree]], rows: Row, n: int, layout: Layout
+) -> tuple[Int[Array, ""], PyTree]:
     if n == 1:  # without an axis of tasks, which would make every branch a choice between both
-        counts, values = one(*jax.tree.map(lambda x: x[0], rows))
+        counts, values = one(*first_row(rows))
         return counts.astype(int), jax.tree.map(lambda x: jnp.where(counts, x, 0), values)
-    rows, real = spread(rows, mesh)
-    counts, values = jax.vmap(one, spmd_axis_name=axis_of_tasks(mesh))(*rows)
+    rows, real = layout.shard_tasks(rows)
+    counts, values = jax.vmap(one, spmd_axis_name=layout.task_axis)(*rows)
     counts &= real
 
     def total(x: jax.Array) -> jax.Array:

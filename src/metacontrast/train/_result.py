@@ -1,4 +1,4 @@
-"""What a run found: result.json."""
+"""The result of a run: result.json."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def read_result(out: str | Path) -> dict[str, Any]:
     path = Path(out) / RESULT
     if not path.is_file():
         raise FileNotFoundError(f"out: {path} is not there; finish the run, or resume it.")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
 
 
 def _version(package: str) -> str | None:

@@ -6,17 +6,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .._solve import positive
+from .._solver._base import check_positive_int
 
 
-def checked_settings(config: Mapping[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
-    """`config` and the loop's `own` settings in one, as JSON gives them back.
+def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, Any]:
+    """`config` and those of the loop's `own` settings that are not None, as JSON gives them back.
 
     Raises:
         ValueError: for numbers the loop cannot run with, or a config that contradicts them or is
             not JSON.
     """
     _check_numbers(**own)
+    own = {name: value for name, value in own.items() if value is not None}
     config = config or {}
     for name in own.keys() & config.keys():
         if config[name] != own[name]:
@@ -38,30 +39,48 @@ def _check_numbers(
     steps: int,
     tasks: int,
     seed: int,
-    every: int,
-    chunk: int,
-    polyak: int | None,
-    at_a_time: int = 1,
+    log_every: int,
+    steps_per_dispatch: int,
+    average_from: int | None,
+    task_batch_size: int | None,
+    warm_start: str | None,
 ) -> None:
-    counts = {
-        "steps": steps,
-        "tasks": tasks,
-        "every": every,
-        "chunk": chunk,
-        "at_a_time": at_a_time,
-    }
-    for name, value in counts.items():
-        positive(name, value)
+    check_positive_int("steps", steps)
+    check_positive_int("tasks", tasks)
+    check_positive_int("log_every", log_every)
+    check_positive_int("steps_per_dispatch", steps_per_dispatch)
     if not isinstance(seed, int):
         raise ValueError(f"seed: must be a whole number, not {seed!r}; keys are made from it.")
-    if every % chunk:
+    if log_every % steps_per_dispatch:
+        more = -(-log_every // steps_per_dispatch) * steps_per_dispatch
         raise ValueError(
-            f"every: must be a multiple of chunk={chunk}, not {every}; try "
-            f"every={-(-every // chunk) * chunk}, or chunk=1."
+            f"log_every: must be a multiple of steps_per_dispatch={steps_per_dispatch}, not "
+            f"{log_every}; try log_every={more}, or steps_per_dispatch=1."
         )
-    if tasks % at_a_time:
-        raise ValueError(f"at_a_time: must divide tasks={tasks}, which {at_a_time} does not.")
-    if polyak is not None and not (isinstance(polyak, int) and 1 <= polyak <= steps):
+    if task_batch_size is not None:
+        _check_task_batch_size(task_batch_size, tasks)
+    if average_from is not None:
+        _check_average_from(average_from, steps)
+    if warm_start not in (None, "phases", "free"):
+        raise ValueError(f"warm_start: must be None, 'phases' or 'free', not {warm_start!r}.")
+    if warm_start is not None and tasks != 1:
         raise ValueError(
-            f"polyak: must be None or one of the meta-steps, 1 to {steps}, not {polyak!r}."
+            f"warm_start: goes on with the phases of one long task, so that tasks must be 1, not "
+            f"{tasks}."
+        )
+
+
+def _check_task_batch_size(task_batch_size: int, tasks: int) -> None:
+    check_positive_int("task_batch_size", task_batch_size)
+    if tasks % task_batch_size:
+        raise ValueError(
+            f"task_batch_size: must divide tasks={tasks}, which {task_batch_size} does not."
+        )
+
+
+def _check_average_from(average_from: int, steps: int) -> None:
+    if not (isinstance(average_from, int) and 1 <= average_from <= steps):
+        raise ValueError(
+            f"average_from: must be None or one of the meta-steps, 1 to {steps}, not "
+            f"{average_from!r}."
         )

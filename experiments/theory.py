@@ -1,0 +1,289 @@
+"""How accurate a meta-gradient is: the theorems of the paper, measured on three problems.
+
+    python experiments/theory.py --method quadratic --seed 0
+    metacontrast report runs/theory
+
+Two learners: one that stops at a distance delta of each phase's minimum, in a random direction, as
+the theorem supposes; and gradient descent with momentum, where the number of steps sets delta.
+All in float64. The constants of `suggest_beta` were chosen on other problems than these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
+
+import frame
+import jax
+import numpy as np
+from _theory_measure import (
+    EXPONENTS,
+    SCHEMES,
+    Curves,
+    Descent,
+    Row,
+    both_sides,
+    errors_anywhere,
+    errors_of_descent,
+    exact_gradient,
+    slopes,
+)
+from _theory_problems import PROBLEMS, Case
+from jaxtyping import PyTree
+
+import metacontrast as mc
+from metacontrast._stencil import Scheme
+from metacontrast.accuracy import Record, compare, print_records
+from metacontrast.report import figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(frame.Settings):
+    """What a run depends on. The method is the problem, which `seed` draws."""
+
+    size: int  # Dimensions of the quadratic, digits to learn from, or units of the network.
+    rate: float  # Of descent.
+    momentum: float = 0.9  # Of descent.
+    accuracies: tuple[int, ...]  # Numbers of steps of descent.
+    exponents: tuple[int, int]  # Of 10, of the lowest and the highest beta.
+    betas: int  # How many, evenly spaced in logarithms.
+    every: int = 1  # Of the betas, measure one in so many.
+    estimators: bool = True  # Measure what every estimator costs.
+
+    def shorten(self) -> Self:
+        """Half of the betas, and no estimators."""
+        return replace(super().shorten(), every=2, estimators=False)
+
+
+METHODS = {
+    "quadratic": Settings(
+        method="quadratic",
+        size=20,
+        rate=0.05,
+        accuracies=(20, 45, 80, 120, 170, 220, 280),
+        exponents=(-7, 3),
+        betas=81,
+    ),
+    "digits": Settings(
+        method="digits",
+        size=300,
+        rate=0.5,
+        accuracies=(40, 80, 130, 180, 240),
+        exponents=(-6, 1),
+        betas=36,
+    ),
+    "network": Settings(
+        method="network",
+        size=8,
+        rate=0.1,
+        accuracies=(60, 120, 180, 240, 300),
+        exponents=(-6, 2),
+        betas=65,
+    ),
+}
+EXPERIMENT = frame.Experiment(
+    "theory",
+    metric="distance of the measured exponents from the theory's",
+    methods=METHODS,
+    default="quadratic",
+    rows=dict.fromkeys(METHODS, "0"),
+)
+
+
+def run(s: Settings) -> dict[str, Any]:
+    """One problem: figures, and result.json with every exponent and cost."""
+    if s.steps:
+        raise ValueError("steps: theory takes no meta-steps; leave it out, or set --accuracies.")
+    with jax.enable_x64(True):
+        case = PROBLEMS[s.method](s.seed, s.size)
+        folder, began = EXPERIMENT.claim(s), time.perf_counter()
+        curves, exact = measure(s, case)
+        others = [theorem(s, case), *(times_best(s, c) for c in curves if c.learner == "descent")]
+        records = costs(s, case, curves, exact) if s.estimators else {}
+    rows = [row for c in curves for row in slopes(s.method, c)]
+    distances = [abs(row.measured - row.expected) for row in rows]
+    rows += others
+    print_rows(rows)
+    if records:
+        print_records(records[max(records)], f"{s.method}, {max(records)} steps")
+        costs_figure = partial(draw_costs, s.method, records)
+        figure(folder / "error-against-cost", costs_figure, 1, 1, (7.0, 4.0))
+    figure(folder / "error-against-beta", partial(draw_errors, curves), 2, 2)
+    figure(folder / "best-against-delta", partial(draw_best, curves), 2, 2)
+    return EXPERIMENT.finish(
+        s,
+        distances,
+        note=f"; figures: {folder}/*.png",
+        seconds=time.perf_counter() - began,
+        quantities=[plain(row._asdict()) for row in rows],
+        estimators=[{"steps": n} | plain(r._asdict()) for n, of in records.items() for r in of],
+    )
+
+
+def measure(s: Settings, case: Case) -> tuple[list[Curves], PyTree]:
+    """The errors of both learners in both schemes, and the exact meta-gradient."""
+    low, high = s.exponents
+    betas = np.logspace(low, high, s.betas)[:: s.every]
+    phi, exact = exact_gradient(case)
+    curves = [errors_anywhere(case, betas, scheme, exact) for scheme in SCHEMES]
+    curves += [errors_of_descent(case, descent(s), betas, c, phi, exact) for c in SCHEMES]
+    return curves, exact
+
+
+def descent(s: Settings) -> Descent:
+    """The second learner."""
+    return Descent(s.rate, s.momentum, s.accuracies)
+
+
+def theorem(s: Settings, case: Case) -> Row:
+    """How far the two sides of the equilibrium-propagation theorem are apart, relatively."""
+    left, right = both_sides(case)
+    apart = float(np.linalg.norm(left - right) / np.linalg.norm(right))
+    return Row(s.method, "two sides of the EP theorem, apart", apart, 0.0)
+
+
+def times_best(s: Settings, curves: Curves) -> Row:
+    """How much above the least error `suggest_beta` comes out, at worst."""
+    ratio = curves.suggested_error / np.nanmin(curves.errors, axis=1)
+    quantity = f"descent, {curves.scheme}: worst error of suggest_beta / least"
+    return Row(s.method, quantity, float(ratio.max()), 1.0)
+
+
+def estimators(
+    suggested: Mapping[Scheme, float], rate: float, steps: int
+) -> dict[str, mc.Estimator]:
+    """Every estimator, with a tenth of the learner's steps for iterations of its own."""
+    few = max(steps // 10, 2)
+    return {
+        "contrastive, forward": mc.Contrastive(suggested["forward"]),
+        "contrastive, symmetric": mc.Contrastive(suggested["symmetric"], "symmetric"),
+        "contrastive, holomorphic": mc.Contrastive(0.02, "holomorphic"),
+        "unrolled": mc.Unrolled(),
+        "unrolled, truncated": mc.Unrolled(truncate=few),
+        "implicit, CG": mc.Implicit("cg", few),
+        "implicit, Hessian-free CG": mc.Implicit("cg", few, hessian_free=True),
+        "implicit, Neumann": mc.Implicit("neumann", steps, rate=rate),
+        "implicit, identity": mc.Implicit("identity"),
+        "first order": mc.FirstOrder(),
+        "evolution": mc.Evolution(sigma=0.01, pairs=20),
+    }
+
+
+def costs(
+    s: Settings, case: Case, curves: Sequence[Curves], exact: PyTree
+) -> dict[int, list[Record]]:
+    """Every estimator at every other accuracy of the learner, each contrast at its suggested beta.
+
+    Returns:
+        Of each number of steps, one record an estimator.
+    """
+    records = {}
+    by_scheme = {c.scheme: c.suggested for c in curves if c.suggested is not None}
+    for i, steps in list(enumerate(s.accuracies))[::2]:
+        suggested = {scheme: float(betas[i]) for scheme, betas in by_scheme.items()}
+        rules = estimators(suggested, s.rate, steps)
+        plain = mc.descend(descent(s).optimizer(), steps)
+        # A suggested beta can be large, where the plain rate would diverge.
+        own = dict.fromkeys(list(rules)[:2], descent(s).solver(steps))
+        solvers = dict.fromkeys(rules, plain) | own
+        where = (case.theta, case.task, exact, jax.random.key(0))
+        records[steps] = compare(rules, case.problem, solvers, *where, repeats=3)
+    return records
+
+
+def plain(line: dict[str, Any]) -> dict[str, Any]:
+    """With None for what is not finite, which JSON lacks."""
+    is_number = lambda x: not isinstance(x, float) or np.isfinite(x)
+    return {name: x if is_number(x) else None for name, x in line.items()}
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """The table of what was measured and what is expected."""
+    from rich.console import Console
+    from rich.table import Table
+
+    sheet = Table(title="theory: measured and expected", title_justify="left")
+    for column in ("problem", "quantity"):
+        sheet.add_column(column)
+    for column in ("measured", "expected"):
+        sheet.add_column(column, justify="right")
+    for row in rows:
+        sheet.add_row(row.problem, row.quantity, f"{row.measured:.3g}", f"{row.expected:.3g}")
+    Console(width=100).print(sheet)
+
+
+TITLES = {"anywhere": "stops anywhere within δ", "descent": "descent"}
+
+
+def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
+    """Error against beta, a curve for each accuracy of the learner, with the expected slopes."""
+    for ax, c in zip(axes.flat, curves, strict=True):
+        best = int(np.nanargmin(c.errors[-1]))
+        for i, (delta, errors) in enumerate(zip(c.delta, c.errors, strict=True)):
+            ax.loglog(c.betas, errors, color=f"C{i}", lw=1.2, label=f"δ = {delta:.0e}")
+            if c.suggested is not None and c.suggested_error is not None:
+                star = dict(color=f"C{i}", ms=8, mec="k", mew=0.4)
+                ax.plot(c.suggested[i], c.suggested_error[i], "*", **star)
+        ax.set_ylim(np.nanmin(c.errors) / 10, 10)
+        ax.set_xlim(c.betas[0], c.betas[-1])
+        ax.set_title(f"{TITLES[c.learner]}; {c.scheme}", fontsize=8)
+        below, above, *_ = EXPONENTS[c.learner, c.scheme]
+        for power, side in ((below, slice(None, best)), (above, slice(best, None))):
+            draw_guide(ax, c.betas[side], 0.4 * c.errors[-1][side], power)
+        ax.legend(fontsize=5)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("relative error")
+    for ax in axes[-1]:
+        ax.set_xlabel("β  (stars: suggest_beta)")
+
+
+def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
+    """A straight line of the expected slope through one of the points, if there are any."""
+    if not len(x):  # the best beta is the first one
+        return
+    at = len(x) // 3
+    ax.plot(x, y[at] * (x / x[at]) ** power, "k--", lw=0.8, zorder=0)
+    away = dict(xytext=(4, 6), textcoords="offset points")
+    ax.annotate(f"slope {power}", (x[at], y[at]), fontsize=7, **away)
+
+
+def draw_best(curves: Sequence[Curves], axes: Any) -> None:
+    """The best beta, and the error there, against delta; a row of figures for each learner."""
+    for i, c in enumerate(curves):
+        best = c.betas[np.nanargmin(c.errors, axis=1)]
+        powers = EXPONENTS[c.learner, c.scheme][2:]
+        columns = zip(axes[i // 2], (best, np.nanmin(c.errors, axis=1)), powers, strict=True)
+        for ax, y, power in columns:
+            ax.loglog(c.delta, y, "o", color=f"C{3 * (i % 2)}", ms=4, label=c.scheme)
+            if power is not None:
+                scale = np.exp(np.mean(np.log(y) - power * np.log(c.delta)))
+                line = dict(color=f"C{3 * (i % 2)}", lw=0.8, ls="--", label=f"slope {power:.2g}")
+                ax.plot(c.delta, scale * c.delta**power, **line)
+            ax.set_title(TITLES[c.learner], fontsize=8)
+            ax.legend(fontsize=6)
+    for ax in axes[-1]:
+        ax.set_xlabel("δ, of the free phase")
+    for row in axes:
+        row[0].set_ylabel("best β")
+        row[1].set_ylabel("best relative error")
+
+
+def draw_costs(name: str, records: dict[int, list[Record]], axes: Any) -> None:
+    """Error against cost, a line an estimator through the accuracies of the learner."""
+    ax = axes.flat[0]
+    for i, rows in enumerate(zip(*records.values(), strict=True)):
+        cost = [r.gradients + 2 * r.products for r in rows]
+        style = dict(color=f"C{i % 10}", ms=4, lw=1, label=rows[0].name)
+        ax.loglog(cost, [r.error for r in rows], f"{'os^Dv<>pPX*'[i]}-", **style)
+    ax.set_ylim(top=10)
+    ax.set_title(name, fontsize=9)
+    ax.set_xlabel("cost: gradients + 2 x Hessian products")
+    ax.set_ylabel("relative error")
+    ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+if __name__ == "__main__":
+    EXPERIMENT.main(run)

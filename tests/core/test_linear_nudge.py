@@ -1,0 +1,148 @@
+"""The linear nudge against dense implicit differentiation: exact or of its order in beta."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from matrix_problems import CASES, distance, exact
+
+import metacontrast as mc
+
+
+def linear(beta, scheme="symmetric", order=None, **words):
+    return mc.Contrastive(beta, scheme, order, nudge="linear", **words)
+
+
+def error(problem, rule):
+    learner, theta, task, *_ = CASES[problem]()
+    meta = mc.meta_gradient(learner, mc.newton_cg(1e-12), rule, by_z=False)(theta, task)
+    phi, truth = exact(problem)
+    assert float(meta.value) == pytest.approx(float(learner.outer(phi, theta, task)), rel=1e-9)
+    return distance(meta.by_theta, truth)
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.1, 0.01])
+def test_exact_for_quadratic_inner_losses_whatever_beta(beta):
+    # With lambda the cross derivative is bilinear, whose symmetric difference is exact too.
+    assert error("ridge", linear(beta)) < 1e-9 / abs(beta)
+
+
+@pytest.mark.parametrize(("scheme", "order"), [("forward", 1), ("forward", 2), ("symmetric", 2)])
+def test_the_error_falls_as_beta_to_the_order(scheme, order):
+    wide, narrow = (error("network", linear(b, scheme, order)) for b in (0.02, 0.005))
+    assert 0.6 * 4**order < wide / narrow < 1.8 * 4**order
+
+
+def test_phases_without_test_data_in_them():
+    learner, theta, task, rate, *_ = CASES["ridge"]()
+    looks = []
+
+    def outer(phi, theta, task):
+        looks.append(1)
+        return learner.outer(phi, theta, task)
+
+    watched = replace(learner, outer=outer)
+    solver = mc.descend(optax.sgd(rate), 800)
+    meta = mc.meta_gradient(watched, solver, linear(0.01), by_z=False)(theta, task)
+    # In tracing: twice in the checks, value and slope, and the diagnostics of three phases. No
+    # look for each of 1,600 steps.
+    assert len(looks) <= 7
+    assert distance(meta.by_theta, exact("ridge")[1]) < 1e-3
+    assert len(meta.aux["distance"]) == 2
+
+
+def test_views_that_are_the_data_themselves_change_nothing():
+    learner, theta, task, rate, *_ = CASES["ridge"]()
+    solver, rule = mc.descend(optax.sgd(rate), 300), linear(0.1, damping=0.2)
+    plain = mc.meta_gradient(learner, solver, rule, by_z=False)(theta, task).by_theta
+    sampled = mc.meta_gradient(replace(learner, sample=lambda z, key: z), solver, rule, by_z=False)
+    assert distance(plain, sampled(theta, task, jax.random.key(2)).by_theta) < 1e-12
+    with pytest.raises(ValueError, match="key: "):
+        sampled(theta, task)
+
+
+def gradient(problem, solver, rule):
+    learner, theta, task, *_ = CASES[problem]()
+    return mc.meta_gradient(learner, solver, rule, by_z=False)(theta, task)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_anchored_it_is_implicit_differentiation_where_learning_stopped_early(damping):
+    early = mc.descend(optax.sgd(CASES["ridge"]().rate), 3)
+    truth = gradient("ridge", early, mc.Implicit("exact", damping=damping)).by_theta
+    rule = linear(1.0, nudged=mc.newton_cg(1e-12), damping=damping)
+    meta = gradient("ridge", early, rule)
+    assert distance(meta.by_theta, truth) < 1e-8
+    assert float(meta.aux["residual"]) > 1e-3  # early indeed
+    # The slope that is left would be mistaken for the nudge's.
+    loose = gradient("ridge", early, replace(rule, damping=None, scheme="forward"))
+    assert distance(loose.by_theta, truth) > 1e-2
+
+
+@pytest.mark.parametrize(("scheme", "order"), [("forward", 1), ("symmetric", 2)])
+def test_anchored_the_error_falls_as_beta_to_the_order(scheme, order):
+    early = mc.descend(optax.sgd(CASES["network"]().rate), 100)
+    truth = gradient("network", early, mc.Implicit("exact", damping=0.5)).by_theta
+    errors = [
+        distance(gradient("network", early, rule).by_theta, truth)
+        for rule in (
+            linear(beta, scheme, nudged=mc.newton_cg(1e-12), damping=0.5) for beta in (0.02, 0.005)
+        )
+    ]
+    assert 0.6 * 4**order < errors[0] / errors[1] < 1.8 * 4**order
+
+
+def test_anchored_a_learner_on_batches_stays_where_it_is_but_for_the_nudge():
+    x = jax.random.normal(jax.random.key(0), (40, 3))
+    task = mc.Task(mc.Data(x[:20], x[:20, 0] ** 2), mc.Data(x[20:], x[20:, 0]))
+    mse = lambda phi, data: jnp.mean((data.x @ phi - data.y) ** 2)
+    learner = mc.Problem(
+        init=lambda theta, task: jnp.zeros(3),
+        inner=lambda phi, theta, z: mse(phi, z.train) + jnp.exp(theta) * phi @ phi,
+        outer=lambda phi, theta, z: mse(phi, z.test),
+        sample=lambda z, key: z._replace(
+            train=jax.tree.map(lambda leaf: leaf[jax.random.randint(key, (4,), 0, 20)], z.train)
+        ),
+    )
+    solve = mc.descend(optax.sgd(0.05), 50)
+    theta, key = jnp.array(-2.0), jax.random.key(1)
+
+    def distances(damping):
+        rules = [linear(b, "forward", damping=damping) for b in (1e-2, 1e-4)]
+        metas = [mc.meta_gradient(learner, solve, rule)(theta, task, key) for rule in rules]
+        return [float(meta.aux["distance"][0]) for meta in metas]
+
+    wide, narrow = distances(0.1)
+    assert wide / narrow == pytest.approx(100, rel=1e-6)  # a quadratic's answer to a straight nudge
+    # Without it the noise of the batches moves the nudged phase, however small the nudge.
+    wide, narrow = distances(None)
+    assert narrow > 0.5 * wide
+
+
+def test_nothing_to_nudge_along():
+    # At the minimum of the outer loss v is 0, which must not become NaN.
+    flat = mc.Problem(
+        init=lambda theta, task: jnp.zeros(2),
+        inner=lambda phi, theta, task: jnp.sum((phi - theta) ** 2),
+        outer=lambda phi, theta, task: jnp.sum(0.0 * phi) + jnp.sum(theta),
+    )
+    meta = mc.meta_gradient(flat, mc.closed_form(), linear(0.1))(jnp.ones(2), None)
+    assert meta.by_theta.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ({"beta": 0.0}, "beta: "),
+        ({"nudge": "outer", "damping": 0.1}, "damping: "),
+        ({"nudge": "straight"}, "nudge: "),
+        ({"damping": 0.1, "control": True}, "damping: "),
+        ({"damping": -1.0}, "damping: "),
+        ({"damping": float("nan")}, "damping: "),
+    ],
+)
+def test_errors(words, name):
+    with pytest.raises(ValueError, match=name):
+        mc.Contrastive(**({"beta": 0.1, "nudge": "linear"} | words))

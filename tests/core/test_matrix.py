@@ -1,0 +1,333 @@
+"""Every estimator and kind of nudge with every solver: a number held against theory, or an error.
+
+The rows are estimators, the columns solvers. A column is compiled once, with all of its rows in one
+program; its cells are then compared with Newton's method and dense implicit differentiation, on a
+task that is quadratic and on one that is not.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from matrix_problem import (
+    RATE,
+    START,
+    TASKS,
+    THETA,
+    Added,
+    combined,
+    minimiser,
+    outer_slope,
+    problem,
+    pulled_back,
+    sampled,
+    sensitivities,
+    truth,
+    unravel,
+)
+from problems import EPS
+
+import metacontrast as mc
+
+BETA, LENGTH, DAMPING, KEY = 0.02, 0.05, 0.3, jax.random.key(5)
+SIGMA, PAIRS = 0.05, 3
+
+# Rows. Contrasts have the nodes and weights of their stencil beside them, in units of beta.
+
+FORWARD, SYMMETRIC = ([0, 1], [-1, 1]), ([-1, 1], [-1 / 2, 1 / 2])
+CIRCLE = ([1, 1j, -1], [1 / 4, -1j / 2, -1 / 4])
+CONTRASTS = {
+    "forward": (mc.Contrastive(BETA), FORWARD),
+    "backward": (mc.Contrastive(-BETA), FORWARD),
+    "order 2": (mc.Contrastive(BETA, order=2), ([0, 1, 2], [-3 / 2, 2, -1 / 2])),
+    "symmetric": (mc.Contrastive(BETA, "symmetric"), SYMMETRIC),
+    "symmetric of order 4": (
+        mc.Contrastive(BETA, "symmetric", 4),
+        ([-2, -1, 1, 2], [1 / 12, -2 / 3, 2 / 3, -1 / 12]),
+    ),
+    "holomorphic": (mc.Contrastive(BETA, "holomorphic"), CIRCLE),
+    "control": (mc.Contrastive(BETA, control=True), FORWARD),
+    "linear forward": (mc.Contrastive(LENGTH, nudge="linear"), FORWARD),
+    "linear symmetric": (mc.Contrastive(LENGTH, "symmetric", nudge="linear"), SYMMETRIC),
+    "linear control": (mc.Contrastive(LENGTH, nudge="linear", control=True), FORWARD),
+    "linear damped": (
+        mc.Contrastive(LENGTH, "symmetric", nudge="linear", damping=DAMPING),
+        SYMMETRIC,
+    ),
+    "linear holomorphic": (mc.Contrastive(LENGTH, "holomorphic", nudge="linear"), CIRCLE),
+}
+IMPLICIT = {
+    "implicit cg": mc.Implicit("cg"),
+    "implicit neumann": mc.Implicit("neumann", 100, rate=RATE),
+    "implicit identity": mc.Implicit("identity"),
+    "implicit exact": mc.Implicit("exact"),
+    "implicit hessian-free": mc.Implicit("cg", 12, hessian_free=True),
+}
+UNROLLED = {
+    "unrolled": mc.Unrolled(),
+    "truncated": mc.Unrolled(truncate=60),
+    "rematerialised": mc.Unrolled(remat=True),
+}
+CRUDE = {
+    "first order": mc.FirstOrder(),
+    "Reptile": mc.Reptile(),
+    "evolution": mc.Evolution(SIGMA, PAIRS),
+}
+ROWS = {name: rule for name, (rule, _) in CONTRASTS.items()} | IMPLICIT | UNROLLED | CRUDE
+
+# Columns
+
+
+@dataclass(frozen=True)
+class HeavyBall(mc.Solver):
+    """A solver as a user would write it."""
+
+    rate: float
+
+    def init(self, loss, phi, memory=None):
+        return mc.State(phi, jax.tree.map(jnp.zeros_like, phi) if memory is None else memory)
+
+    def step(self, loss, state, t):
+        is_complex = any(map(jnp.iscomplexobj, jax.tree.leaves(state.phi)))
+        slope = jax.grad(loss, holomorphic=is_complex)(state.phi)
+        speed = jax.tree.map(lambda v, g: 0.4 * v - self.rate * g, state.memory, slope)
+        return mc.State(jax.tree.map(jnp.add, state.phi, speed), speed)
+
+
+def newton(loss, phi):
+    """A solver as a function."""
+    x, unravel = ravel_pytree(phi)
+    value = lambda x: loss(unravel(x))
+    step = lambda _, x: x - jnp.linalg.solve(jax.hessian(value)(x), jax.grad(value)(x))
+    return unravel(jax.lax.fori_loop(0, 8, step, x))
+
+
+class Column(NamedTuple):
+    solver: mc.Solver
+    accuracy: float = 1e-11  # how far from their minimisers phases may stop
+    quadratic: bool = False  # whether it learns quadratic tasks alone
+    problem: mc.Problem = problem
+
+
+COLUMNS = {
+    "descend": Column(mc.descend(optax.sgd(RATE), 80)),
+    "momentum, sampled": Column(
+        mc.descend(optax.sgd(RATE / 2, 0.5, nesterov=True), 80), problem=sampled
+    ),
+    "until_converged": Column(mc.until_converged(optax.sgd(RATE), 1e-12)),
+    # Differences of values show a line search where to go as long as |g| is above their root.
+    "lbfgs": Column(mc.lbfgs(1e-9, 60), 1e-8),
+    "anderson": Column(mc.anderson(RATE, 1e-12)),
+    "newton_cg": Column(mc.newton_cg(1e-12)),
+    "closed_form": Column(mc.closed_form(), quadratic=True),
+    "gauss_newton": Column(mc.gauss_newton(20)),
+    # Minimises the loss smoothed over sigma = 1e-4.
+    "evolve": Column(mc.evolve(optax.sgd(0.15), 150, sigma=1e-4, pairs=16), 1e-7),
+    "a class": Column(HeavyBall(RATE, steps=80, holomorphic=True, carries=True)),
+    "a function": Column(mc.as_solver(newton)),
+}
+
+# What does not go together, with the words that name the two.
+REAL = {"lbfgs", "anderson", "newton_cg", "closed_form", "gauss_newton", "evolve", "a function"}
+TOLERANT = {"until_converged", "lbfgs", "anderson", "newton_cg"}
+CLASSES = {
+    "until_converged": "Descend",
+    "lbfgs": "Descend",
+    "anderson": "Anderson",
+    "newton_cg": "NewtonCG",
+    "closed_form": "ClosedForm",
+    "gauss_newton": "GaussNewton",
+    "evolve": "Descend",
+    "a function": "Function",
+}
+
+
+def refusal(row, column):
+    if "holomorphic" in row and column in REAL:
+        return rf"solver: the holomorphic scheme .* {CLASSES[column]}\("
+    if row in UNROLLED and column in TOLERANT:
+        return rf"solver: Unrolled .* {CLASSES[column]}\(.*stops at a tolerance"
+    return None
+
+
+CELLS = [(column, row) for column in COLUMNS for row in ROWS]
+
+
+@pytest.mark.parametrize(("column", "row"), [cell for cell in CELLS if refusal(*reversed(cell))])
+def test_what_does_not_go_together_names_both(column, row):
+    solver, _, _, learner = COLUMNS[column]
+    gradient = mc.meta_gradient(learner, solver, ROWS[row])
+    with pytest.raises(TypeError, match=refusal(row, column)):
+        jax.eval_shape(gradient, THETA, TASKS["bent"], KEY)
+
+
+# Cells
+
+
+class Cell(NamedTuple):
+    by_theta: mc.Synapse
+    by_z: tuple | None
+    ends: list | None  # of the phases, as vectors
+
+
+@cache
+def program(column):
+    """`z -> {row: Cell}`, of all rows that go with the column."""
+    solver, _, _, learner = COLUMNS[column]
+    rules = {row: rule for row, rule in ROWS.items() if not refusal(row, column)}
+    gradients = {row: mc.meta_gradient(learner, solver, rule) for row, rule in rules.items()}
+
+    def cell(meta):
+        phases = meta.phases and [meta.phases.free, *(meta.phases.nudged or ())]
+        ends = phases and [ravel_pytree(start.phi)[0] for start in phases]
+        return Cell(meta.by_theta, meta.by_z, ends)
+
+    return jax.jit(lambda z: {row: cell(f(THETA, z, KEY)) for row, f in gradients.items()})
+
+
+@cache
+def cells(column, task):
+    return program(column)(TASKS[task])
+
+
+def distance(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return float(np.linalg.norm(ravel_pytree(a)[0] - ravel_pytree(b)[0]))
+
+
+def phases(row, task):
+    """What each phase of a contrast adds to the inner loss; of the free phase nothing."""
+    rule, (nodes, _) = CONTRASTS[row]
+    if rule.nudge == "outer":
+        return [Added(b * rule.beta) for b in nodes]
+    z, x = TASKS[task], minimiser(THETA, TASKS[task])
+    v = outer_slope(x, THETA, z)
+    line = v / jnp.linalg.norm(v)
+    return [Added(0.0, b * rule.beta * line, rule.damping or 0.0, x) for b in nodes]
+
+
+@cache
+def exact_contrast(row, task):
+    """The contrast of phases that end at their minimisers; these, and the weights."""
+    rule, (_, weights) = CONTRASTS[row]
+    z, added = TASKS[task], phases(row, task)
+    xs = [minimiser(THETA, z, each) for each in added]
+    weights = np.array(weights) / rule.beta
+    if rule.nudge == "outer":
+        return combined(z, xs, weights, [each.outer for each in added]), xs, weights
+    x = minimiser(THETA, z)
+    weights = weights * float(jnp.linalg.norm(outer_slope(x, THETA, z)))
+    # The direct derivative of the outer loss at phi_0 is a seventh of the terms, of weight 1.
+    direct, indirect = combined(z, [x], [1.0], [1.0]), combined(z, [x], [1.0], [0.0])
+    grads = combined(z, xs, weights, np.zeros(len(xs)))
+    return jax.tree.map(lambda d, i, g: d - i + g, direct, indirect, grads), xs, weights
+
+
+def check_contrast(row, column, task):
+    found = cells(column, task)[row]
+    expected, xs, weights = exact_contrast(row, task)
+    rule, (nodes, _) = CONTRASTS[row]
+    # The free phase is a term where the stencil uses it, run once more by a control.
+    ends = found.ends[len(found.ends) - len(nodes) :]
+    missed = [float(jnp.linalg.norm(end - x)) for end, x in zip(ends, xs, strict=True)]
+    assert max(missed) < COLUMNS[column].accuracy
+    # What phases that miss their minimisers by delta_k do to the contrast, to first order: `sum_k
+    # |w_k| (B_in + |b_k| B_out) delta_k`, the theorem of the paper for any stencil. The constants
+    # are those at the free minimiser, the nudged ones are near it: hence the factor 2.
+    b_in, b_out, steep = sensitivities(task)
+    outer = np.abs(nodes) * rule.beta * (rule.nudge == "outer")
+    bound = 2 * float(np.abs(weights) @ ((b_in + np.abs(outer) * b_out) * np.array(missed)))
+    # A linear nudge is along the slope at phi_0, and the direct derivative is taken there.
+    bound += 2 * steep * float(jnp.linalg.norm(found.ends[0] - minimiser(THETA, TASKS[task])))
+    # Round-off of losses of order 10 over beta.
+    assert distance(found[:2], expected) < bound + 1e3 * EPS / abs(rule.beta)
+
+
+def missed(column, task):
+    """Where the free phase of this column stops, and how far that is from the minimiser."""
+    x = cells(column, task)["implicit exact"].ends[0]
+    return x, float(jnp.linalg.norm(x - minimiser(THETA, TASKS[task])))
+
+
+def check_implicit(row, column, task):
+    x, delta = missed(column, task)
+    z, found = TASKS[task], cells(column, task)[row][:2]
+    assert delta < COLUMNS[column].accuracy
+    if row == "implicit identity":
+        expected, floor = pulled_back(x, outer_slope(x, THETA, z), THETA, z), 1e-12
+        assert distance(found, expected) < floor
+        return
+    # The linear solves end at 1e-12, central differences at eps^(2/3) of what they differentiate.
+    floor = 1e-8 if row == "implicit hessian-free" else 1e-11
+    assert distance(found, truth(task)) < floor + 2 * sensitivities(task)[2] * delta
+
+
+def check_unrolled(row, column, task):
+    # Both phi and its derivatives converge at the same rate, the latter times the number of steps;
+    # 1e-10 is what is left of that after these. Perturbations are not small beside the accuracy.
+    delta = max(missed(column, task)[1], COLUMNS[column].accuracy)
+    bound = 1e-10 + 2 * sensitivities(task)[2] * delta
+    assert distance(cells(column, task)[row][:2], truth(task)) < bound
+
+
+def smoothed(z):
+    """What `Evolution` draws and estimates, written out with Newton's method as the learner."""
+    perturbing, _ = jax.random.split(KEY)
+    flat, back = ravel_pytree(THETA)
+    total = np.zeros(flat.size)
+    for e in jax.random.normal(perturbing, (PAIRS, flat.size)):
+        thetas = [back(flat + s * e) for s in (SIGMA, -SIGMA)]
+        ahead, behind = (problem.outer(unravel(minimiser(t, z)), t, z) for t in thetas)
+        total += np.asarray((ahead - behind) * e) / (2 * SIGMA * PAIRS)
+    return back(jnp.asarray(total))
+
+
+@cache
+def crude(row, task):
+    """The rules that are biased on purpose, by hand at the minimiser."""
+    z, x = TASKS[task], minimiser(THETA, TASKS[task])
+    zeros = jax.tree.map(jnp.zeros_like, THETA)
+    if row == "Reptile":
+        return zeros._replace(omega=unravel(START - x))
+    if row == "evolution":
+        return smoothed(z)
+    direct, _ = pulled_back(x, 0 * x, THETA, z)
+    start = zeros._replace(omega=unravel(outer_slope(x, THETA, z)))
+    return jax.tree.map(jnp.add, direct, start)
+
+
+def check_crude(row, column, task):
+    found = cells(column, task)[row]
+    assert found.by_z is None
+    # Each is a function of phi alone whose slope is below 100; Evolution's is 1 over sigma.
+    delta = COLUMNS[column].accuracy
+    assert distance(found.by_theta, crude(row, task)) < 100 * delta
+
+
+CHECKS = (
+    dict.fromkeys(CONTRASTS, check_contrast)
+    | dict.fromkeys(IMPLICIT, check_implicit)
+    | dict.fromkeys(UNROLLED, check_unrolled)
+    | dict.fromkeys(CRUDE, check_crude)
+)
+
+
+@pytest.mark.parametrize(("column", "row"), [(c, r) for c, r in CELLS if not refusal(r, c)])
+def test_cell(column, row):
+    CHECKS[row](row, column, "quadratic")
+    if not COLUMNS[column].quadratic:
+        CHECKS[row](row, column, "bent")
+
+
+@pytest.mark.parametrize("row", CONTRASTS)
+def test_the_error_that_is_the_nudges_alone_is_of_its_order(row):
+    # The contrast of exact phases against the truth: at most what the leading term makes of it,
+    # with derivatives by beta of order p! over the pole's distance to the p-th power.
+    errors = [distance(exact_contrast(row, task)[0], truth(task)) for task in TASKS]
+    assert max(errors) < 1

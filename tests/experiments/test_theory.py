@@ -1,0 +1,140 @@
+"""The theorems, measured: on digits, on a quadratic and on a network."""
+
+import json
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import theory
+from _theory_measure import Curves, both_sides, branches, exact_gradient, slopes
+from _theory_problems import PROBLEMS
+from jax.flatten_util import ravel_pytree
+from problems import relative_error
+from theory import METHODS
+
+import metacontrast as mc
+from metacontrast.report import figure
+
+DIGITS = METHODS["digits"]
+
+
+@cache
+def case(name):
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    return PROBLEMS[name](0, METHODS[name].size)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_both_sides_of_the_equilibrium_propagation_theorem(name):
+    left, right = both_sides(case(name))
+    assert left.size > 1
+    # Central differences of 1e-4: 1e-8 times third derivatives, and round-off over 1e-4.
+    assert np.linalg.norm(left - right) < 1e-5 * np.linalg.norm(right)
+
+
+def test_on_digits_the_contrast_is_the_finite_difference_of_the_converged_problem():
+    problem, theta, task = case("digits")
+    solver, h = mc.newton_cg(1e-12, 100, 400), 1e-4
+
+    def learned(theta):
+        return problem.outer(mc.solve_inner(problem, solver, theta, task).phi, theta, task)
+
+    differences = jax.jit(
+        lambda steps: jax.lax.map(
+            lambda e: (learned(theta + e) - learned(theta - e)) / 2 / h, steps
+        )
+    )(h * jnp.eye(theta.size))
+    rule = mc.Contrastive(1e-3, "symmetric")
+    contrast = mc.meta_gradient(problem, solver, rule)(theta, task).by_theta
+    assert relative_error(contrast, differences) < 1e-4
+
+
+def test_on_digits_symmetric_beats_forward_tenfold_at_equal_cost():
+    problem, theta, task = case("digits")
+    _, exact = exact_gradient(case("digits"))
+    optimizer, steps = optax.sgd(DIGITS.rate, DIGITS.momentum), 400
+    free = mc.descend(optimizer, 800)
+    # Both take 800 nudged steps in all, and in both the phases have converged.
+    rules = {"forward": (1, 2 * steps), "symmetric": (2, steps)}
+
+    @jax.jit
+    def errors(betas):
+        def error(scheme, nudged_steps, beta):
+            nudged = mc.descend(optimizer, nudged_steps)
+            rule = mc.Contrastive(beta, scheme, nudged=nudged)
+            grad = mc.meta_gradient(problem, free, rule)(theta, task).by_theta
+            return jnp.linalg.norm(grad - exact) / jnp.linalg.norm(exact)
+
+        return {
+            scheme: jax.lax.map(lambda beta, s=scheme, n=n: error(s, n, beta), betas)
+            for scheme, (_, n) in rules.items()
+        }
+
+    found = errors(jnp.logspace(-7, -2, 6))
+    # At the same beta, down to where round-off rules; and each at its best.
+    assert jnp.all(10 * found["symmetric"][1:] < found["forward"][1:])
+    assert 10 * jnp.min(found["symmetric"]) < jnp.min(found["forward"])
+
+
+def test_the_experiment_measures_the_exponents_of_the_theory(start, tmp_path, capsys):
+    words = ("--method", "quadratic", "--quick", "--out", tmp_path / "run")
+    assert start(theory, *words) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    for row in result["quantities"]:
+        # Slopes over a few decades of a grid of four betas a decade.
+        assert row["measured"] == pytest.approx(row["expected"], abs=0.1), row
+    assert len(result["quantities"]) == 20 and result["estimators"] == []
+    assert result["value"] < 0.05 and result["diverged"] == 0
+    for name in ("error-against-beta", "best-against-delta"):
+        assert (tmp_path / "run" / f"{name}.png").stat().st_size > 0
+    assert "two sides of the EP theorem" in capsys.readouterr().out
+    assert start(theory, *words) == 2
+    assert "already holds this run" in capsys.readouterr().err
+
+
+def test_meta_steps_are_refused(start, tmp_path, capsys):
+    assert start(theory, "--steps", 3, "--out", tmp_path / "run") == 2
+    assert "steps: theory takes no meta-steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+BETAS = np.logspace(-3, 0, 13)
+
+
+def curves(errors, learner="descent", scheme="symmetric"):
+    """Of two accuracies, the second a tenth of the first."""
+    errors = np.stack([10 * errors, errors])
+    return Curves(learner, scheme, BETAS, np.array([1e-2, 1e-3]), errors)
+
+
+def test_where_the_first_beta_is_the_best_the_rest_is_measured_and_drawn(tmp_path):
+    """So it is where nothing is divided by beta, and the nudge's own error rules everywhere."""
+    rising = curves(1e-7 + 1e-2 * BETAS**2)
+    assert rising.errors.argmin(1).tolist() == [0, 0]
+    rows = {row.quantity.split(": ")[1]: row.measured for row in slopes("network", rising)}
+    assert rows["error by beta, above the best"] == pytest.approx(2, abs=0.05)
+    assert np.isnan(rows["best error by delta"])  # of two accuracies
+    four = [curves(rising.errors[1], *kind) for kind in theory.EXPONENTS]
+    path = figure(tmp_path / "errors", lambda axes: theory.draw_errors(four, axes), 2, 2)
+    assert path.stat().st_size > 0
+
+
+def test_where_nothing_rises_both_branches_are_told_all_the_same():
+    below, above = branches(BETAS, np.full(13, 0.1), 5)
+    assert below.all() and not above.any()
+
+
+def test_what_was_not_measured_is_none_in_a_result():
+    line = {"quantity": "slope", "measured": float("nan"), "expected": 1, "n": 2}
+    assert theory.plain(line) == {"quantity": "slope", "measured": None, "expected": 1, "n": 2}
+
+
+def test_the_exact_gradient_is_that_of_the_minimum():
+    problem, theta, task = case("network")
+    phi, _ = exact_gradient(case("network"))
+    slope = jax.grad(mc.Loss(problem, theta, task))(phi)
+    assert float(jnp.linalg.norm(ravel_pytree(slope)[0])) < 1e-12

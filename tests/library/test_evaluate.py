@@ -1,0 +1,73 @@
+"""How well held-out tasks are learned."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import EPS, forbidden
+from toy_run import STEEP, Spring, noisy, problem, solver, spring
+
+import metacontrast as mc
+from metacontrast.train import evaluate, evaluator
+
+THETA = jnp.array(0.5)
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1000 * EPS)
+
+
+def springs(n):
+    return Spring(jnp.linspace(-2, 2, n), jnp.ones(n))
+
+
+@pytest.mark.parametrize("batch", [3, 100])
+def test_evaluation_is_a_loop_over_tasks(batch):
+    tasks, keys = springs(7), [jax.random.fold_in(jax.random.key(5), i) for i in range(7)]
+    scores = evaluate(noisy, solver, THETA, tasks, seed=5, batch=batch)
+    single = [jax.tree.map(lambda leaf, i=i: leaf[i], tasks) for i in range(7)]
+    phis = [mc.solve_inner(noisy, solver, THETA, *x).phi for x in zip(single, keys, strict=True)]
+    assert isinstance(scores, np.ndarray)
+    close(scores, [(phi - 1) ** 2 for phi in phis])
+
+
+def test_evaluation_by_a_metric_and_of_what_diverges():
+    tasks = springs(3)._replace(steepness=jnp.array([1.0, STEEP, 1.0]))
+    metric = lambda phi, theta, task: (phi - task.centre + theta) ** 2
+    scores = evaluate(problem, solver, THETA, tasks, metric=metric)
+    close(scores[[0, 2]], [1.75**2, 0.25**2])
+    assert not np.isfinite(scores[1])
+
+
+def test_an_evaluator_compiles_once():
+    traces = []
+
+    def counted(loss, phi):
+        traces.append(1)
+        return phi - jax.grad(loss)(phi) / 4
+
+    scores = evaluator(problem, counted, batch=2)
+    first = scores(THETA, springs(4))
+    once = len(traces)
+    assert not np.array_equal(scores(2 * THETA, springs(4), seed=3), first)
+    assert len(traces) == once > 0
+
+
+@pytest.mark.parametrize(
+    "tasks", [Spring(jnp.ones(3), jnp.ones(2)), spring(jax.random.key(0)), springs(0)]
+)
+def test_tasks_that_are_not_stacked_are_refused(tasks):
+    with pytest.raises(ValueError, match=r"^tasks: .*Stack"):
+        evaluate(problem, forbidden, THETA, tasks)
+
+
+def test_an_evaluator_of_nothing_at_a_time_is_refused():
+    with pytest.raises(ValueError, match=r"^batch"):
+        evaluator(problem, solver, batch=0)
+
+
+def test_what_cannot_be_learned_is_refused():
+    with pytest.raises(ValueError, match=r"^problem.inner: must return one floating number"):
+        evaluate(replace(problem, inner=lambda *x: jnp.ones(2)), forbidden, THETA, springs(2))

@@ -1,0 +1,262 @@
+"""The meta-training loop: what a meta-step does, what it leaves out, and what it refuses."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import forbidden
+from springs import (
+    STEPS,
+    THETA,
+    base,
+    by_hand,
+    centres,
+    close,
+    drawn,
+    exact_gradient,
+    exact_loss,
+    steep_run,
+    train,
+)
+from toy_run import assert_same, lines, noisy, solver, spring_or_steep
+
+import metacontrast as mc
+from metacontrast.train import DivergedError
+from metacontrast.train._checkpoints import Checkpoints
+
+# What a meta-step does
+
+
+def test_each_step_follows_the_mean_of_the_gradients_of_its_tasks():
+    close(base().theta, by_hand()[-1])
+
+
+@cache
+def gradients_by_hand(theta, t):
+    rule = mc.meta_gradient(noisy, solver, mc.Contrastive(0.1, order=2))
+    pairs = zip(*drawn(t, spring_or_steep), strict=True)
+    return [rule(jnp.array(theta), *pair) for pair in pairs if pair[0].steepness == 1]
+
+
+def test_each_task_is_learned_with_a_key_of_its_own():
+    gradient = lambda theta, t: np.mean([x.by_theta for x in gradients_by_hand(theta, t)])
+    close(steep_run(None).theta, by_hand(gradient, steps=2)[-1])
+
+
+def test_metrics_are_means_over_tasks_and_steps():
+    thetas = [THETA, *by_hand()]
+    losses = [exact_loss(thetas[t], centres(t)) for t in range(STEPS)]
+    metrics = base().metrics
+    assert [line["step"] for line in metrics] == [2, 4, 6]
+    close([line["meta_loss"] for line in metrics], np.reshape(losses, (3, 2)).mean(axis=1))
+    assert all(line["seconds"] > 0 and line["diverged"] == 0 for line in metrics)
+
+
+def test_a_diagnostic_that_is_a_list_enters_the_metrics_as_its_mean():
+    # One exact step of rate 1/4 from phi_0 goes b/2 (1 - phi_0): twice as far for the nudge 2b.
+    far = [0.1 * (1 + 2) / 2 / 2 * np.sqrt(x.value) for x in gradients_by_hand(THETA, 0)]
+    close(steep_run(None).metrics[0]["distance"], np.mean(far))
+
+
+def test_the_steps_of_a_dispatch_do_not_change_the_result():
+    one, other = (train(steps=5, log_every=4, steps_per_dispatch=n) for n in (1, 2))
+    close(other.theta, one.theta)
+    close([x["meta_loss"] for x in other.metrics], [x["meta_loss"] for x in one.metrics])
+    assert [x["step"] for x in other.metrics] == [4, 5]
+
+
+@pytest.mark.parametrize("task_batch_size", [1, 4])
+def test_tasks_reduced_as_they_come_give_the_same_means(task_batch_size):
+    one, other = steep_run(None), steep_run(task_batch_size)
+    assert one.diverged == other.diverged > 0
+    close(other.theta, one.theta)
+    for a, b in zip(one.metrics, other.metrics, strict=True):
+        assert a.keys() == b.keys() and a["diverged"] == b["diverged"]
+        close(*([x["meta_loss"], x["inner"], x["distance"]] for x in (b, a)))
+
+
+def test_arguments_survive_and_python_numbers_are_as_good():
+    theta = jnp.array(THETA)
+    assert_same(train(theta=theta).theta, base().theta)
+    assert theta == THETA
+
+
+def test_an_optimizer_may_ask_for_the_loss_and_search_a_line():
+    # Of the third meta-step a full step would lower the loss too little.
+    search = optax.chain(
+        optax.sgd(lambda t: jnp.where(t == 2, 6.0, 1.0)),
+        optax.scale_by_backtracking_linesearch(5, store_grad=True),
+    )
+
+    @jax.jit
+    def step(theta, state, centres):
+        value, grad = jax.value_and_grad(exact_loss)(theta, centres)
+        loss = partial(exact_loss, centres=centres)
+        updates, state = search.update(grad, state, theta, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(theta, updates), state
+
+    theta, rates = jnp.array(THETA), []
+    state = search.init(theta)
+    for t in range(3):
+        theta, state = step(theta, state, centres(t))
+        rates.append(float(state[-1].learning_rate))
+    assert rates[0] == 1 > rates[2]
+    close(train(optimizer=search, steps=3, log_every=1).theta, theta)
+
+
+def test_an_optimizer_is_given_the_loss_its_gradient_and_both_elsewhere():
+    def update(updates, state, params, *, value, grad, value_fn, **others):
+        there, slope = jax.value_and_grad(value_fn)(params - grad / 2)
+        return -0.1 * slope * there / value, state
+
+    ahead = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    theta = THETA
+    for t in range(3):
+        there = theta - exact_gradient(theta, t) / 2
+        ratio = exact_loss(there, centres(t)) / exact_loss(theta, centres(t))
+        theta = theta - 0.1 * exact_gradient(there, t) * ratio
+    close(train(optimizer=ahead, steps=3, log_every=1).theta, theta)
+
+
+# Divergence
+
+
+def test_tasks_that_diverge_are_left_out_of_the_mean_and_counted():
+    kinds = [[float(x.steepness) for x in drawn(t, spring_or_steep)[0]] for t in range(STEPS)]
+    assert {x for kind in kinds for x in kind} == {1.0, 30.0, 1e200}  # of both kinds
+    steep = [sum(x != 1 for x in kind) for kind in kinds]
+    trained = train(sample_task=spring_or_steep)
+    close(trained.theta, by_hand(partial(exact_gradient, sample_task=spring_or_steep))[-1])
+    assert [x["diverged"] for x in trained.metrics] == list(np.reshape(steep, (3, 2)).sum(axis=1))
+    assert trained.diverged == sum(steep)
+
+
+def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
+    class Broken(mc.Estimator):
+        def value_and_grad(self, loss, solver, starts=None):
+            grad = jnp.where(loss.z.centre > 0, jnp.nan, 1.0)
+            return mc.MetaGradient(jnp.zeros(()), {"a": jnp.ones(2), "b": grad})
+
+    trained = train(
+        theta={"a": jnp.zeros(2), "b": THETA}, problem=two_leaves, estimator=Broken(),
+        optimizer=optax.sgd(0.1),
+    )  # fmt: skip
+    assert trained.diverged == sum(x.centre > 0 for t in range(STEPS) for x in drawn(t)[0]) > 0
+    close(trained.theta["b"], THETA - STEPS * 0.1)
+    close(trained.theta["a"], -STEPS * 0.1 * np.ones(2))
+
+
+two_leaves = mc.Problem(
+    init=lambda theta, task: theta["b"],
+    inner=lambda phi, theta, task: phi**2,
+    outer=lambda phi, theta, task: phi**2,
+)
+
+
+# The ninth meta-step throws theta so far that the loss of every task overflows.
+far = partial(
+    train, optimizer=optax.sgd(lambda t: jnp.where(t < 8, 0.1, 1e200)), steps=20, log_every=4,
+    steps_per_dispatch=4,
+)  # fmt: skip
+
+
+def test_when_all_tasks_diverge_the_run_stops_and_keeps_its_checkpoints(tmp_path):
+    with pytest.raises(DivergedError, match=r"meta-step 10: every task.*inner.*beta"):
+        far(out=tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
+    with pytest.raises(DivergedError, match="meta-step 10:"):
+        far(out=tmp_path, resume=True)
+
+
+def test_an_update_that_is_not_finite_names_the_outer_optimiser():
+    with pytest.raises(DivergedError, match=r"meta-step 9: theta is not finite.*`optimizer`"):
+        far(theta=1e150)
+
+
+# Validation and the average
+
+
+def test_the_average_is_of_thetas_and_is_what_is_validated():
+    validated = []
+
+    def validate(theta):
+        validated.append(theta)
+        return {"loss": 0.0}
+
+    trained = train(average_from=3, validate=validate, log_every=1)
+    thetas = by_hand()
+    expected = [*thetas[:2], *(thetas[2:t].mean() for t in range(3, 7))]
+    close(validated, expected)
+    close(trained.theta, expected[-1])
+
+
+def test_best_is_the_theta_of_the_lowest_finite_validation_loss():
+    losses = iter([float("nan"), 2.0, 1.0, float("inf"), 1.0, 3.0])
+    trained = train(log_every=1, validate=lambda theta: {"loss": next(losses), "theta": theta})
+    assert [x["valid_loss"] for x in trained.metrics] == [None, 2.0, 1.0, None, 1.0, 3.0]
+    assert trained.best == trained.metrics[2]["valid_theta"] != trained.theta
+
+
+@pytest.mark.parametrize("losses", [None, float("nan")])
+def test_best_is_the_last_theta_if_nothing_speaks_for_another(losses):
+    trained = base() if losses is None else train(validate=lambda theta: {"loss": losses})
+    assert_same(trained.best, trained.theta)
+    assert trained.phi is None
+
+
+def test_validation_without_a_loss_is_refused():
+    with pytest.raises(ValueError, match=r"validate:.*'loss'"):
+        train(validate=lambda theta: {"accuracy": 1.0})
+
+
+# Bad input, before compute
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(steps=0), "^steps"),
+        (dict(task_batch_size=0), "^task_batch_size"),
+        (dict(task_batch_size=3), "^task_batch_size: must divide tasks=16, which 3 does not"),
+        (dict(tasks=0), "^tasks"),
+        (dict(log_every=0), "^log_every"),
+        (dict(steps_per_dispatch=0), "^steps_per_dispatch"),
+        (dict(steps=1.5), "^steps"),
+        (
+            dict(log_every=10, steps_per_dispatch=4),
+            "^log_every: must be a multiple of steps_per_dispatch=4, not 10; try log_every=12",
+        ),
+        (dict(seed=jax.random.key(0)), "^seed"),
+        (dict(average_from=0), "^average_from"),
+        (dict(average_from=7), "^average_from: .* 1 to 6, not 7"),
+        (dict(config={"steps": 500}), "^config: its 'steps' is 500.*steps=6"),
+        (dict(config={"net": jnp.tanh}), "^config: holds something that JSON cannot"),
+        (dict(config={"beta": float("nan")}), "^config"),
+        (dict(theta=jnp.array(1)), "^theta"),
+        (dict(theta=jnp.array(jnp.nan)), r"^problem\.inner: the loss is nan"),
+    ],
+)
+def test_bad_input_is_refused_before_compute(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(**(dict(solver=forbidden, out=tmp_path / "run") | changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_estimator_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"^estimator: .*a function from the number"):
+        train(solver=forbidden, estimator=lambda t: 0.1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bar_shows_metrics_on_stderr_and_can_be_turned_off(capsys):
+    train(progress=True, sample_task=spring_or_steep, validate=lambda theta: {"loss": 0.25})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    for text in ("valid 0.25", "meta_loss=", "6/6", "tasks diverged and were left out"):
+        assert text in shown.err
+    train(sample_task=spring_or_steep, steps=1, log_every=1)
+    assert capsys.readouterr() == ("", "")

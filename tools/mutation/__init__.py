@@ -1,0 +1,1 @@
+"""Mutation tests: `python -m tools.mutation --help`."""
