@@ -28,6 +28,17 @@ GRID = np.logspace(-9, 1, 81)  # eight a decade
 KEY = jax.random.key(0)
 
 
+@jax.custom_jvp
+def without_derivative(task):
+    """The same, but not differentiable, as what code outside JAX makes of a task."""
+    return task
+
+
+@without_derivative.defjvp
+def _refuse(primals, tangents):
+    raise AssertionError("a derivative by the task was looked for")
+
+
 def logistic_hypergradient(theta, task):
     phi = mc.solve_inner(logistic, newton(12), theta, task).phi
     return implicit_hypergradient(logistic, theta, task, phi)
@@ -35,9 +46,13 @@ def logistic_hypergradient(theta, task):
 
 PROBLEMS = {
     "quadratic": (quadratic, random_quadratic, quadratic_hypergradient, 0.1),
-    # Every view is the whole, but a learner without a key is refused.
+    # Every view is the whole, but a learner without a key is refused; and so is a derivative by z.
     "sampled": (
-        replace(quadratic, sample=lambda task, key: task),
+        replace(
+            quadratic,
+            sample=lambda task, key: task,
+            outer=lambda phi, theta, task: quadratic.outer(phi, theta, without_derivative(task)),
+        ),
         random_quadratic,
         quadratic_hypergradient,
         0.1,
