@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from problems import (
+    EPS,
     forbidden,
     implicit_hypergradient,
     logistic,
@@ -22,6 +23,7 @@ from problems import (
 
 import metacontrast as mc
 from metacontrast.accuracy import suggest_beta
+from metacontrast.accuracy._suggest import _extrapolated, _powers
 
 SEEDS = range(1000, 1020)  # others than those that its constants were chosen on
 GRID = np.logspace(-9, 1, 81)  # eight a decade
@@ -123,7 +125,25 @@ def test_the_expected_error_is_near_the_true_one():
     # smaller than that of the trial; so the median ratio is near 1.
     suggestion, error, _ = outcome(*CASES[2])
     assert 0.5 < np.median(suggestion.error / error) < 2
-    assert np.all(suggestion.relative > 0)
+    # Over the size of the reference, which is that of the gradient but for its own error.
+    sizes = np.linalg.norm(random_problems(CASES[2][0])[2], axis=1)
+    ratio = suggestion.relative * sizes / suggestion.error
+    assert np.all(np.abs(ratio - 1) < 2 * suggestion.relative)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "order", "powers"),
+    [("forward", 1, (1, 2, 3)), ("forward", 2, (2, 3, 4)), ("symmetric", 2, (2, 4, 6))],
+)
+def test_three_powers_of_the_error_are_extrapolated_away(scheme, order, powers):
+    betas, limit = 0.5 ** np.arange(5.0)[:, None], np.array([1.0, -2.0])
+    errors = sum(betas**p * np.array([3.0, 0.7]) for p in powers)
+    estimates = jnp.array(limit + errors)
+    shrinks = [0.5**p for p in _powers(scheme, order)]
+    # Each power that is taken out multiplies round-off by at most 3.
+    np.testing.assert_allclose(
+        _extrapolated(estimates, estimates, shrinks), limit, atol=27 * 10 * EPS
+    )
 
 
 def test_trials_are_listed_largest_first():
