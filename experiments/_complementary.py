@@ -68,7 +68,9 @@ def methods(perfect: S) -> dict[str, S]:
     return {name: replace(perfect, method=name, **spoiled) for name, spoiled in changes.items()}
 
 
-def learner(s: Settings, loss: Callable[[PyTree, mc.Data], jax.Array]) -> tuple[mc.Solver, Any]:
+def learner(
+    s: Settings, loss: Callable[[PyTree, mc.Data], jax.Array]
+) -> tuple[mc.Solver, mc.Estimator]:
     """How tasks are learned, given the loss of an item, and the meta-gradient's estimator."""
     memory = Hippocampus(s.capacity, s.memory_noise, s.nudge)
     # One item at a time, at a rate that falls: what the last items did must not stand out.
@@ -76,7 +78,7 @@ def learner(s: Settings, loss: Callable[[PyTree, mc.Data], jax.Array]) -> tuple[
     if s.method == "full-batch":
         descent = [mc.descend(optax.sgd(rate(n)), n) for n in (s.free, s.nudged)]
         return descent[0], mc.Contrastive(s.beta, nudged=descent[1])
-    free, nudged = (Plasticity(loss, rate(n), n, memory) for n in (s.free, s.nudged))
+    free, nudged = (Plasticity(loss, rate(n), memory, steps=n) for n in (s.free, s.nudged))
     if s.method == "batch":
         return free, mc.Contrastive(s.beta, nudged=nudged)
     return free, Tagged(s.beta, nudged, s.decay, s.tag_noise, s.jitter, s.at_once)

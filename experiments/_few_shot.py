@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import frame
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _next import solve_inner
 from jaxtyping import PyTree
+from tyro.conf import FlagConversionOff
 
 import metacontrast as mc
 from metacontrast.report import figure
 from metacontrast.tasks import Images, episodes
 from metacontrast.train import Trained, evaluator
 
+Features: TypeAlias = Callable[[PyTree, mc.Task], tuple[PyTree, PyTree]]
 BATCH = 20  # held-out tasks whose images are in memory together
 
 
@@ -43,15 +44,17 @@ class Settings(frame.Settings):
     size: int = 28  # Width and height of the images.
     filters: tuple[int, int, int, int] = (64, 64, 64, 64)  # Of each layer.
     distort: float = 0.0  # How strongly training images are shifted, turned and stretched.
-    mirror: bool = False  # Exchange left and right in half of the training images.
+    mirror: FlagConversionOff[bool] = (
+        False  # Exchange left and right in half of the training images.
+    )
     inner_rate: float = 0.0  # Of descent on a task.
     inner_steps: int = 0  # Of descent on a task.
     test_steps: int | None = None  # Of descent on a held-out task. Default: as in training.
     nudged_steps: int = 0  # Inner steps of a nudged phase.
     beta: float = 0.0  # The strength of the nudge.
-    linear_nudge: bool = False  # Nudge by the outer loss's gradient at the end of the free phase.
+    nudge: Literal["outer", "linear"] = "outer"  # By the outer loss, or its slope at the free end.
     pull: float = 0.0  # Lambda of the synapses, which is not learned here.
-    unit: bool = False  # Features of cml-head are centred and of length one.
+    unit: FlagConversionOff[bool] = False  # Features of cml-head are centred and of length one.
     views: int = 0  # Distorted copies of each held-out image; verdicts are averaged over them.
     references: int = 500  # Training classes by which cml-head normalises held-out images.
     test_tasks: int = 1000  # On which the best theta is judged, once.
@@ -96,12 +99,16 @@ class Learner(ABC):
         """How it is learned."""
 
     @abstractmethod
-    def estimator(self) -> Any:
+    def estimator(self) -> mc.Estimator:
         """How the meta-gradient is obtained."""
 
     @abstractmethod
-    def logits(self, phi: PyTree, theta: PyTree, task: mc.Task) -> jax.Array:
-        """Of the query images of a task that theta is tested on."""
+    def logits(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
+        """Of the query images of a held-out task; called as the losses are."""
+
+    def features(self, test: bool = False) -> Features | None:
+        """`(theta, task) -> (theta, z)`, with which the problem is called; None: as they are."""
+        return None
 
     def prepare(self, theta: PyTree, references: jax.Array) -> PyTree:
         """Theta as it is tested, given images of training classes."""
@@ -196,10 +203,12 @@ def scorer(
     """`scores(theta, stacks of tasks)`: the accuracy of each task in percent."""
 
     def accuracy(phi: PyTree, theta: PyTree, task: mc.Task) -> jax.Array:
-        return 100 * jnp.mean(jnp.argmax(learner.logits(phi, theta, task), -1) == task.test.y)
+        verdicts = jnp.argmax(learner.logits(phi, theta, task.test.x), -1)
+        return 100 * jnp.mean(verdicts == task.test.y)
 
     problem, solver = learner.problem(test=True), learner.solver(test=True)
-    each = evaluator(problem, solver, metric=accuracy, batch=BATCH)
+    features = learner.features(test=True)
+    each = evaluator(problem, solver, metric=accuracy, batch=BATCH, features=features)
     prepare = jax.jit(learner.prepare)
 
     def scores(theta: PyTree, stacks: Iterable[mc.Task]) -> np.ndarray:
@@ -227,7 +236,7 @@ def meta_train(
         s, learner.problem(), learner.solver(), learner.estimator(), sample_task,
         learner.first_theta(frame.first_key(s.seed)),
         frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate),
-        tasks=s.tasks, validate=validate,
+        tasks=s.tasks, features=learner.features(), validate=validate,
         log_every=max(10, s.steps // (10 * s.validations) * 10),
     )  # fmt: skip
 
@@ -237,8 +246,10 @@ def draw_episode(learner: Learner, theta: PyTree, task: mc.Task, axes: Any) -> N
 
     @jax.jit
     def logits(theta: PyTree, task: mc.Task) -> jax.Array:
-        phi = solve_inner(learner.problem(test=True), learner.solver(test=True), theta, task).phi
-        return learner.logits(phi, theta, task)
+        features = learner.features(test=True)
+        theta, z = (theta, task) if features is None else features(theta, task)
+        phi = mc.solve_inner(learner.problem(test=True), learner.solver(test=True), theta, z).phi
+        return learner.logits(phi, theta, z.test.x)
 
     verdicts = np.argmax(logits(theta, task), axis=-1)
     titles = ("learned from", "query: the class it is taken for")
@@ -264,10 +275,7 @@ def draw_tiles(ax: Any, x: np.ndarray, labels: np.ndarray) -> None:
 def draw_learning(metrics: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """Meta-loss in training and accuracy on validation classes, by meta-step."""
     steps = [line["step"] for line in metrics]
-    labels = {
-        "meta_loss": "meta-loss, training",
-        "valid_accuracy": "validation accuracy (%)",
-    }
+    labels = {"meta_loss": "meta-loss, training", "valid_accuracy": "validation accuracy (%)"}
     for ax, (name, label) in zip(axes.flat, labels.items(), strict=True):
         ax.plot(steps, [line[name] for line in metrics])
         ax.set_xlabel("meta-steps")

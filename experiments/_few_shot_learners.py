@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _few_shot import Learner, Settings
-from _next import Synapse
+from _few_shot import Features, Learner, Settings
 from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.nets import ConvNet, conv4
+from metacontrast.slow import HeadTheta, Splits, modulated, modulation, ridge_head, ridge_newton
 from metacontrast.tasks import distorted
 
 
@@ -37,7 +37,7 @@ def learner(s: Settings, channels: int) -> Learner:
 def network(s: Settings, channels: int, classes: int | None = None) -> ConvNet:
     """The convolutional network of these settings: features, or logits of `classes`."""
     # No learner here is differentiated in forward mode first.
-    lowering = "reverse" if jax.default_backend() == "cpu" else None
+    lowering: Literal["reverse"] | None = "reverse" if jax.default_backend() == "cpu" else None
     return conv4(
         s.filters, strided=True, channels=channels, size=s.size, classes=classes, lowering=lowering
     )
@@ -74,11 +74,11 @@ class FastWeights(Learner):
 
     def fast(self, theta: PyTree) -> PyTree:
         """Where the fast weights start."""
-        return mc.modulation(theta) if self.s.method == "cml-mod" else theta
+        return modulation(theta) if self.s.method == "cml-mod" else theta
 
     def apply(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
         """Logits of images."""
-        weights = mc.modulated(phi, theta) if self.s.method == "cml-mod" else phi
+        weights = modulated(phi, theta) if self.s.method == "cml-mod" else phi
         return network(self.s, self.channels, self.s.way).apply(weights, x)
 
     def problem(self, test: bool = False) -> mc.Problem:
@@ -89,15 +89,17 @@ class FastWeights(Learner):
             value = loss(phi, theta, task.train)
             if not self.s.pull:
                 return value
-            return value + Synapse(self.fast(theta), float(np.log(self.s.pull))).pull(phi)
+            return value + mc.Synapse(self.fast(theta), float(np.log(self.s.pull))).pull(phi)
 
-        copies = lambda theta, task: with_copies(task, self.s.views)
         return mc.Problem(
             init=lambda theta, task: self.fast(theta),
             inner=inner,
             outer=lambda phi, theta, task: loss(phi, theta, task.test),
-            encode=copies if test else None,
         )
+
+    def features(self, test: bool = False) -> Features | None:
+        copies = lambda theta, task: (theta, with_copies(task, self.s.views))
+        return copies if test else None
 
     def solver(self, test: bool = False) -> mc.Solver:
         s = self.s
@@ -106,29 +108,35 @@ class FastWeights(Learner):
             return nesterov(s.inner_rate, steps)
         return mc.descend(optax.sgd(s.inner_rate), steps)
 
-    def estimator(self) -> Any:
+    def estimator(self) -> mc.Estimator:
         s = self.s
         if s.method in ("cml-syn", "cml-mod"):
             nudged = nesterov(s.inner_rate, s.nudged_steps)
-            if s.linear_nudge:
-                return mc.LinearNudge(s.beta, nudged=nudged)
-            return mc.Contrastive(s.beta, "symmetric", nudged=nudged)
+            return mc.Contrastive(s.beta, "symmetric", nudge=s.nudge, nudged=nudged)
         if s.method == "imaml-cg":
             # The network's Hessian may be indefinite where so few steps end; 2 lambda holds it up,
             # and as much again is added.
             return mc.Implicit("cg", iterations=5, damping=2 * s.pull)
         return {"maml": mc.Unrolled(), "fomaml": mc.FirstOrder(), "reptile": mc.Reptile()}[s.method]
 
-    def logits(self, phi: PyTree, theta: PyTree, task: mc.Task) -> jax.Array:
+    def logits(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
         verdicts = lambda x: jax.nn.log_softmax(self.apply(phi, theta, x))
-        return mean_over_views(verdicts, task.test.x, self.s.views)
+        return mean_over_views(verdicts, x, self.s.views)
 
 
-class LinearTheta(NamedTuple):
-    """Slow features, and where a fast head on them starts."""
+class Reference(NamedTuple):
+    """By what a single image is normalised: training images under the same weights."""
+
+    statistics: PyTree
+    centre: jax.Array
+
+
+class Theta(NamedTuple):
+    """Slow features, and what is slow of a fast head on them."""
 
     body: PyTree
-    head: dict[str, jax.Array]
+    head: PyTree
+    reference: Reference | None = None
 
 
 class FastLinearHead(Learner):
@@ -140,56 +148,43 @@ class FastLinearHead(Learner):
     distorted copies of it.
     """
 
-    def first_theta(self, key: jax.Array) -> LinearTheta:
+    def first_theta(self, key: jax.Array) -> Theta:
         net, s = network(self.s, self.channels), self.s
         body = net.init(key)
         images = jnp.zeros((2, s.size, s.size, self.channels))
         width = jax.eval_shape(net.apply, body, images).shape[1]
-        return LinearTheta(body, {"w": jnp.zeros((width, s.way)), "b": jnp.zeros(s.way)})
+        return Theta(body, {"w": jnp.zeros((width, s.way)), "b": jnp.zeros(s.way)})
 
-    def layers(self, theta: LinearTheta) -> list[Any]:
+    def layers(self, theta: Theta) -> list[Any]:
         return list(theta.body)
 
-    def features(self, body: PyTree, task: mc.Task, test: bool) -> mc.Task:
-        """The task with features in place of images."""
-        apply = partial(network(self.s, self.channels).apply, body)
-        views = self.s.views if test else 0
-        halves = [half._replace(x=mean_over_views(apply, half.x, views)) for half in task]
-        return mc.Task(*(half._replace(x=half.x / np.sqrt(half.x.shape[1])) for half in halves))
+    def features(self, test: bool = False) -> Features:
+        net, views = network(self.s, self.channels), self.s.views if test else 0
+
+        def rows(body: PyTree, data: mc.Data) -> mc.Data:
+            f = mean_over_views(partial(net.apply, body), data.x, views)
+            return data._replace(x=f / np.sqrt(f.shape[1]))
+
+        return lambda theta, task: (theta.head, mc.Task(*(rows(theta.body, h) for h in task)))
 
     def problem(self, test: bool = False) -> mc.Problem:
-        def loss(phi: PyTree, data: mc.Data) -> jax.Array:
-            return cross_entropy(data.x @ phi["w"] + phi["b"][None], data.y)
+        def loss(phi: PyTree, theta: PyTree, data: mc.Data) -> jax.Array:
+            return cross_entropy(self.logits(phi, theta, data.x), data.y)
 
         return mc.Problem(
-            init=lambda theta, task: theta.head,
-            inner=lambda phi, theta, task: loss(phi, task.train),
-            outer=lambda phi, theta, task: loss(phi, task.test),
-            encode=lambda theta, task: self.features(theta.body, task, test),
+            init=lambda theta, z: theta,
+            inner=lambda phi, theta, z: loss(phi, theta, z.train),
+            outer=lambda phi, theta, z: loss(phi, theta, z.test),
         )
 
     def solver(self, test: bool = False) -> mc.Solver:
         return mc.descend(optax.sgd(self.s.inner_rate), self.s.inner_steps)
 
-    def estimator(self) -> Any:
+    def estimator(self) -> mc.Estimator:
         return mc.Unrolled()
 
-    def logits(self, phi: PyTree, theta: LinearTheta, task: mc.Task) -> jax.Array:
-        return self.features(theta.body, task, test=True).test.x @ phi["w"] + phi["b"][None]
-
-
-class Reference(NamedTuple):
-    """By what a single image is normalised: training images under the same weights."""
-
-    statistics: PyTree
-    centre: jax.Array
-
-
-class Body(NamedTuple):
-    """Slow features; with a reference once meta-training is over."""
-
-    weights: PyTree
-    reference: Reference | None = None
+    def logits(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
+        return x @ phi["w"] + phi["b"][None]
 
 
 class FastHead(Learner):
@@ -206,49 +201,51 @@ class FastHead(Learner):
 
     transductive = False
 
-    def first_theta(self, key: jax.Array) -> mc.HeadTheta:
-        weights = network(self.s, self.channels).init(key)
-        return mc.HeadTheta(Body(weights), log_fit=2.8, log_scale=3.0)
+    def first_theta(self, key: jax.Array) -> Theta:
+        head = HeadTheta(log_fit=2.8, log_scale=3.0)
+        return Theta(network(self.s, self.channels).init(key), head)
 
-    def prepare(self, theta: mc.HeadTheta, references: jax.Array) -> mc.HeadTheta:
-        net, weights = network(self.s, self.channels), theta.body.weights
-        centre = jnp.mean(net.apply(weights, references), 0)
-        reference = Reference(net.statistics(weights, references), centre)
-        return theta._replace(body=Body(weights, reference))
+    def prepare(self, theta: Theta, references: jax.Array) -> Theta:
+        net = network(self.s, self.channels)
+        centre = jnp.mean(net.apply(theta.body, references), 0)
+        return theta._replace(reference=Reference(net.statistics(theta.body, references), centre))
 
-    def layers(self, theta: mc.HeadTheta) -> list[Any]:
-        return list(theta.body.weights)
+    def layers(self, theta: Theta) -> list[Any]:
+        return list(theta.body)
 
-    def features(self, body: Body, task: mc.Task, test: bool) -> mc.Task:
-        """The task with features in place of images; in training, all splits of it."""
-        net, (stats, centre) = network(self.s, self.channels), body.reference or (None, None)
-        n = len(task.train.y)
-        x = jnp.concatenate([task.train.x, task.test.x])
-        apply = lambda x: net.apply(body.weights, x, stats)
+    def features(self, test: bool = False) -> Features:
+        def encode(theta: Theta, task: mc.Task) -> tuple[HeadTheta, mc.Task | Splits]:
+            n = len(task.train.y)
+            f = self.rows(theta, jnp.concatenate([task.train.x, task.test.x]), test)
+            z = mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
+            return theta.head, z if test else folds(z, self.s.shot)
+
+        return encode
+
+    def rows(self, theta: Theta, x: jax.Array, test: bool) -> jax.Array:
+        """A row of features for each image."""
+        net, (stats, centre) = network(self.s, self.channels), theta.reference or (None, None)
+        apply = lambda x: net.apply(theta.body, x, stats)
         f = mean_over_views(apply, x, self.s.views if test else 0)
         if self.s.unit:
             f = f - (jnp.mean(f, 0) if centre is None else centre)[None]
-            f = f / jnp.sqrt(jnp.sum(f**2, 1, keepdims=True) + 1e-6)
-        else:
-            f = f / np.sqrt(f.shape[1]).astype(f.dtype)
-        rows = mc.Task(mc.Data(f[:n], task.train.y), mc.Data(f[n:], task.test.y))
-        return rows if test else folds(rows, self.s.shot)
+            return f / jnp.sqrt(jnp.sum(f**2, 1, keepdims=True) + 1e-6)
+        return f / np.sqrt(f.shape[1]).astype(f.dtype)
 
     def problem(self, test: bool = False) -> mc.Problem:
-        way = self.s.way if test else self.s.train_way or self.s.way
-        return mc.ridge_head(partial(self.features, test=test), way)
+        return ridge_head(self.s.way if test else self.s.train_way or self.s.way)
 
     def solver(self, test: bool = False) -> mc.Solver:
-        return mc.ridge_newton(2)
+        return ridge_newton(2)
 
-    def estimator(self) -> Any:
-        return mc.Contrastive(self.s.beta, "symmetric", nudged=mc.ridge_newton(2))
+    def estimator(self) -> mc.Estimator:
+        return mc.Contrastive(self.s.beta, "symmetric", nudged=ridge_newton(2))
 
-    def logits(self, phi: PyTree, theta: mc.HeadTheta, task: mc.Task) -> jax.Array:
-        return self.features(theta.body, task, test=True).test.x @ phi
+    def logits(self, phi: PyTree, theta: HeadTheta, x: jax.Array) -> jax.Array:
+        return x @ phi
 
 
-def folds(task: mc.Task, shot: int) -> mc.Task:
+def folds(task: mc.Task, shot: int) -> Splits:
     """Each `shot` examples of a class in turn as the support set, all others as the query set.
 
     Departure: published tasks are used in one split only. The features cost nearly all of the time,
@@ -259,10 +256,10 @@ def folds(task: mc.Task, shot: int) -> mc.Task:
     every = jax.tree.map(lambda *x: jnp.concatenate([rows(leaf) for leaf in x], 1), *task)
     flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
 
-    def fold(k: int) -> mc.Task:
+    def fold(k: int) -> Splits:
         rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, -k * shot, axis=1), every)
         half = lambda part: jax.tree.map(lambda leaf: flat(leaf[:, part]), rolled)
-        return mc.Task(half(slice(None, shot)), half(slice(shot, None)))
+        return Splits(half(slice(None, shot)), half(slice(shot, None)))
 
     each = [fold(k) for k in range(every.y.shape[1] // shot)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

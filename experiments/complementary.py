@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _complementary import PANELS
-from _next import Synapse
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -70,15 +69,15 @@ def squares(phi: PyTree, data: mc.Data) -> jax.Array:
 
 
 PROBLEM = mc.Problem(
-    init=lambda theta, task: theta[0],
-    inner=lambda phi, theta, task: squares(phi, task.train) + Synapse(*theta).pull(phi),
+    init=lambda theta, task: theta.omega,
+    inner=lambda phi, theta, task: squares(phi, task.train) + theta.pull(phi),
     outer=lambda phi, theta, task: squares(phi, task.test),
 )
 
 
-def first_theta(s: Settings) -> PyTree:
+def first_theta(s: Settings) -> mc.Synapse:
     """A random network, and equal strengths of all synapses."""
-    return tuple(frame.synapses(NET.init, s.seed, s.first_lambda))
+    return frame.synapses(NET.init, s.seed, s.first_lambda)
 
 
 def scorer(s: Settings) -> Callable[[PyTree, mc.Task], np.ndarray]:

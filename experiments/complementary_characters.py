@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _next import Synapse
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -76,8 +75,8 @@ def problem(s: Settings) -> mc.Problem:
         return jnp.sum(jax.vmap(partial(item_loss, s, phi))(data))
 
     return mc.Problem(
-        init=lambda theta, task: theta[0],
-        inner=lambda phi, theta, task: total(phi, task.train) + Synapse(*theta).pull(phi),
+        init=lambda theta, task: theta.omega,
+        inner=lambda phi, theta, task: total(phi, task.train) + theta.pull(phi),
         outer=lambda phi, theta, task: total(phi, task.test),
     )
 
@@ -93,7 +92,7 @@ def sampler(s: Settings, part: str, queries: int) -> Callable[[jax.Array], mc.Ta
     return lambda key: jax.tree.map(alternate, sample_task(key))
 
 
-def learner(s: Settings) -> tuple[mc.Solver, Any]:
+def learner(s: Settings) -> tuple[mc.Solver, mc.Estimator]:
     """How tasks are learned, and the meta-gradient's estimator."""
     return _complementary.learner(s, partial(item_loss, s))
 
@@ -108,9 +107,9 @@ def scorer(s: Settings) -> Callable[[PyTree, mc.Task], np.ndarray]:
     return evaluator(problem(s), learner(_complementary.perfect_memory(s))[0], metric=accuracy)
 
 
-def first_theta(s: Settings) -> PyTree:
+def first_theta(s: Settings) -> mc.Synapse:
     """A random network, and equal strengths of all synapses."""
-    return tuple(frame.synapses(network(s).init, s.seed, s.first_lambda))
+    return frame.synapses(network(s).init, s.seed, s.first_lambda)
 
 
 def run(s: Settings) -> dict[str, Any]:

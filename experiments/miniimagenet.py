@@ -72,7 +72,7 @@ def for_kind(method: str, way: int = 5, shot: int = 1, published: bool = False) 
         s = _HEAD if shot == 1 else replace(_HEAD, steps=4000, queries=shot, train_way=32)
     else:
         s = _PUBLISHED[method]
-    return replace(s if published else _small(s), way=way, shot=shot, published=published)
+    return replace(s if published else _small(s), way=way, shot=shot)
 
 
 def _small(s: Settings) -> Settings:
@@ -86,7 +86,7 @@ def _small(s: Settings) -> Settings:
     s = replace(s, steps={"anil": 12_000, "fomaml": 8000}.get(s.method, 4500), queries=5)
     if s.method in ("cml-syn", "cml-mod"):
         return replace(
-            s, inner_rate=0.05, inner_steps=30, nudged_steps=15, test_steps=60, linear_nudge=True
+            s, inner_rate=0.05, inner_steps=30, nudged_steps=15, test_steps=60, nudge="linear"
         )
     return s
 

@@ -69,7 +69,7 @@ def for_kind(method: str, way: int = 20, shot: int = 1, published: bool = False)
     else:
         s = _published(method, way, shot)
         s = s if published else _ours(s)
-    return replace(s, way=way, shot=shot, published=published)
+    return replace(s, way=way, shot=shot)
 
 
 def _published(method: str, way: int, shot: int) -> Settings:
@@ -106,7 +106,7 @@ def _ours(published: Settings) -> Settings:
         # The outer loss is looked at once: its gradients would cost more than all the learning.
         return replace(
             s, outer_rate=3e-3, inner_steps=30, nudged_steps=15, test_steps=60, inner_rate=0.05,
-            linear_nudge=True,
+            nudge="linear",
         )  # fmt: skip
     return s
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_shapes
 from ._contrast import linear_contrast
@@ -79,20 +80,29 @@ def argmin(
     def minimise(theta: PyTree, z: PyTree, key: Key | None) -> PyTree:
         return run_solver(free_solver, Loss(problem, theta, z, key), Start(init(theta, z))).phi
 
-    def forward(theta: PyTree, z: PyTree, key: Key | None) -> tuple[PyTree, tuple[PyTree, ...]]:
-        phi = minimise(theta, z, key)
-        return phi, (theta, z, key, phi)
+    def forward(*leaves: PyTree) -> tuple[PyTree, tuple[PyTree, ...]]:
+        arguments = jax.tree.map(lambda leaf: leaf.value, leaves)
+        phi = minimise(*arguments)
+        # The problem need not be differentiable by a task by which no gradient is asked. Structure,
+        # unlike a truth value, stays known where values are traced.
+        by_z = () if any(leaf.perturbed for leaf in jax.tree.leaves(leaves[1])) else None
+        return phi, (*arguments, phi, by_z)
 
     def backward(residuals: tuple[PyTree, ...], v: PyTree) -> tuple[PyTree, PyTree, None]:
-        theta, z, key, phi = residuals
-        loss = Loss(problem, theta, z, key)
+        theta, z, key, phi, by_z = residuals
+        loss = Loss(problem, theta, z, key, by_z=by_z is not None)
+        v = jax.tree.map(_instantiate, v)
         grads, _ = linear_contrast(loss, phi, v, nudged_solver, points, damping=damping)
         return *grads, None
 
-    minimise.defvjp(forward, backward)
+    minimise.defvjp(forward, backward, symbolic_zeros=True)
 
     def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
         check_shapes(Loss(problem, theta, z, key))
         return minimise(theta, z, key)
 
     return checked
+
+
+def _instantiate(v: jax.Array | SymbolicZero) -> jax.Array:
+    return jnp.zeros(v.shape, v.dtype) if isinstance(v, SymbolicZero) else v

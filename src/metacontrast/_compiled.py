@@ -25,11 +25,12 @@ def keep_compiled() -> Path | None:
     JAX's own (`JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE=false`) is respected.
 
     Returns:
-        The folder; None where `$METACONTRAST_COMPILED` is "off", or JAX was told where itself, or
+        The folder; None where `$METACONTRAST_COMPILED` is "off", or JAX has a folder already, or
         the folder cannot be made, which warns.
     """
     given = os.environ.get(VARIABLE)
-    if given == "off" or jax.config.values["jax_compilation_cache_dir"]:
+    known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if given == "off" or known:
         return None
     base = Path(given).expanduser() if given else user_cache() / "compiled"
     folder = base / _machine()

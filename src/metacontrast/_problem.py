@@ -76,7 +76,7 @@ class Problem:
 class Squares(NamedTuple):
     """`weight * sum_i residual(phi, examples_i)^2`; the leaves of `examples` have one row each."""
 
-    weight: Scalar | float
+    weight: Scalar | complex
     residual: Callable[[PyTree, PyTree], jax.Array]
     examples: PyTree
 
@@ -87,7 +87,7 @@ class Rest(NamedTuple):
     `stiffness(phi)` is half its curvature before it is weighted, one number a weight.
     """
 
-    weight: Scalar | float
+    weight: Scalar | complex
     value: Callable[[PyTree], Scalar]
     stiffness: Callable[[PyTree], PyTree]
 
@@ -98,7 +98,7 @@ class Split(NamedTuple):
     squares: tuple[Squares, ...] = ()
     rests: tuple[Rest, ...] = ()
 
-    def plus(self, other: Split, weight: Scalar | float = 1.0) -> Split:
+    def plus(self, other: Split, weight: Scalar | complex = 1.0) -> Split:
         """The split of this loss plus `weight` times the other."""
         squares = tuple(s._replace(weight=weight * s.weight) for s in other.squares)
         rests = tuple(r._replace(weight=weight * r.weight) for r in other.rests)

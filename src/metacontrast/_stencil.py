@@ -74,12 +74,12 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
     weights = np.linalg.solve(powers, np.eye(len(points))[1])
     pairs = [(float(x) * beta, float(w) / beta) for x, w in zip(points, weights, strict=True) if x]
     free = float(weights[0]) / beta if scheme == "forward" else None
-    return Stencil(*zip(*pairs, strict=True), free)
+    return Stencil(tuple(b for b, _ in pairs), tuple(w for _, w in pairs), free)
 
 
 def _is_nudge(beta: Scalar | float) -> bool:
     try:
-        return math.isfinite(beta) and beta != 0
+        return bool(math.isfinite(beta) and beta != 0)
     except TypeError:  # no real number
         return False
 

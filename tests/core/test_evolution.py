@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from metacontrast._evolution import OURS, antithetic
 
 import metacontrast as mc
+from metacontrast._estimator._evolution import PERTURBATIONS
+from metacontrast._solver._base import advance
+from metacontrast._solver._evolve import antithetic
 
 KEY = jax.random.key(3)
 
@@ -28,7 +30,7 @@ def test_antithetic_is_its_definition():
 def noisy(learner_noise):
     return mc.Problem(
         init=lambda theta, task: theta,
-        inner=lambda phi, theta, z: jnp.sum((phi - z) ** 2) + mc.attraction(phi, theta),
+        inner=lambda phi, theta, z: jnp.sum((phi - z) ** 2) + mc.Synapse(theta).pull(phi),
         outer=lambda phi, theta, z: jnp.sum((phi - 1.0) ** 2),
         sample=lambda z, key: z + learner_noise * jax.random.normal(key, z.shape),
     )
@@ -40,9 +42,8 @@ def test_the_estimate_is_that_of_the_meta_loss():
     rule = mc.Evolution(sigma=0.1, pairs=3)
     loss = mc.meta_loss(problem, solve, rule)
     value, grad = jax.value_and_grad(loss)(theta, task, KEY)
-    by_hand = antithetic(
-        lambda theta: loss(theta, task, KEY), theta, jax.random.fold_in(KEY, OURS), 0.1, 3
-    )
+    perturbing = jax.random.fold_in(KEY, PERTURBATIONS)
+    by_hand = antithetic(lambda theta: loss(theta, task, KEY), theta, perturbing, 0.1, 3)
     np.testing.assert_allclose(grad, by_hand, rtol=1e-10)
     np.testing.assert_allclose(value, loss(theta, task, KEY), rtol=1e-12)
 
@@ -51,9 +52,8 @@ def test_pairs_share_their_random_numbers():
     # Noise that is added to the data moves phi alike in all runs: a quadratic meta-loss then has
     # the same second difference, and the estimate differs by (mean noise)' e e' alone.
     solve, theta, task = mc.descend(optax.sgd(0.1), 5), jnp.array([0.2, -0.4]), jnp.ones(2)
-    spread = lambda sigma: mc.Evolution(sigma, 2).value_and_grad(
-        noisy(100.0), solve, theta, task, KEY
-    )[1]
+    rule = lambda sigma: mc.meta_gradient(noisy(100.0), solve, mc.Evolution(sigma, 2))
+    spread = lambda sigma: rule(sigma)(theta, task, KEY).by_theta
     np.testing.assert_allclose(spread(1e-6), spread(1e-3), rtol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_evolve_draws_the_same_perturbations_in_every_phase():
     # So that a contrast is not noise divided by beta, even unconverged: here it is exact.
     problem = mc.Problem(
         init=lambda theta, task: theta,
-        inner=lambda phi, theta, z: jnp.sum((phi - z) ** 2) + mc.attraction(phi, theta),
+        inner=lambda phi, theta, z: jnp.sum((phi - z) ** 2) + mc.Synapse(theta).pull(phi),
         outer=lambda phi, theta, z: jnp.sum(phi),
     )
     solve = mc.evolve(optax.sgd(0.05), 10, sigma=0.1, pairs=2)
@@ -92,12 +92,12 @@ def test_evolve_draws_the_same_perturbations_in_every_phase():
 
 
 def test_evolve_can_be_run_in_parts():
-    solve, phi0 = mc.evolve(optax.adam(0.05), 7, sigma=0.1), jnp.array([1.0, 2.0])
-    loss = lambda phi: jnp.sum(phi**4)
-    first = solve.part(0, 3)(loss, phi0)
-    np.testing.assert_allclose(
-        solve.part(3, 4)(loss, first.phi, first.state).phi, solve(loss, phi0).phi, rtol=1e-12
-    )
+    solver, phi = mc.evolve(optax.adam(0.05), 7, sigma=0.1), jnp.array([1.0, 2.0])
+    quartic = lambda phi, theta, z: jnp.sum(phi**4)
+    loss = mc.Loss(mc.Problem(lambda theta, z: phi, quartic, quartic), None, None)
+    state, _ = advance(solver, loss, solver.init(loss, phi), 0, 3)
+    state, _ = advance(solver, loss, state, 3, 4)
+    np.testing.assert_allclose(state.phi, solver(loss, phi).phi, rtol=1e-12)
 
 
 def test_bad_input():
@@ -109,4 +109,5 @@ def test_bad_input():
         mc.evolve(optax.sgd(0.1), 3, sigma=-1.0)
     with pytest.raises(ValueError, match="key: Evolution draws"):
         rule = mc.Evolution(0.1)
-        rule.value_and_grad(noisy(0.0), mc.descend(optax.sgd(0.1), 1), jnp.ones(2), jnp.ones(2))
+        solver = mc.descend(optax.sgd(0.1), 1)
+        mc.meta_gradient(noisy(0.0), solver, rule)(jnp.ones(2), jnp.ones(2))

@@ -8,7 +8,7 @@ import metacontrast as mc
 
 
 def inner(phi, theta, task):
-    return jnp.sum((jnp.tanh(phi) - task) ** 2) + mc.attraction(phi, theta)
+    return jnp.sum((jnp.tanh(phi) - task) ** 2) + mc.Synapse(theta).pull(phi)
 
 
 PROBLEM = mc.Problem(
@@ -32,7 +32,8 @@ def error(order, beta, solve=CONVERGED, scheme="holomorphic"):
 
 def test_nodes_are_the_upper_half_of_the_circle_and_real_where_they_can_be():
     for p in range(2, 10):
-        nodes, weights = mc.stencil("holomorphic", p, 0.5)
+        nodes, weights, free = mc.stencil("holomorphic", p, 0.5)
+        assert free is None
         assert len(nodes) == p // 2 + 1 == len(weights)
         assert all(abs(abs(b) - 0.5) < 1e-15 and np.imag(b) >= 0 for b in nodes)
         assert isinstance(nodes[0], float) and isinstance(nodes[-1], complex if p % 2 else float)
@@ -84,9 +85,9 @@ def test_a_schedule_can_trace_beta():
 
 def test_diagnostics_are_real():
     rule = mc.Contrastive(0.1, "holomorphic", 4)
-    (_, told), found = rule.value_and_grad(PROBLEM, CONVERGED, THETA, TASK)
-    assert len(told["distance"]) == 3
-    assert all(jnp.isrealobj(leaf) for leaf in jax.tree.leaves((told, found)))
+    meta = mc.meta_gradient(PROBLEM, CONVERGED, rule)(THETA, TASK)
+    assert len(meta.aux["distance"]) == 3
+    assert all(jnp.isrealobj(leaf) for leaf in jax.tree.leaves((meta.aux, meta.by_theta)))
 
 
 NOT_ANALYTIC = {
@@ -130,13 +131,11 @@ def test_analytic_functions_that_look_otherwise_are_taken(function):
     "solve", [mc.lbfgs(1e-6), mc.evolve(optax.sgd(0.1), 5, 0.1), lambda loss, phi0: phi0]
 )
 def test_solvers_that_do_not_say_they_can_are_refused(solve):
-    with pytest.raises(TypeError, match="solve: the holomorphic scheme"):
+    with pytest.raises(TypeError, match="solver: the holomorphic scheme"):
         grad(mc.Contrastive(0.1, "holomorphic"), solve)
 
 
-def test_carry_and_order_one_are_refused():
-    with pytest.raises(ValueError, match=r"carry: .*holomorphic"):
-        mc.Contrastive(0.1, "holomorphic", carry=True)
+def test_order_one_is_refused():
     with pytest.raises(ValueError, match="order: the holomorphic scheme needs a whole number"):
         mc.Contrastive(0.1, "holomorphic", order=1)
 

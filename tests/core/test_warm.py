@@ -151,5 +151,5 @@ def test_stochastic_learners_take_a_key():
 @pytest.mark.parametrize("rule", [mc.Reptile(), mc.Unrolled(), mc.FirstOrder()])
 def test_other_estimators_are_refused(rule):
     step = mc.meta_gradient(PROBLEM, mc.descend(SGD, 1), rule)
-    with pytest.raises(TypeError, match="starts: .*looks at where learning started"):
+    with pytest.raises(TypeError, match=r"starts: .*looks at where learning started"):
         step(jnp.zeros(4), TASK, None, mc.Phases(Start(jnp.zeros(4))))

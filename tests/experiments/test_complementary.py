@@ -22,8 +22,8 @@ def meta_gradient(method):
     s = complementary.METHODS[method]
     solver, estimator = _complementary.learner(s, complementary.item_loss)
     task = sine(jax.random.key(7), shots=10, queries=10)
-    rule = lambda theta: estimator.value_and_grad(complementary.PROBLEM, solver, theta, task)[1]
-    return estimator, jax.jit(rule)(complementary.first_theta(s))
+    rule = mc.meta_gradient(complementary.PROBLEM, solver, estimator)
+    return estimator, rule(complementary.first_theta(s), task).by_theta
 
 
 def test_online_is_batch_up_to_round_off():

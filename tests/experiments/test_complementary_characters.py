@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from problems import EPS
 
+import metacontrast as mc
 from metacontrast.tasks import Images
 
 METHODS = characters.METHODS
@@ -40,10 +41,8 @@ def test_online_is_batch_up_to_round_off():
     grads = {}
     for method in ("online", "batch"):
         s = METHODS[method]
-        problem, (solver, rule) = characters.problem(s), characters.learner(s)
-        grads[method] = jax.jit(
-            lambda theta, p=problem, s=solver, r=rule: r.value_and_grad(p, s, theta, task(1))[1]
-        )(characters.first_theta(s))
+        rule = mc.meta_gradient(characters.problem(s), *characters.learner(s))
+        grads[method] = rule(characters.first_theta(s), task(1)).by_theta
     # Each tag adds two readings, lambda |phi - omega| (1 + |phi - omega|) at most, over beta; no
     # weight is ten away from its omega.
     for a, b in zip(*map(jax.tree.leaves, grads.values()), strict=True):

@@ -12,10 +12,9 @@ import numpy as np
 import omniglot
 import pytest
 from _few_shot_learners import folds, learner, network
-from _next import solve_inner
 from problems import EPS, relative_error
 
-from metacontrast import Data, Task
+from metacontrast import Data, Task, meta_gradient, solve_inner
 from metacontrast.nets import conv4
 from metacontrast.report import print_report
 from metacontrast.tasks import Images, distorted, episodes
@@ -59,7 +58,7 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     drawn = method in ("cml-head", "cml-mod")
     if not drawn:
         monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
-    result = toy_run(small(method, out=tmp_path))
+    result = toy_run(small(method, views=int(drawn), out=tmp_path))
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
     assert 0 < result["value"] <= 100
@@ -97,8 +96,14 @@ def verdicts(method, queries):
     task = task._replace(test=jax.tree.map(lambda leaf: leaf[:queries], task.test))
     references = jnp.ones((5, SIZE, SIZE, 1)) * 0.5
     theta = made.prepare(made.first_theta(jax.random.key(1)), references)
-    phi = made.problem(test=True).init(theta, task) + 1.0 if method == "cml-head" else theta
-    return jax.jit(made.logits)(phi, theta, task)[:2]
+
+    @jax.jit
+    def logits(theta):
+        inputs = made.features(test=True)(theta, task)
+        phi = made.problem(test=True).init(*inputs)
+        return made.logits(phi + 1.0 if method == "cml-head" else phi, inputs[0], inputs[1].test.x)
+
+    return logits(theta)[:2]
 
 
 def test_the_head_judges_each_query_by_itself_and_the_published_learners_do_not():
@@ -108,19 +113,23 @@ def test_the_head_judges_each_query_by_itself_and_the_published_learners_do_not(
 
 
 def test_views_are_averaged():
-    made, one = learner(small("cml-head", views=2), 1), learner(small("cml-head", views=0), 1)
+    s = small("cml-head", views=2)
     task = episodes(images("test"), WAY, 1, 4)(jax.random.key(0))
+    made = learner(s, 1)
     theta = made.prepare(made.first_theta(jax.random.key(0)), task.test.x)
-    plain, seen = (which.features(theta.body, task, test=True) for which in (one, made))
-    net, weights = network(made.s, 1), theta.body.weights
-    stats = net.statistics(weights, task.test.x)
+    _, viewed = made.features(test=True)(theta, task)
+    _, plain = learner(replace(s, views=0), 1).features(test=True)(theta, task)
+    net = network(s, 1)
+    stats = net.statistics(theta.body, task.test.x)
     each = [
-        net.apply(weights, jnp.concatenate([distorted(key, x[None]) for x in task.test.x]), stats)
+        net.apply(
+            theta.body, jnp.concatenate([distorted(key, x[None]) for x in task.test.x]), stats
+        )
         for key in jax.random.split(jax.random.key(0), 2)
     ]
     mean = (plain.test.x + sum(each) / np.sqrt(each[0].shape[1])) / 3
-    assert relative_error(seen.test.x, mean) < 1e3 * EPS
-    assert relative_error(seen.test.x, plain.test.x) > 1e-3
+    assert relative_error(viewed.test.x, mean) < 1e3 * EPS
+    assert relative_error(viewed.test.x, plain.test.x) > 1e-3
 
 
 def test_features_of_length_one_are_centred_by_training_images_and_then_by_no_query():
@@ -128,14 +137,14 @@ def test_features_of_length_one_are_centred_by_training_images_and_then_by_no_qu
     task = episodes(images("test"), WAY, 1, 4)(jax.random.key(0))
     references = jax.random.uniform(jax.random.key(2), (5, SIZE, SIZE, 1))
     theta = made.prepare(made.first_theta(jax.random.key(1)), references)
-    f = made.features(theta.body, task, test=True)
+    _, f = made.features(test=True)(theta, task)
     for half in f:
         assert relative_error(jnp.linalg.norm(half.x, axis=1), jnp.ones(len(half.y))) < 1e-3
     few = task._replace(test=jax.tree.map(lambda leaf: leaf[:2], task.test))
-    alone = made.features(theta.body, few, test=True).test.x
-    assert relative_error(alone, f.test.x[:2]) < 1e4 * EPS
-    mean = jnp.mean(network(made.s, 1).apply(theta.body.weights, references), 0)
-    assert relative_error(theta.body.reference.centre, mean) < 1e4 * EPS
+    _, alone = made.features(test=True)(theta, few)
+    assert relative_error(alone.test.x, f.test.x[:2]) < 1e4 * EPS
+    mean = jnp.mean(network(made.s, 1).apply(theta.body, references), 0)
+    assert relative_error(theta.reference.centre, mean) < 1e4 * EPS
 
 
 def test_fast_weights_are_tested_on_distorted_copies_too_and_learn_from_them():
@@ -144,16 +153,16 @@ def test_fast_weights_are_tested_on_distorted_copies_too_and_learn_from_them():
     task = episodes(images("test"), WAY, 2, 3)(jax.random.key(1))
     (key,) = jax.random.split(jax.random.key(0), 1)
     moved = lambda x: jnp.concatenate([distorted(key, image[None]) for image in x])
-    copied = made.problem(test=True).encoded(theta, task)
+    _, copied = made.features(test=True)(theta, task)
     np.testing.assert_array_equal(copied.train.y, np.tile(task.train.y, 2))
     np.testing.assert_array_equal(copied.test.x, task.test.x)
     expected = jnp.concatenate([task.train.x, moved(task.train.x)])
     assert relative_error(copied.train.x, expected) < 1e3 * EPS
-    np.testing.assert_array_equal(made.problem().encoded(theta, task).train.x, task.train.x)
+    assert made.features() is None  # in training there are no copies
     net = network(made.s, 1, WAY)
     logs = lambda x: jax.nn.log_softmax(net.apply(theta, x))
     mean = (logs(task.test.x) + logs(moved(task.test.x))) / 2
-    assert relative_error(made.logits(theta, theta, task), mean) < 1e4 * EPS
+    assert relative_error(made.logits(theta, theta, task.test.x), mean) < 1e4 * EPS
     assert relative_error(logs(task.test.x), mean) > 1e-3
 
 
@@ -167,12 +176,18 @@ def test_anil_adapts_the_head_alone():
     made = learner(small("anil"), 1)
     theta = made.first_theta(jax.random.key(0))
     task = episodes(images("train"), WAY, 1, 2)(jax.random.key(1))
-    problem, solver = made.problem(), made.solver()
-    phi = jax.jit(lambda theta: solve_inner(problem, solver, theta, task).phi)(theta)
+    problem, solver, features = made.problem(), made.solver(), made.features()
+
+    @jax.jit
+    def phi_and_grads(theta):
+        inputs, pull_back = jax.vjp(lambda theta: features(theta, task), theta)
+        meta = meta_gradient(problem, solver, made.estimator(), by_z=True)(*inputs)
+        grad = pull_back((meta.by_theta, meta.by_z))[0]
+        return solve_inner(problem, solver, *inputs).phi, grad
+
+    phi, grad = phi_and_grads(theta)
     assert jax.tree.map(jnp.shape, phi) == jax.tree.map(jnp.shape, theta.head)
     assert not np.array_equal(phi["w"], theta.head["w"])
-    rule = jax.jit(lambda theta: made.estimator().value_and_grad(problem, solver, theta, task)[1])
-    grad = rule(theta)
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grad.body[0]["w"]))
 
 
@@ -214,7 +229,7 @@ def test_published_settings_are_kept():
     # Weight decay 0.5 with a factor 1/2 is lambda = 0.25 without.
     assert (s.beta, s.pull, s.tasks, s.steps) == (0.03, 0.25, 16, 3750)
     assert (s.inner_steps, s.nudged_steps, s.inner_rate) == (200, 100, 0.01)
-    assert (s.size, s.filters, s.views, s.linear_nudge) == (28, (64,) * 4, 0, False)
+    assert (s.size, s.filters, s.views, s.nudge) == (28, (64,) * 4, 0, "outer")
     mini = miniimagenet.for_kind("cml-syn", 5, 1, published=True)
     assert (mini.beta, mini.inner_steps, mini.nudged_steps, mini.steps) == (0.01, 100, 75, 25_000)
     assert (mini.size, mini.filters, mini.outer_rate, mini.tasks) == (84, (32,) * 4, 1e-3, 4)
@@ -228,16 +243,20 @@ def runs(monkeypatch):
     return asked
 
 
-def test_defaults_are_of_the_kind_of_task_that_is_asked_for(start, runs):
+def test_defaults_are_of_the_kind_of_task_that_is_asked_for(start, runs, monkeypatch):
+    minis = []
+    monkeypatch.setattr(miniimagenet, "run", lambda s: minis.append(s))
     some = lambda: (runs[-1].beta, runs[-1].pull, runs[-1].steps, runs[-1].out)
     words = ("--method", "cml-syn", "--way=5", "--shot", 5)
     assert start(omniglot, *words) == 0
     assert some() == (0.1, 0.05, 24_000, None)
     assert start(omniglot, *words, "--published", "--beta", 0.7) == 0
-    assert some() == (0.7, 0.05, 3750, None)
+    assert (some(), runs[-1].published) == ((0.7, 0.05, 3750, None), True)
     assert start(omniglot, "--shot", 5, "--steps", 48_000, "--quick") == 0
     assert some() == (10.0, 0.0, 48_000, None)
     assert (runs[-1].queries, runs[-1].views, runs[-1].test_tasks) == (5, 0, 200)
+    assert start(miniimagenet, "--mirror", False) == 0
+    assert (minis[-1].mirror, minis[-1].unit) == (False, True)
 
 
 def test_a_kind_of_task_is_a_number(start, capsys):

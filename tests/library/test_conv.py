@@ -1,4 +1,6 @@
-"""Convolutions agree in all their forms; networks are what was published, and say what they saw."""
+"""Convolutions agree in all their forms; networks are what was published."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from problems import EPS, relative_error
 from metacontrast.nets import conv, conv4, lenet5
 
 
-def drawn(seed, *shape):
+def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
@@ -30,25 +32,28 @@ SHAPES = [(3, 1, 1, 8), (3, 2, 1, 7), (3, 2, 1, 8), (5, 1, 0, 9)]
 
 @pytest.mark.parametrize(("k", "stride", "padding", "side"), SHAPES)
 def test_both_lowerings_are_the_definition_in_values_and_gradients(k, stride, padding, side):
-    x, w = drawn(0, 2, side, side, 3), drawn(1, k, k, 3, 4)
-    v = drawn(2, *by_hand(x, w, stride, padding).shape)
-    results = []
-    for lowering in ("patches", "lax"):
-        convolve = lambda x, w, lowering=lowering: conv(
-            x, w, stride=stride, padding=padding, lowering=lowering
-        )
-        y, pull = jax.vjp(convolve, x, w)
+    x, w = normal(0, 2, side, side, 3), normal(1, k, k, 3, 4)
+    expected = by_hand(x, w, stride, padding)
+    v = normal(2, *expected.shape)
+
+    @jax.jit
+    def run(x, w):
+        convolve = lambda lowering: partial(conv, stride=stride, padding=padding, lowering=lowering)
+        pairs = [jax.vjp(convolve(lowering), x, w) for lowering in ("patches", "lax")]
+        return [y for y, _ in pairs], [pull(v) for _, pull in pairs]
+
+    outputs, gradients = run(x, w)
+    for y in outputs:
         # Sums of k k 3 products of order one.
-        np.testing.assert_allclose(y, by_hand(x, w, stride, padding), atol=1e3 * EPS)
-        results.append(pull(v))
+        np.testing.assert_allclose(y, expected, atol=1e3 * EPS)
     # The gradient's longest sum is over all output pixels of both images, 128 terms at most.
-    for one, other in zip(*results, strict=True):
+    for one, other in zip(*gradients, strict=True):
         assert relative_error(one, other) < 1e3 * EPS
 
 
 @pytest.mark.parametrize("filters", [12, 4])  # more and fewer than the 9 numbers of a patch
 def test_the_lowering_for_reverse_mode_has_the_same_derivatives(filters):
-    x, w = drawn(0, 2, 7, 7, 1), drawn(1, 3, 3, 1, filters)
+    x, w = normal(0, 2, 7, 7, 1), normal(1, 3, 3, 1, filters)
 
     def results(lowering):
         y = lambda x, w: conv(x, w, stride=2, padding=1, lowering=lowering)
@@ -58,22 +63,24 @@ def test_the_lowering_for_reverse_mode_has_the_same_derivatives(filters):
         forward_over_reverse = jax.jvp(slopes, (x, w), (x, w))[1]
         return y(x, w), slopes(x, w), jax.grad(length, (0, 1))(x, w), forward_over_reverse
 
-    one, other = (jax.tree.leaves(results(lowering)) for lowering in ("reverse", "patches"))
+    run = jax.jit(lambda: [results(lowering) for lowering in ("reverse", "patches")])
+    one, other = map(jax.tree.leaves, run())
     for a, b in zip(one, other, strict=True):
         assert relative_error(a, b) < 1e3 * EPS  # sums of at most 32 terms, twice
 
 
 def test_the_lowering_for_reverse_mode_keeps_types():
-    x, w = drawn(0, 2, 7, 7, 1).astype(jnp.float32), drawn(1, 3, 3, 1, 12).astype(jnp.float32)
+    x, w = normal(0, 2, 7, 7, 1).astype(jnp.float32), normal(1, 3, 3, 1, 12).astype(jnp.float32)
     loss = lambda x, w: jnp.sum(conv(x, w, dtype=jnp.bfloat16, lowering="reverse") ** 2)
-    assert [g.dtype for g in jax.grad(loss, (0, 1))(x, w)] == [jnp.float32] * 2
+    grads = jax.eval_shape(jax.grad(loss, (0, 1)), x, w)
+    assert [g.dtype for g in grads] == [jnp.float32] * 2
     with pytest.raises(TypeError, match="jvp"):
         jax.jvp(lambda w: conv(x, w, lowering="reverse"), (w,), (w,))
 
 
 def test_an_unknown_lowering_is_refused():
     with pytest.raises(ValueError, match="lowering: unknown 'fft'"):
-        conv(drawn(0, 1, 4, 4, 1), drawn(0, 3, 3, 1, 1), lowering="fft")
+        conv(normal(0, 1, 4, 4, 1), normal(0, 3, 3, 1, 1), lowering="fft")
 
 
 def count(phi):
@@ -92,28 +99,29 @@ def count(phi):
     ],
 )
 def test_networks_have_the_published_number_of_weights(net, weights):
-    assert count(net.init(jax.random.key(0))) == weights
+    assert count(jax.eval_shape(net.init, jax.random.key(0))) == weights
 
 
 def test_weights_start_kaiming_uniform_and_biases_at_zero():
-    layers = conv4(classes=5).init(jax.random.key(0))
+    layers = jax.jit(conv4(16, classes=5).init)(jax.random.key(0))
     for layer in layers:
         fan_in = np.prod(layer["w"].shape[:-1])
         bound = np.sqrt(6 / fan_in)
-        assert np.abs(layer["w"]).max() <= bound
+        w = np.asarray(layer["w"])
+        assert np.abs(w).max() <= bound
         # The variance of n uniform draws is that of one up to sqrt(0.8 / n), relatively.
-        n = layer["w"].size
-        assert abs(np.var(layer["w"]) * 3 / bound**2 - 1) < 5 * np.sqrt(0.8 / n)
+        assert abs(np.var(w) * 3 / bound**2 - 1) < 5 * np.sqrt(0.8 / w.size)
         assert not layer["b"].any()
 
 
-IMAGES = drawn(3, 6, 16, 16, 2)
+IMAGES = normal(3, 6, 16, 16, 2)
 
 
 @pytest.mark.parametrize(("strided", "side"), [(True, 1), (False, 1)])
 def test_features_have_one_row_an_image(strided, side):
     net = conv4(4, strided=strided, channels=2, size=16)
-    assert net.apply(net.init(jax.random.key(0)), IMAGES).shape == (6, side * side * 4)
+    outputs = jax.eval_shape(lambda key: net.apply(net.init(key), IMAGES), jax.random.key(0))
+    assert outputs.shape == (6, side * side * 4)
 
 
 @pytest.mark.parametrize("make", [conv4, lenet5])
@@ -128,26 +136,27 @@ def test_an_unknown_norm_is_refused():
 
 
 SMALL = conv4(4, strided=True, channels=2, size=16)
-PHI = SMALL.init(jax.random.key(1))
+PHI = jax.jit(SMALL.init)(jax.random.key(1))
+APPLY = jax.jit(SMALL.apply)
 
 
 def test_by_its_own_statistics_an_image_is_judged_with_the_others():
-    alone = SMALL.apply(PHI, IMAGES[:2])
-    assert relative_error(SMALL.apply(PHI, IMAGES)[:2], alone) > 0.01
+    alone = APPLY(PHI, IMAGES[:2])
+    assert relative_error(APPLY(PHI, IMAGES)[:2], alone) > 0.01
 
 
 def test_by_given_statistics_each_image_is_judged_by_itself():
-    stats = SMALL.statistics(PHI, IMAGES)
-    alone = SMALL.apply(PHI, IMAGES[:2], stats)
-    assert relative_error(SMALL.apply(PHI, IMAGES, stats)[:2], alone) < 100 * EPS
-    assert relative_error(SMALL.apply(PHI, IMAGES, stats), SMALL.apply(PHI, IMAGES)) < 100 * EPS
+    stats = jax.jit(SMALL.statistics)(PHI, IMAGES)
+    alone = APPLY(PHI, IMAGES[:2], stats)
+    assert relative_error(APPLY(PHI, IMAGES, stats)[:2], alone) < 100 * EPS
+    assert relative_error(APPLY(PHI, IMAGES, stats), APPLY(PHI, IMAGES)) < 100 * EPS
 
 
 def test_normalised_layers_do_not_see_scale_or_offset():
     x = IMAGES - 1.0
     phi = [layer | {"w": 3 * layer["w"]} for layer in PHI]
     # The added 1e-5 stands beside variances of about 0.1 and more.
-    assert relative_error(SMALL.apply(phi, x), SMALL.apply(PHI, x)) < 1e-3
+    assert relative_error(APPLY(phi, x), APPLY(PHI, x)) < 1e-3
 
 
 def test_bfloat16_products_give_what_float32_gives_to_their_precision():
@@ -155,8 +164,8 @@ def test_bfloat16_products_give_what_float32_gives_to_their_precision():
     x = IMAGES.astype(jnp.float32)
     coarse = conv4(4, strided=True, channels=2, size=16, dtype=jnp.bfloat16)
     loss = lambda net, phi: jnp.mean(net.apply(phi, x) ** 3)
-    exact, exact_grad = jax.value_and_grad(lambda phi: loss(SMALL, phi))(phi)
-    value, grad = jax.value_and_grad(lambda phi: loss(coarse, phi))(phi)
+    run = jax.jit(lambda phi: [jax.value_and_grad(partial(loss, n))(phi) for n in (SMALL, coarse)])
+    (exact, exact_grad), (value, grad) = run(phi)
     assert {leaf.dtype for leaf in jax.tree.leaves((value, grad))} == {jnp.dtype("float32")}
     # Factors are rounded to 2^-8 of themselves, in four layers forwards and four backwards.
     assert 0 < abs(value / exact - 1) < 16 * 2.0**-8

@@ -1,5 +1,7 @@
 """Few-shot tasks are what they say, for every key."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,8 @@ PIXELS[..., 0] = np.arange(CLASSES)[:, None, None, None]
 PIXELS[..., 1] = np.arange(EACH)[:, None, None]
 PIXELS[:, :, 0, 0] += 100
 IMAGES = Images(PIXELS, tuple("abcdefghijkl"))
+N = 5000
+KEYS = jax.random.split(jax.random.key(0), N)
 CORNERS = {(0, 0): 0, (-1, 0): 1, (-1, -1): 2, (0, -1): 3}  # where 0, 1, ... quarters bring it
 
 
@@ -29,14 +33,22 @@ def one_of(tasks, i):
     return jax.tree.map(lambda leaf: leaf[i], tasks)
 
 
-@pytest.mark.parametrize("rotations", [False, True])
-@pytest.mark.parametrize(("way", "shot", "query"), [(5, 1, 3), (12, 4, 5), (1, 1, 1)])
+@cache
+def draw_many(way, shot, query, rotations):
+    """`keys -> tasks`, in numpy."""
+    draw = jax.jit(jax.vmap(episodes(IMAGES, way, shot, query, rotations=rotations)))
+    return lambda keys: jax.tree.map(np.asarray, draw(keys))
+
+
+@pytest.mark.parametrize(
+    ("way", "shot", "query", "rotations"),
+    [(12, 4, 5, False), (5, 1, 3, True), (1, 1, 1, True)],
+)
 def test_a_task(way, shot, query, rotations):
-    draw = episodes(IMAGES, way, shot, query, rotations=rotations)
-    tasks = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 50))
+    tasks = draw_many(way, shot, query, rotations)(KEYS)
     for task in (one_of(tasks, i) for i in range(50)):
         classes_and_turns = []
-        seen = set()
+        examples = set()
         for data, each in ((task.train, shot), (task.test, query)):
             assert data.x.shape == (way * each, SIDE, SIDE, 2)
             assert (data.x.dtype, data.y.dtype) == (jnp.float32, jnp.int32)
@@ -44,16 +56,16 @@ def test_a_task(way, shot, query, rotations):
             classes, numbers, turns = (row.reshape(way, each) for row in identities(data))
             for row in (classes, turns):  # one class, and one turn, under one label
                 np.testing.assert_array_equal(row, np.repeat(row[:, :1], each, axis=1))
-            seen |= {(label, number) for label in range(way) for number in numbers[label]}
+            examples |= {(label, number) for label in range(way) for number in numbers[label]}
             classes_and_turns.append([*zip(classes[:, 0], turns[:, 0], strict=True)])
-        assert len(seen) == way * (shot + query)  # distinct, and the two halves disjoint
+        assert len(examples) == way * (shot + query)  # distinct, and the two halves disjoint
         assert classes_and_turns[0] == classes_and_turns[1]
         assert len({*classes_and_turns[0]}) == way
         assert rotations or not turns.any()
 
 
 def test_turns_are_counterclockwise_and_keep_the_pixels():
-    task = episodes(IMAGES, 12, 1, 8, rotations=True)(jax.random.key(0))
+    task = one_of(draw_many(5, 1, 3, True)(KEYS), 7)
     for x, c, number, turn in zip(np.asarray(task.test.x), *identities(task.test), strict=True):
         # XLA multiplies by 1 / 255, which is rounded: at most two units in the last place.
         expected = np.rot90(PIXELS[c, number], turn) / 255
@@ -61,21 +73,17 @@ def test_turns_are_counterclockwise_and_keep_the_pixels():
 
 
 def test_the_key_alone_decides():
-    draw = episodes(IMAGES, 5, 2, 3, rotations=True)
-    keys = jax.random.split(jax.random.key(7), 3)
-    tasks = jax.jit(jax.vmap(draw))(keys)
-    for i, key in enumerate(keys):
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2 * np.finfo(np.float32).eps)
-        jax.tree.map(close, draw(key), one_of(tasks, i))
+    draw = draw_many(5, 1, 3, True)
+    tasks, reversed_ = draw(KEYS), draw(KEYS[::-1])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1], b), tasks, reversed_)
     assert np.any(tasks.train.x[0] != tasks.train.x[1])
 
 
 def test_classes_turns_and_examples_are_uniform():
-    draw = jax.jit(jax.vmap(episodes(IMAGES, 4, 1, 1, rotations=True)))
-    tasks = draw(jax.random.split(jax.random.key(0), 6000))
-    found = identities(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tasks.train))
-    n = 6000 * 4
-    for values, kinds in zip(found, (CLASSES, EACH, 4), strict=True):
+    tasks = draw_many(5, 1, 3, True)(KEYS)
+    drawn = identities(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tasks.train))
+    n = N * 5
+    for values, kinds in zip(drawn, (CLASSES, EACH, 4), strict=True):
         share = np.bincount(values, minlength=kinds) / n
         # 5 standard deviations; distinct classes in a task only make the counts steadier
         assert np.abs(share - 1 / kinds).max() < 5 * np.sqrt((1 - 1 / kinds) / kinds / n)
@@ -97,7 +105,8 @@ def test_what_the_images_do_not_have_is_refused(numbers, named):
 
 
 def test_rotations_are_classes():
-    episodes(IMAGES, 48, 1, 1, rotations=True)(jax.random.key(0))
+    draw = episodes(IMAGES, 48, 1, 1, rotations=True)
+    assert jax.eval_shape(draw, jax.random.key(0)).train.y.shape == (48,)
     with pytest.raises(ValueError, match=r"^way: 49 of 48 classes"):
         episodes(IMAGES, 49, 1, 1, rotations=True)
     with pytest.raises(ValueError, match=r"^rotations: .*not square"):

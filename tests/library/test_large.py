@@ -4,6 +4,7 @@ Its layouts are arithmetic, not measurement: they are the same each time. The bo
 as large as phi that must be alive at once, and leave half a phi for all that is small.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -17,6 +18,8 @@ import metacontrast as mc
 from metacontrast._contrast import Phase
 from metacontrast._diagnostics import phase_diagnostics, sequentially
 from metacontrast._loss import OuterNudge
+from metacontrast.train import device_mesh
+from metacontrast.train._layout import Layout
 from metacontrast.train._loop import first_snapshot
 from metacontrast.train._meta_step import MetaStep, compile_dispatch
 
@@ -76,6 +79,19 @@ def test_a_long_task_holds_its_phases_and_no_others():
     """Of each of two a phi and a momentum; theta, its gradient and that of a phase; and copies."""
     must = 2 * 2 + 2 + 1
     assert must <= meta_step("forward", 1, None, warm_start="phases") < must + 4.5
+
+
+def test_two_devices_hold_half_of_a_learner_each():
+    """Also of one that starts from nothing that is split itself."""
+    fresh = replace(problem, init=lambda theta, task: jnp.zeros(N))
+
+    def held(layout):
+        args = (fresh, mc.descend(optax.sgd(0.1, 0.9), 3), mc.FirstOrder(), sample_task)
+        run = MetaStep(*args, optax.sgd(0.1), tasks=1, seed=0, layout=layout)
+        state = jax.eval_shape(lambda: first_snapshot(run, jnp.zeros(())).state)
+        return trees(compile_dispatch(run), state, 0, 1)
+
+    assert held(Layout(device_mesh(1, 2))) < held(Layout()) / 2 + 0.1
 
 
 def diagnostics(phi_0, phis):

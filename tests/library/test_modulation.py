@@ -117,12 +117,6 @@ def test_the_contrast_is_the_implicit_gradient_at_convergence():
     assert errors[1] / errors[0] == pytest.approx(1e-2, rel=0.1)
 
 
-def test_unrolling_agrees():
-    unrolled = meta(lambda beta: mc.Unrolled())(0.0).by_theta
-    # Round-off in solves of condition below 1e4.
-    assert relative_error(unrolled, exact()) < 1e6 * EPS
-
-
 def test_slow_weights_act_through_both_phases():
     beta = 1e-4
     theta, task = example()

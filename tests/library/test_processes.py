@@ -13,7 +13,7 @@ import toy_run
 from problems import forbidden
 from toy_run import assert_close_run, lines
 
-from metacontrast.train import use_devices
+from metacontrast.train import _processes, by_first, use_devices
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_devices_cannot_be_chosen_once_jax_has_started():
 CHOOSE = """
 import os, sys
 import toy_run
-from metacontrast.train import use_devices
+from metacontrast.train import _processes, by_first, use_devices
 try:
     use_devices(distributed=True)
 except ValueError as error:
@@ -74,6 +74,24 @@ def test_what_is_chosen_before_jax_starts_is_where_the_loop_runs(tmp_path):
     # Twice as many threads as devices and one more, lest calls of LAPACK wait for each other.
     assert chosen == f"{{'tasks': 2, 'parameters': 1}} {max(os.cpu_count(), 5)}"
     assert "tasks: 1 cannot be spread over the 2 devices" in refused
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_fails_in_the_first_process_fails_in_all(monkeypatch, first):
+    """Or the others would wait for it; two processes are feigned by what one is sent."""
+    calls = []
+
+    def act():
+        calls.append(1)
+        raise OSError("disk full")
+
+    sent = (lambda value: value) if first else (lambda value: (None, OSError("disk full")))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 0 if first else 1)
+    monkeypatch.setattr(_processes, "_broadcast", sent)
+    with pytest.raises(OSError, match="disk full"):
+        by_first(act)
+    assert len(calls) == first
 
 
 # Two processes

@@ -7,75 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import EPS, forbidden
-from toy_run import assert_same, lines, noisy, problem, solver, spring, spring_or_steep
+from problems import forbidden
+from springs import (
+    STEPS,
+    THETA,
+    base,
+    by_hand,
+    centres,
+    close,
+    drawn,
+    exact_gradient,
+    exact_loss,
+    steep_run,
+    train,
+)
+from toy_run import assert_same, lines, noisy, solver, spring_or_steep
 
 import metacontrast as mc
-from metacontrast.train import DivergedError, meta_train
+from metacontrast.train import DivergedError
 from metacontrast.train._checkpoints import Checkpoints
-
-SEED, TASKS, THETA, STEPS = 7, 16, 0.5, 6
-OPTIMIZER = optax.chain(optax.clip(0.7), optax.sgd(lambda t: 0.3 / (1 + t), momentum=0.9))
-
-
-def train(**changes):
-    arguments = dict(
-        problem=problem, solver=solver, estimator=mc.Unrolled(), sample_task=spring, theta=THETA,
-        optimizer=OPTIMIZER, steps=STEPS, tasks=TASKS, seed=SEED, log_every=2,
-        steps_per_dispatch=1, progress=False,
-    )  # fmt: skip
-    return meta_train(**(arguments | changes))
-
-
-base = cache(train)
-
-
-@cache
-def steep_run(task_batch_size):
-    """One in four tasks diverges; each has noise of its own; a diagnostic is a list."""
-    return train(
-        problem=noisy, estimator=mc.Contrastive(0.1, order=2), sample_task=spring_or_steep,
-        steps=2, log_every=1, task_batch_size=task_batch_size,
-    )  # fmt: skip
-
-
-@cache
-def drawn(t, sample_task=spring):
-    """The tasks of meta-step `t` and the keys to learn them with, by the documented rule."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), t))
-    drawing, learning = (jax.random.split(key, TASKS) for key in keys)
-    tasks = jax.jit(jax.vmap(sample_task))(drawing)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], tasks) for i in range(TASKS)], learning
-
-
-def centres(t, sample_task=spring):
-    """Of the tasks of meta-step `t` that do not diverge."""
-    tasks = jax.tree.map(np.asarray, drawn(t, sample_task)[0])
-    return np.array([x.centre for x in tasks if x.steepness == 1])
-
-
-def exact_loss(theta, centres):
-    """The mean of `(phi - 1)^2` at phi = (centre + theta) / 2; its gradient is that of phi - 1."""
-    return (((centres + theta) / 2 - 1) ** 2).mean()
-
-
-def exact_gradient(theta, t, sample_task=spring):
-    return np.mean((centres(t, sample_task) + theta) / 2 - 1)
-
-
-def by_hand(gradient=exact_gradient, steps=STEPS):
-    """Theta after each meta-step of the optimizer above."""
-    theta, trace, thetas = THETA, 0.0, []
-    for t in range(steps):
-        trace = np.clip(gradient(theta, t), -0.7, 0.7) + 0.9 * trace
-        theta = theta - 0.3 / (1 + t) * trace
-        thetas.append(theta)
-    return np.array(thetas)
-
-
-def close(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=1000 * EPS)
-
 
 # What a meta-step does
 
@@ -155,6 +105,20 @@ def test_an_optimizer_may_ask_for_the_loss_and_search_a_line():
         rates.append(float(state[-1].learning_rate))
     assert rates[0] == 1 > rates[2]
     close(train(optimizer=search, steps=3, log_every=1).theta, theta)
+
+
+def test_an_optimizer_is_given_the_loss_its_gradient_and_both_elsewhere():
+    def update(updates, state, params, *, value, grad, value_fn, **others):
+        there, slope = jax.value_and_grad(value_fn)(params - grad / 2)
+        return -0.1 * slope * there / value, state
+
+    ahead = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    theta = THETA
+    for t in range(3):
+        there = theta - exact_gradient(theta, t) / 2
+        ratio = exact_loss(there, centres(t)) / exact_loss(theta, centres(t))
+        theta = theta - 0.1 * exact_gradient(there, t) * ratio
+    close(train(optimizer=ahead, steps=3, log_every=1).theta, theta)
 
 
 # Divergence

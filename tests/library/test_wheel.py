@@ -9,7 +9,7 @@ from metacontrast.tasks import wheel
 from metacontrast.tasks._wheel import contexts, mean_rewards, regrets, rewards, uniform_regret
 
 N = 20_000
-X = contexts(jax.random.key(0), N)
+X = jax.jit(contexts, static_argnums=1)(jax.random.key(0), N)
 
 
 def assert_mean(values, expected):
@@ -50,10 +50,9 @@ def test_uniform_play_regrets_what_the_formula_says(delta):
 
 
 def test_offline_tasks_are_random_pulls_of_one_wheel():
-    task = jax.vmap(lambda key: wheel(key, pulls=100, fewest=10))(
-        jax.random.split(jax.random.key(2), 400)
-    )
-    (x, pulled), test = task
+    draw = jax.jit(jax.vmap(lambda key: wheel(key, pulls=100, fewest=10)))
+    tasks = draw(jax.random.split(jax.random.key(2), 400))
+    (x, pulled), test = jax.tree.map(np.asarray, tasks)
     assert_mean(np.mean(pulled.arm == 4, axis=1), 0.2)
     counted = pulled.weight.sum(axis=1)
     assert counted.min() >= 10 and counted.max() <= 100
@@ -64,12 +63,8 @@ def test_offline_tasks_are_random_pulls_of_one_wheel():
     rich = pulled.reward > 25
     assert_mean(rich.mean(axis=1), 2 / 15)
     # Each wheel has one radius: what a quadrant's arm paid 50 at is outside what it paid 1 at.
-    own = (
-        np.asarray(
-            jax.vmap(lambda x, arm: mean_rewards(x, 0.0)[jnp.arange(100), arm])(x, pulled.arm)
-        )
-        == 50
-    )
+    of_arm = lambda x, arm: mean_rewards(x, 0.0)[jnp.arange(100), arm]
+    own = np.asarray(jax.jit(jax.vmap(of_arm))(x, pulled.arm)) == 50
     radius = np.linalg.norm(x, axis=2)
     inner = np.where(own & rich, radius, np.inf).min(axis=1)
     assert (inner > np.where(own & ~rich, radius, 0).max(axis=1)).all()

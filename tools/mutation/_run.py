@@ -64,12 +64,8 @@ def run(tests: list[str], folder: Path, timeout: float, keep: bool = False) -> O
             os.waitpid(child, 0)
             return Outcome("timeout", timeout, "")
         time.sleep(0.05)
-<<<<<<< HEAD
-    tail = said.read_text(errors="replace").strip().splitlines()[-4:]
-=======
     lines = said.read_text(errors="replace").strip().splitlines()
     tail = [line for line in lines if line.startswith(("FAILED", "ERROR"))][:1] or lines[-2:]
->>>>>>> tooling
     code = os.waitstatus_to_exitcode(ended[1])
     return Outcome(_meaning(code, tail), time.monotonic() - began, " | ".join(tail)[-400:])
 
@@ -99,11 +95,6 @@ def _meaning(code: int, tail: list[str]) -> str:
     if code == 0:
         return "passed"
     # 2 is an import that fails while tests are collected.
-<<<<<<< HEAD
-    seen = any(word in line for line in tail for word in ("FAILED", "ERROR", " failed", " error"))
-    return "failed" if code in (1, 2) and seen else "broken"
-=======
     return (
         "failed" if code in (1, 2) and "".join(tail).startswith(("FAILED", "ERROR")) else "broken"
     )
->>>>>>> tooling

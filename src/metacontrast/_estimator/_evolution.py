@@ -13,6 +13,10 @@ from .._solver._evolve import antithetic, check_perturbations
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts, free_phase
 
+# Learners draw with fold_in(key, step): no step has this number, so no noise is shared with them,
+# and the value is that of the meta-loss with the same key.
+PERTURBATIONS = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class Evolution(Estimator):
@@ -60,8 +64,7 @@ class Evolution(Estimator):
             raise ValueError(
                 "key: Evolution draws its perturbations; pass a jax.random.key after the task."
             )
-        perturbing, learning = jax.random.split(loss.key)
-        loss = replace(loss, key=learning)
+        perturbing = jax.random.fold_in(loss.key, PERTURBATIONS)
 
         def value(theta: PyTree) -> Scalar:
             at = replace(loss, theta=theta)

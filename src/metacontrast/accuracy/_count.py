@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,7 +11,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .._problem import Objective, Problem, Split, objective
+from .._problem import InverseCurvature, Objective, Problem, Split, objective
 from .._types import PyTree, Scalar
 
 GRADIENTS, PRODUCTS = "gradients", "products"
@@ -69,8 +68,10 @@ class _Counted(Objective):
             squares=tuple(s._replace(residual=each(s.residual)) for s in split.squares)
         )
 
-    def inverse_curvature(self, theta: PyTree, z: PyTree) -> Callable[[PyTree], PyTree] | None:
-        return self.loss.inverse_curvature(theta, z)
+    def inverse_curvature(
+        self, theta: PyTree, z: PyTree, damping: float = 0.0
+    ) -> InverseCurvature | None:
+        return self.loss.inverse_curvature(theta, z, damping)
 
 
 def _through(phi: PyTree, counter: Counter[str]) -> PyTree:

@@ -19,7 +19,7 @@ PERFECT = Hippocampus()
 
 @dataclass(frozen=True)
 class Plasticity(Solver):
-    """Plain gradient descent on one replayed item at a time, each weight pulled to its omega:
+    """Plain gradient descent on one replayed item at a time, each weight pulled to its omega.
 
         phi_i <- phi_i - rate(t) [ gain dloss/dphi_i + 2 lambda_i (phi_i - omega_i) ].
 

@@ -16,7 +16,7 @@ def tag(
     sign: PyTree,
     beta: Scalar | float,
 ) -> Synapse:
-    """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself:
+    """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself.
 
         tag_omega_i  <- tag_omega_i + (sign / beta) (-2 lambda_i (phi_i - omega_i))
         tag_lam_i    <- tag_lam_i   + (sign / beta) lambda_i (phi_i - omega_i)^2

@@ -27,8 +27,10 @@ class Language(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Texts as numbers of letters: `train` (sources, chars); the target's `trusted`, `valid`,
-    `test` (chars / 4 each), which are of the grammar of the "clean" source, drawn apart.
+    """Texts as numbers of letters.
+
+    `train` has shape (sources, chars); the target's `trusted`, `valid`, `test` (chars / 4 each) are
+    of the grammar of the "clean" source, drawn apart.
     """
 
     train: np.ndarray

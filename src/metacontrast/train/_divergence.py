@@ -1,4 +1,4 @@
-"""Learning that diverged: how it is told, and how a run ends that cannot go on."""
+"""Learning that diverged: how it is noticed, and how a run ends that cannot go on."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def is_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def is_far_above(first: Array, last: Array) -> Bool[Array, ""]:
+def is_far_above(first: Array | float, last: Array | float) -> Bool[Array, ""] | bool:
     """Whether a loss ended far above where it started: divergence that is still finite."""
-    return last > first + 10 * (abs(first) + 1e-6)
+    return jnp.asarray(last) > first + 10 * (jnp.abs(jnp.asarray(first)) + 1e-6)
 
 
 def trouble(learned: jax.Array, theta: PyTree) -> jax.Array:

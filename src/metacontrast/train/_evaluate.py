@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from .._check import check_shapes
 from .._loss import Loss
 from .._problem import Problem
 from .._solver._base import Solver, check_positive_int
 from .._solver._function import solve_inner
-from .._types import Key, PyTree
+from .._types import Key, PyTree, Step
 from ._features import Features, problem_inputs
 from ._layout import Layout
 from ._mesh import resolve_mesh
@@ -76,7 +76,8 @@ def evaluator(
     """
     check_positive_int("batch", batch)
     layout = Layout(resolve_mesh(mesh))
-    sharded, judge = layout.shard_phi(problem), problem.outer if metric is None else metric
+    sharded, axis = layout.shard_phi(problem), layout.task_axis
+    judge = problem.outer if metric is None else metric
 
     def one(theta: PyTree, task: PyTree, key: Key) -> Float[Array, ""]:
         theta, z = problem_inputs(features, theta, task)
@@ -84,20 +85,19 @@ def evaluator(
         return judge(solve_inner(sharded, solver, theta, z, key).phi, theta, z)
 
     @jax.jit
-    def score(theta: PyTree, tasks: PyTree, first: Int[Array, ""], seed: Int[Array, ""]) -> Array:
+    def score(theta: PyTree, tasks: PyTree, first: Step, seed: Step) -> Array:
         n = _count(tasks)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
         rows, _ = layout.shard_tasks((tasks, keys))
-        each = jax.vmap(partial(one, theta), spmd_axis_name=layout.task_axis)
-        return layout.replicate(each(*rows))[:n]
+        return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
     def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
         firsts = range(0, _count(tasks), batch)
+        rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
         with explain_lost_process():
             theta = layout.put_parameters(theta)
-            rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
-            one_by_one = (score(theta, layout.put_replicated(rows(i)), i, seed) for i in firsts)
-            return np.concatenate([np.asarray(part) for part in one_by_one])
+            one_batch = lambda i: np.asarray(score(theta, layout.put_replicated(rows(i)), i, seed))
+            return np.concatenate([one_batch(i) for i in firsts])
 
     return scores
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from .._check import check, check_floating
 from .._estimator._base import Estimator, MetaGradient, Phases
@@ -31,6 +31,8 @@ Metrics: TypeAlias = dict[str, jax.Array]
 # `(state, t, n) -> (state, metrics)`: the `n` meta-steps that follow the first `t`, which donates
 # the state. Each of the metrics is an array with one number a meta-step.
 Dispatch: TypeAlias = Callable[[MetaState, int, int], tuple[MetaState, Metrics]]
+
+OfTask: TypeAlias = tuple[Bool[Array, ""], tuple[Scalar, Aux, PyTree], Phases | None]
 
 # Diagnostics that cost no gradient; in a warm start, whose phases may be a step long, no others.
 CHEAP = ("inner", "outer", "nudged_inner", "nudged_outer", "distance")
@@ -114,13 +116,14 @@ class Mean(NamedTuple):
     phases: Phases | None
 
 
-def mean_gradient(run: MetaStep) -> Callable[[PyTree, Step, Phases | None], Mean]:
-    """`(theta, t, phases) -> Mean`: the meta-gradient of meta-step `t` at theta."""
+def task_gradient(run: MetaStep) -> Callable[..., OfTask]:
+    """Of one task: whether it was learned; value, aux and gradient; and where its phases ended.
+
+    `(theta, t, phases, drawing, learning)`, of which phases are where its own start, if not anew.
+    """
     gradient_at, problem = run.gradient_at(), run.layout.shard_phi(run.problem)
 
-    def one(
-        theta: PyTree, t: Step, phases: Phases | None, drawing: Key, learning: Key
-    ) -> tuple[jax.Array, tuple[Scalar, Aux, PyTree], Phases | None]:
+    def one(theta: PyTree, t: Step, phases: Phases | None, drawing: Key, learning: Key) -> OfTask:
         inputs, pull_back = vjp_features(run.features, theta, run.sample_task(drawing))
         meta = gradient_at(t)(*inputs, learning, phases)
         by_theta, aux, ends = pull_back(meta), meta.aux, None
@@ -131,6 +134,13 @@ def mean_gradient(run: MetaStep) -> Callable[[PyTree, Step, Phases | None], Mean
         else:  # phases that go on and on come to be not finite by themselves, if they diverge
             aux, ends = {k: x for k, x in aux.items() if k in CHEAP}, run.starts(meta)
         return learned, (meta.value, _numbers(aux), by_theta), ends
+
+    return one
+
+
+def mean_gradient(run: MetaStep) -> Callable[[PyTree, Step, Phases | None], Mean]:
+    """`(theta, t, phases) -> Mean`: the meta-gradient of meta-step `t` at theta."""
+    one = task_gradient(run)
 
     def mean(theta: PyTree, t: Step, phases: Phases | None) -> Mean:
         rows = run.keys(t)
@@ -155,15 +165,10 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
     def step(state: MetaState, t: jax.Array) -> tuple[MetaState, Metrics]:
         mean = mean_at(state.theta, t, state.phases)
 
-        def value(theta: PyTree) -> Scalar:
-            """What a line search asks for: the meta-loss of the same tasks, with its gradient."""
-            fixed = jax.lax.stop_gradient(theta)
-            there = mean_at(fixed, t, state.phases)
-            return there.value + dot(there.by_theta, jax.tree.map(jnp.subtract, theta, fixed))
-
+        value_fn = partial(_value, lambda theta: mean_at(theta, t, state.phases))
         updates, moments = update(
             mean.by_theta, state.moments, state.theta,
-            value=mean.value, grad=mean.by_theta, value_fn=value,
+            value=mean.value, grad=mean.by_theta, value_fn=value_fn,
         )  # fmt: skip
         theta = optax.apply_updates(state.theta, updates)
         average = _updated_average(state.average, theta, t, run.average_from)
@@ -177,6 +182,13 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
         return jax.lax.scan(step, state, t + jnp.arange(n))
 
     return dispatch
+
+
+def _value(mean_at: Callable[[PyTree], Mean], theta: PyTree) -> Scalar:
+    """What a line search asks for: the meta-loss of the same tasks, with its gradient."""
+    fixed = jax.lax.stop_gradient(theta)
+    mean = mean_at(fixed)
+    return mean.value + dot(mean.by_theta, jax.tree.map(jnp.subtract, theta, fixed))
 
 
 def _numbers(aux: Aux) -> Aux:

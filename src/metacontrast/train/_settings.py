@@ -45,11 +45,10 @@ def _check_numbers(
     task_batch_size: int | None,
     warm_start: str | None,
 ) -> None:
-    counts = dict(steps=steps, tasks=tasks, log_every=log_every)
-    counts |= dict(steps_per_dispatch=steps_per_dispatch)
-    counts |= {} if task_batch_size is None else dict(task_batch_size=task_batch_size)
-    for name, value in counts.items():
-        check_positive_int(name, value)
+    check_positive_int("steps", steps)
+    check_positive_int("tasks", tasks)
+    check_positive_int("log_every", log_every)
+    check_positive_int("steps_per_dispatch", steps_per_dispatch)
     if not isinstance(seed, int):
         raise ValueError(f"seed: must be a whole number, not {seed!r}; keys are made from it.")
     if log_every % steps_per_dispatch:
@@ -58,10 +57,8 @@ def _check_numbers(
             f"log_every: must be a multiple of steps_per_dispatch={steps_per_dispatch}, not "
             f"{log_every}; try log_every={more}, or steps_per_dispatch=1."
         )
-    if task_batch_size is not None and tasks % task_batch_size:
-        raise ValueError(
-            f"task_batch_size: must divide tasks={tasks}, which {task_batch_size} does not."
-        )
+    if task_batch_size is not None:
+        _check_task_batch_size(task_batch_size, tasks)
     if average_from is not None:
         _check_average_from(average_from, steps)
     if warm_start not in (None, "phases", "free"):
@@ -70,6 +67,14 @@ def _check_numbers(
         raise ValueError(
             f"warm_start: goes on with the phases of one long task, so that tasks must be 1, not "
             f"{tasks}."
+        )
+
+
+def _check_task_batch_size(task_batch_size: int, tasks: int) -> None:
+    check_positive_int("task_batch_size", task_batch_size)
+    if tasks % task_batch_size:
+        raise ValueError(
+            f"task_batch_size: must divide tasks={tasks}, which {task_batch_size} does not."
         )
 
 
