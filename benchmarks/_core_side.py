@@ -1,7 +1,8 @@
 """One side of `core.py`, run by its path in a process of its own: a meta-gradient, again and again.
 
 It knows the names of the first edition too, so that the library on the path may be of either. It
-prints the norm of the first result; then, at each line on stdin, the seconds of a call.
+prints the norm of the first result and the processor seconds to it; then, at each line on stdin,
+the seconds of a call.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def seconds_of(compute: Callable[[], Any], calls: int) -> float:
 def main(name: str) -> None:
     """The first result, and blocks of calls as they are asked for."""
     compute = mean_gradient(CASES[name]())
-    print(float(optax.tree.norm(compute())), flush=True)
+    print(float(optax.tree.norm(compute())), time.process_time(), flush=True)
     calls = 2
     for _ in sys.stdin:
         seconds = seconds_of(compute, calls)

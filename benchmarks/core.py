@@ -3,10 +3,11 @@
     python benchmarks/core.py [--commit 3d7528f] [--rounds 5] [--turns 4] [--out results/core.json]
 
 Of three meta-gradients (see `_core_side.py`): the time of a call, and the time from the start of a
-fresh process, with nothing compiled kept, to its first result. The two sides' processes take turns,
-so that both see the same load of the machine, and change their order from round to round. Then the
-time of `import metacontrast`, of both, over that of `import jax, optax`, in fresh processes too.
-Prints ratios, medians with quartiles, and writes all as JSON. About five minutes.
+fresh process, with nothing compiled kept, to its first result, also in processor seconds, which
+other processes disturb less. The two sides take turns, so that both see the same load of the
+machine, and change their order from round to round. Then the time of `import metacontrast`, of
+both, over that of `import jax, optax`, in fresh processes too. Prints ratios, medians with
+quartiles, and writes all as JSON. About five minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Side:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.norm = self._number()
+        self.norm, self.first_cpu = self._numbers()
         self.first = time.perf_counter() - began
 
     def take_turn(self) -> float:
@@ -58,49 +59,58 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return self._number()
+        return self._numbers()[0]
 
-    def _number(self) -> float:
+    def _numbers(self) -> list[float]:
         assert self._process.stdout is not None
         if not (line := self._process.stdout.readline()):
             raise OSError(f"{self._case}: its process ended with status {self._process.wait()}.")
-        return float(line)
+        return [float(word) for word in line.split()]
 
     def end(self) -> None:
         """Its input ends, and so does it."""
         self._process.communicate()
 
 
-def time_case(case: str, sources: Sources, rounds: int, turns: int) -> tuple[Seconds, Seconds]:
-    """Of a call in every turn, and to the first result in every round."""
-    calls: Seconds = {name: [] for name in sources}
-    firsts: Seconds = {name: [] for name in sources}
+class Times(NamedTuple):
+    """Seconds of a call, one a turn; to the first result, one a round; and of processors to it."""
+
+    call: Seconds
+    first: Seconds
+    first_cpu: Seconds
+
+
+def time_case(case: str, sources: Sources, rounds: int, turns: int) -> Times:
+    """One meta-gradient on both sides."""
+    empty = lambda: {name: list[float]() for name in sources}
+    times = Times(empty(), empty(), empty())
     for i in range(rounds):
         sides = {name: Side(case, sources[name]) for name in in_order(sources, i)}
         try:
             check_equal(case, {name: side.norm for name, side in sides.items()})
             for name, side in sides.items():
-                firsts[name].append(side.first)
+                times.first[name].append(side.first)
+                times.first_cpu[name].append(side.first_cpu)
                 side.take_turn()  # which says how many calls a block takes
             for _ in range(turns):
                 for name, side in sides.items():
-                    calls[name].append(side.take_turn())
+                    times.call[name].append(side.take_turn())
         finally:
             for side in sides.values():
                 side.end()
-    return calls, firsts
+    return times
 
 
 def time_imports(sources: Sources, rounds: int) -> Seconds:
-    """Of the library on each side, and of what it rests on, in every round but a first one."""
+    """Of the library on each side, and of what it rests on, in every round."""
     seconds: Seconds = {name: [] for name in (*sources, ALONE)}
-    for i in range(rounds + 1):  # the first one writes what Python compiles
+    for i in range(rounds):
         for name in in_order(seconds, i):
             module = "jax, optax" if name == ALONE else "metacontrast"
             command = [sys.executable, "-c", IMPORT.format(module)]
             env = environment(sources.get(name, ROOT / "src"))
             done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-            seconds[name] += [float(done.stdout)] * (i > 0)
+            seconds[name].append(float(done.stdout))
     return seconds
 
 
@@ -160,13 +170,17 @@ def compare(commit: str, cases: Sequence[str], rounds: int, turns: int) -> list[
 
     with checkout(commit) as before:
         sources = {NOW: ROOT / "src", BEFORE: before}
+        for source in sources.values():  # what Python compiles is kept, on both sides
+            subprocess.run([sys.executable, "-m", "compileall", "-q", str(source)], check=True)
         for case in cases:
-            calls, firsts = time_case(case, sources, rounds, turns)
-            report(ratio(case, "a call, now / before", calls, BEFORE))
-            report(ratio(case, "first result, now / before", firsts, BEFORE))
+            times = time_case(case, sources, rounds, turns)
+            report(ratio(case, "a call, now / before", times.call, BEFORE))
+            report(ratio(case, "first result, now / before", times.first, BEFORE))
+            report(ratio(case, "its processor time, now / before", times.first_cpu, BEFORE))
             for name in sources:
-                report(summarise(case, f"a call, {name} (ms)", 1e3 * np.array(calls[name])))
-                report(summarise(case, f"first result, {name} (s)", firsts[name]))
+                report(summarise(case, f"a call, {name} (ms)", 1e3 * np.array(times.call[name])))
+                report(summarise(case, f"first result, {name} (s)", times.first[name]))
+                report(summarise(case, f"its processor time, {name} (s)", times.first_cpu[name]))
         imports = time_imports(sources, rounds)
         report(ratio("import metacontrast", f"now / {ALONE}", imports, ALONE))
         report(ratio("import metacontrast", "now / before", imports, BEFORE))

@@ -239,6 +239,18 @@ def test_nudged_solver_runs_the_nudged_phases_and_no_other(control):
     assert (free.betas, nudged.betas) == ([0.0], [0.0, 0.1] if control else [0.1])
 
 
+@pytest.mark.parametrize("nudge", ["outer", "linear"])
+def test_the_nudged_solver_may_be_a_function(nudge):
+    theta, task = random_quadratic(0)
+    exact = mc.closed_form()
+    function = lambda loss, phi: exact(loss, phi).phi
+    ours, theirs = (
+        meta_grad(quadratic, exact, mc.Contrastive(0.1, nudge=nudge, nudged=nudged), theta, task)
+        for nudged in (function, exact)
+    )
+    assert relative_error(ours, theirs) < 1e3 * EPS / 0.1  # round-off, divided by beta
+
+
 def descent_by_hand(theta, task, phi, beta, steps, rate=0.05, decay=0.9):
     """Gradient descent with momentum on the quadratic problem."""
     theta, task = jax.tree.map(np.asarray, (theta, task))

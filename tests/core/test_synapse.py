@@ -40,7 +40,7 @@ def moved(omega, seed=0):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pull_is_the_weighted_square_of_the_distance(kind):
-    omega = random_network(0)[0]["omega"]
+    omega = random_network(0)[0].omega
     phi, log_lam = moved(omega), strengths(kind, omega)
     terms = jax.tree.map(
         lambda s, p, o: np.sum(np.exp(s) * (p - o) ** 2), spread(log_lam, phi), phi, omega
@@ -51,14 +51,14 @@ def test_the_pull_is_the_weighted_square_of_the_distance(kind):
 
 
 def test_without_omega_it_is_an_l2_penalty():
-    phi = moved(random_network(0)[0]["omega"])
+    phi = moved(random_network(0)[0].omega)
     expected = 2.0 * float(optax.tree.norm(phi, squared=True))
     pull = mc.Synapse(log_lam=jnp.log(2.0)).pull(phi)
     assert float(pull) == pytest.approx(expected, rel=100 * EPS)
 
 
 def test_without_strengths_it_is_the_squared_distance():
-    omega = random_network(0)[0]["omega"]
+    omega = random_network(0)[0].omega
     phi = moved(omega)
     expected = float(optax.tree.norm(optax.tree.sub(phi, omega), squared=True))
     assert float(mc.Synapse(omega).pull(phi)) == pytest.approx(expected, rel=100 * EPS)
@@ -70,7 +70,7 @@ def test_phi_may_be_a_plain_number():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_has_a_strength_and_a_resting_point(kind):
-    omega = random_network(0)[0]["omega"]
+    omega = random_network(0)[0].omega
     log_lam = strengths(kind, omega)
     by_weight = mc.Synapse(None, log_lam).strengths(omega)
     expected = jax.tree.map(np.exp, spread(log_lam, omega))
@@ -106,14 +106,14 @@ def local_and_general(synapse, omega, log_lam):
     """The local rule of a synapse, and the general one of the same with a strength a weight."""
     start, task = random_network(0)
     theta = jax.tree.map(np.asarray, mc.Synapse(omega, log_lam))  # alike for the compiler
-    result = GENERAL(theta, (start["omega"], task))
+    result = GENERAL(theta, (start.omega, task))
     phi_0, (end,) = result.phases.free.phi, result.phases.nudged
     return synapse.contrast(phi_0, end.phi, BETA), result.by_theta, phi_0, end.phi
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_local_rule_is_the_general_rule(kind):
-    omega = random_network(0)[0]["omega"]
+    omega = random_network(0)[0].omega
     log_lam = strengths(kind, omega)
     local, general, _, _ = local_and_general(
         mc.Synapse(omega, log_lam), omega, spread(log_lam, omega)
@@ -133,7 +133,7 @@ def test_the_local_rule_is_the_general_rule(kind):
 
 
 def test_the_local_rule_is_the_general_rule_for_an_l2_penalty_alone():
-    start = random_network(0)[0]["omega"]
+    start = random_network(0)[0].omega
     log_lam, zero = strengths("weight", start), jax.tree.map(jnp.zeros_like, start)
     local, general, free, nudged = local_and_general(mc.Synapse(None, log_lam), zero, log_lam)
     # The paper's form of it: lambda (phi_beta^2 - phi_0^2) / beta.
@@ -143,7 +143,7 @@ def test_the_local_rule_is_the_general_rule_for_an_l2_penalty_alone():
 
 
 def test_each_synapse_sees_only_itself():
-    omega = random_network(0)[0]["omega"]
+    omega = random_network(0)[0].omega
     free, nudged = moved(omega, 1), moved(omega, 2)
     synapse = mc.Synapse(omega, strengths("weight", omega))
     before = synapse.contrast(free, nudged, BETA)

@@ -196,7 +196,8 @@ class MadeUp:
     log: ClassVar[list[str]] = []
 
     def __init__(self, case, source):
-        self.source, self.first, self.norm = source, 2.0 if source == "old" else 3.0, 1.0
+        self.source, self.norm = source, 1.0
+        self.first, self.first_cpu = (2.0, 5.0) if source == "old" else (3.0, 6.0)
         MadeUp.log.append(f"{source} starts")
 
     def take_turn(self):
@@ -210,13 +211,12 @@ class MadeUp:
 def test_both_sides_take_turns_and_change_their_order(monkeypatch):
     monkeypatch.setattr(core, "Side", MadeUp)
     monkeypatch.setattr(MadeUp, "log", [])
-    calls, firsts = core.time_case("case", {core.NOW: "new", core.BEFORE: "old"}, 2, turns=2)
+    times = core.time_case("case", {core.NOW: "new", core.BEFORE: "old"}, 2, turns=2)
     new, old = (["new starts", "old starts"], ["old starts", "new starts"])
     assert MadeUp.log[:6] == [*new, "new", "old", "new", "old"]
     assert MadeUp.log[10:14] == [*old, "old", "new"]
-    assert len(calls[core.NOW]) == 4
-    assert core.ratio("case", "call", calls, core.BEFORE).value == 0.5
-    assert core.ratio("case", "first", firsts, core.BEFORE).value == 1.5
+    assert len(times.call[core.NOW]) == 4
+    assert [core.ratio("case", "", x, core.BEFORE).value for x in times] == [0.5, 1.5, 1.2]
 
 
 def test_sides_that_compute_something_else_are_not_compared():

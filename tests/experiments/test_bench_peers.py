@@ -54,6 +54,9 @@ def test_conv4_in_torch_learns_the_same(strided):
 
     case = _conv4.Conv4Case(6, strided, 5, 2, 4)
     learn, omega, data = _conv4.conv4_training(case, jnp.float64)
+    # Without optimisation XLA rounds what is pooled differently in two places, none of the four is
+    # then the largest, and the gradient is 0 / 0.
+    learn = learn.lower(omega, data).compile({"xla_backend_optimization_level": 3})
     ours = np.asarray(learn(omega, data)[0]["w"])
     assert np.abs(ours - np.asarray(omega[0]["w"])).max() > 1e-3  # it has moved
     for train in torch_programs(case, omega, data).values():

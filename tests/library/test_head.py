@@ -206,6 +206,16 @@ def test_several_splits_are_the_mean_of_each():
     assert relative_error(result, mean) < 1e5 * EPS  # round-off over beta
 
 
+def test_it_learns_from_all_data_where_the_problem_samples():
+    body, task = example()
+    z = features(body, task)
+    nothing = lambda z, key: jax.tree.map(jnp.zeros_like, z)
+    drawn = mc.Problem(PROBLEM.init, PROBLEM.inner, PROBLEM.outer, sample=nothing)
+    run = lambda problem, key: mc.solve_inner(problem, ridge_newton(), head(), z, key).phi
+    sampled, whole = jax.jit(lambda key: [run(drawn, key), run(PROBLEM, None)])(jax.random.key(0))
+    np.testing.assert_array_equal(sampled, whole)
+
+
 def test_it_refuses_other_losses():
     message = "solver: ridge_newton needs an inner loss that knows the inverse of its curvature"
     with pytest.raises(TypeError, match=message):

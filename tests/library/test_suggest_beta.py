@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from problems import (
+    EPS,
     forbidden,
     implicit_hypergradient,
     logistic,
@@ -22,10 +23,22 @@ from problems import (
 
 import metacontrast as mc
 from metacontrast.accuracy import suggest_beta
+from metacontrast.accuracy._suggest import _extrapolated, _powers
 
 SEEDS = range(1000, 1020)  # others than those that its constants were chosen on
 GRID = np.logspace(-9, 1, 81)  # eight a decade
 KEY = jax.random.key(0)
+
+
+@jax.custom_jvp
+def without_derivative(task):
+    """The same, but not differentiable, as what code outside JAX makes of a task."""
+    return task
+
+
+@without_derivative.defjvp
+def _refuse(primals, tangents):
+    raise AssertionError("a derivative by the task was looked for")
 
 
 def logistic_hypergradient(theta, task):
@@ -35,9 +48,13 @@ def logistic_hypergradient(theta, task):
 
 PROBLEMS = {
     "quadratic": (quadratic, random_quadratic, quadratic_hypergradient, 0.1),
-    # Every view is the whole, but a learner without a key is refused.
+    # Every view is the whole, but a learner without a key is refused; and so is a derivative by z.
     "sampled": (
-        replace(quadratic, sample=lambda task, key: task),
+        replace(
+            quadratic,
+            sample=lambda task, key: task,
+            outer=lambda phi, theta, task: quadratic.outer(phi, theta, without_derivative(task)),
+        ),
         random_quadratic,
         quadratic_hypergradient,
         0.1,
@@ -108,7 +125,25 @@ def test_the_expected_error_is_near_the_true_one():
     # smaller than that of the trial; so the median ratio is near 1.
     suggestion, error, _ = outcome(*CASES[2])
     assert 0.5 < np.median(suggestion.error / error) < 2
-    assert np.all(suggestion.relative > 0)
+    # Over the size of the reference, which is that of the gradient but for its own error.
+    sizes = np.linalg.norm(random_problems(CASES[2][0])[2], axis=1)
+    ratio = suggestion.relative * sizes / suggestion.error
+    assert np.all(np.abs(ratio - 1) < 2 * suggestion.relative)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "order", "powers"),
+    [("forward", 1, (1, 2, 3)), ("forward", 2, (2, 3, 4)), ("symmetric", 2, (2, 4, 6))],
+)
+def test_three_powers_of_the_error_are_extrapolated_away(scheme, order, powers):
+    betas, limit = 0.5 ** np.arange(5.0)[:, None], np.array([1.0, -2.0])
+    errors = sum(betas**p * np.array([3.0, 0.7]) for p in powers)
+    estimates = jnp.array(limit + errors)
+    shrinks = [0.5**p for p in _powers(scheme, order)]
+    # Each power that is taken out multiplies round-off by at most 3.
+    np.testing.assert_allclose(
+        _extrapolated(estimates, estimates, shrinks), limit, atol=27 * 10 * EPS
+    )
 
 
 def test_trials_are_listed_largest_first():
@@ -119,10 +154,12 @@ def test_trials_are_listed_largest_first():
         assert np.all(suggestion.error == np.min(suggestion.errors, axis=1))
 
 
-def test_a_learner_that_always_diverges_gets_no_beta():
+def test_nudged_phases_that_always_diverge_get_no_beta():
     theta, task = random_quadratic(0)
-    solver = mc.as_solver(lambda loss, phi: phi * jnp.inf)
-    assert np.isnan(suggest_beta(quadratic, solver, theta, task, trials=10).beta)
+    solver = mc.descend(optax.sgd(0.1), 30)
+    nudged = mc.as_solver(lambda loss, phi: phi * jnp.inf)
+    suggestion = suggest_beta(quadratic, solver, theta, task, nudged=nudged, trials=10)
+    assert np.isnan(suggestion.beta)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
 from .._solver._base import Solver, Start
+from .._solver._function import as_solver
 from .._stencil import Scheme, Stencil, stencil
 from .._types import Aux, PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
@@ -59,7 +60,8 @@ class Contrastive(Estimator):
             `damping/2 |phi - phi_0|^2`: takes out the slope that a learner left which stopped
             early, and holds up directions of negative curvature, at the price of a bias. At least
             0. Default: the slope is left as it is.
-        nudged: solver of the nudged phases, which start at `phi_0`. Default: that of the free one.
+        nudged: solver of the nudged phases, which start at `phi_0`, or a function that `as_solver`
+            takes. Default: that of the free phase.
         control: run the phase at beta = 0 once more, from `phi_0` and with the nudged solver, and
             contrast with that. What the solver does irrespective of the nudge (steps still to go, a
             fresh Adam's first steps, the mini-batches of the phase) then cancels instead of being
@@ -128,7 +130,7 @@ class Contrastive(Estimator):
         of its loss between `phi_0` and where it stopped, as lists. A curvature that is not positive
         tells that the phase has no minimum.
         """
-        nudged = solver if self.nudged is None else self.nudged
+        nudged = solver if self.nudged is None else as_solver(self.nudged)
         if self.scheme == "holomorphic":
             _require_holomorphic(nudged)
             phi = loss.problem.init(loss.theta, loss.z)

@@ -115,7 +115,7 @@ def suggest_beta(
 
     @jax.jit
     def choose(theta: PyTree, z: PyTree, key: Key | None) -> Suggestion:
-        loss = Loss(problem, theta, z, key)
+        loss = Loss(problem, theta, z, key, by_z=False)
         phi_0 = free_phase(loss, free_solver).phi
         minimum = polished(loss, phi_0) if scheme == "forward" else None
         return _choose(Trial(loss, phi_0, minimum, nudged_solver, scheme, order), trials)
