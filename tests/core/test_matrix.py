@@ -178,6 +178,28 @@ def test_what_does_not_go_together_names_both(column, row):
         jax.eval_shape(gradient, THETA, TASKS["bent"], KEY)
 
 
+# Types
+
+
+def typed(omega, log_lam, row, column):
+    """The types of a gradient by theta, of which the parts have these types; by tracing alone."""
+    solver, _, _, learner = COLUMNS[column]
+    theta = mc.Synapse(THETA.omega.astype(omega), THETA.log_lam.astype(log_lam))
+    gradient = mc.meta_gradient(learner, solver, ROWS[row])
+    found = jax.eval_shape(gradient, theta, TASKS["bent"], KEY).by_theta
+    return [found.omega.dtype, found.log_lam.dtype]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_gradients_are_of_thetas_types(row):
+    assert typed("bfloat16", "float32", row, "descend") == ["bfloat16", "float32"]
+
+
+@pytest.mark.parametrize("column", [c for c in COLUMNS if c != "a credit rule"])
+def test_solvers_take_weights_of_a_narrower_type_than_the_losses(column):
+    assert typed("float32", "float64", "symmetric", column) == ["float32", "float64"]
+
+
 # Cells
 
 

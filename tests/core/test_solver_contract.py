@@ -40,6 +40,8 @@ def test_parts_are_the_whole(name):
     in_parts, whole = run(START)
     np.testing.assert_allclose(in_parts, whole.phi, rtol=1e-10)
     assert whole.steps == 5
+    # A line search or a Newton method must not go on with what it knows of another loss.
+    assert (whole.memory is None) == (not solver.carries)
     assert jnp.linalg.norm(whole.phi - START) > 0.1
 
 
