@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import normal
 from jax.test_util import check_grads
-from matrix_problems import normal
 
 import metacontrast as mc
 

@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import optax
 import pytest
-from matrix_problems import CASES, distance, normal
+from cases import CASES, distance, normal
 
 import metacontrast as mc
 from metacontrast._linear import cg
@@ -157,7 +157,7 @@ def test_reptile_pulls_the_displacement_back_through_init():
 
 
 def test_reptile_needs_an_init_that_is_learned():
-    learner, theta, task, *_ = CASES["ridge"]()
+    learner, theta, task, _ = CASES["ridge"]()
     still = replace(learner, init=lambda theta, task: jnp.zeros(3))
     with pytest.raises(ValueError, match=r"problem\.init: does not depend on theta"):
         mc.meta_gradient(still, mc.closed_form(), mc.Reptile())(theta, task)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from matrix_problems import CASES, distance, exact
+from cases import CASES, distance, exact
 
 import metacontrast as mc
 
@@ -16,7 +16,7 @@ def linear(beta, scheme="symmetric", order=None, **words):
 
 
 def error(problem, rule):
-    learner, theta, task, *_ = CASES[problem]()
+    learner, theta, task, _ = CASES[problem]()
     meta = mc.meta_gradient(learner, mc.newton_cg(1e-12), rule, by_z=False)(theta, task)
     phi, truth = exact(problem)
     assert float(meta.value) == pytest.approx(float(learner.outer(phi, theta, task)), rel=1e-9)
@@ -36,7 +36,7 @@ def test_the_error_falls_as_beta_to_the_order(scheme, order):
 
 
 def test_phases_without_test_data_in_them():
-    learner, theta, task, rate, *_ = CASES["ridge"]()
+    learner, theta, task, rate = CASES["ridge"]()
     looks = []
 
     def outer(phi, theta, task):
@@ -54,7 +54,7 @@ def test_phases_without_test_data_in_them():
 
 
 def test_views_that_are_the_data_themselves_change_nothing():
-    learner, theta, task, rate, *_ = CASES["ridge"]()
+    learner, theta, task, rate = CASES["ridge"]()
     solver, rule = mc.descend(optax.sgd(rate), 300), linear(0.1, damping=0.2)
     plain = mc.meta_gradient(learner, solver, rule, by_z=False)(theta, task).by_theta
     sampled = mc.meta_gradient(replace(learner, sample=lambda z, key: z), solver, rule, by_z=False)
@@ -64,7 +64,7 @@ def test_views_that_are_the_data_themselves_change_nothing():
 
 
 def gradient(problem, solver, rule):
-    learner, theta, task, *_ = CASES[problem]()
+    learner, theta, task, _ = CASES[problem]()
     return mc.meta_gradient(learner, solver, rule, by_z=False)(theta, task)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from matrix_problems import normal
+from cases import normal
 
 import metacontrast as mc
 from metacontrast._solver._base import Start, run_solver
