@@ -9,8 +9,8 @@ import frame
 import jax
 import numpy as np
 import pytest
-from _next import solve_inner
 
+import metacontrast as mc
 from metacontrast.report import figure
 from metacontrast.tasks import sine
 from metacontrast.train import summarise, write_result
@@ -30,7 +30,7 @@ def after_a_step(seed):
     s = settings("direct-feedback-alignment", seed=seed, free=1)
     learned, solver, _ = credit.learner(s)
     task = jax.tree.map(lambda leaf: leaf[0], some_tasks(1, 10))
-    phi = solve_inner(learned, solver, credit.first_theta(replace(s, seed=0)), task).phi
+    phi = mc.solve_inner(learned, solver, credit.first_theta(replace(s, seed=0)), task).phi
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(phi)])
 
 
@@ -65,7 +65,7 @@ def test_equilibrium_propagation_is_tested_by_its_own_equilibrium():
     learned, solver, _ = credit.learner(s)
     theta, tasks = credit.first_theta(s), some_tasks(1)
     task = jax.tree.map(lambda leaf: leaf[0], tasks)
-    phi = solve_inner(learned, solver, theta, task).phi
+    phi = mc.solve_inner(learned, solver, theta, task).phi
     own, plain = (
         float(credit.squares(apply, phi, task.test)) / 100
         for apply in (credit.network(s), credit.NET.apply)

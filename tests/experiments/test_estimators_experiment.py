@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import estimators
 import jax
 import jax.numpy as jnp
 import pytest
 
+import metacontrast as mc
 from metacontrast.tasks import sine
 
 
@@ -74,7 +74,7 @@ def test_every_estimator_has_a_meta_gradient(name):
     s = estimators.EXPERIMENT.methods[name]
     solver = estimators.nesterov(s.rate, s.free)
     theta = estimators.frame.synapses(estimators.NET.init, 0, s.first_lambda)
-    rule = partial(estimators.estimator(s).value_and_grad, estimators.PROBLEM, solver)
-    grad = jax.jit(rule)(theta, sine(jax.random.key(1)), jax.random.key(2))[1]
+    rule = mc.meta_gradient(estimators.PROBLEM, solver, estimators.estimator(s))
+    grad = rule(theta, sine(jax.random.key(1)), jax.random.key(2)).by_theta
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grad))
     assert bool((grad.omega.layers[0].weight != 0).any())

@@ -163,11 +163,11 @@ def test_what_a_run_compiles_is_kept(command, monkeypatch, tmp_path):
 SCRIPT = """
 import sys
 import sine
-from metacontrast.train._mesh import resolved
+from metacontrast.train._mesh import resolve_mesh
 try:
     sine.EXPERIMENT.main(sine.run)
 finally:
-    print(resolved(None) and dict(resolved(None).shape))
+    print(resolve_mesh(None) and dict(resolve_mesh(None).shape))
 """
 
 

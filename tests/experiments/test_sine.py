@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sine
-from _next import Synapse
 
-from metacontrast import _demo, learn
+import metacontrast as mc
+from metacontrast import _demo
 from metacontrast.report import print_report
 
 FEW = ("--test-tasks", 4, "--test-queries", 5, "--valid-tasks", 2)
@@ -78,8 +78,7 @@ def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
     problem, solver, estimator = sine.learner(s)
     theta = sine.first_theta(s)
     task = sine.sine(jax.random.key(7))
-    rule = jax.jit(lambda theta, key: estimator.value_and_grad(problem, solver, theta, task, key))
-    grad = rule(theta, jax.random.key(1))[1]
+    grad = mc.meta_gradient(problem, solver, estimator)(theta, task, jax.random.key(1)).by_theta
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grad))
     # MAML's have no synapse, and where learning starts is all they learn.
     learned = grad if name.startswith("cml") else grad.omega
@@ -105,20 +104,12 @@ def test_the_demonstration_is_this_experiment(name):
     assert _demo.PUBLISHED[name] == sine.EXPERIMENT.rows[name]
     theta = sine.first_theta(s)
     task = sine.sine(jax.random.key(7))
-    problem, solver, estimator = sine.learner(s)
 
-    def both(theta):
-        phis = learn(problem, solver, theta, task).phi, learn(*method[:2], tuple(theta), task).phi
-        if estimator is None:
-            return phis
-        rules = estimator.value_and_grad, method.estimator.value_and_grad
-        key = jax.random.key(0)
-        return (
-            (phis[0], rules[0](problem, solver, theta, task, key)[1]),
-            (phis[1], Synapse(*rules[1](*method[:2], tuple(theta), task, key)[1])),
-        )
+    def both(problem, solver, estimator):
+        phi = mc.solve_inner(problem, solver, theta, task).phi
+        return phi, estimator and mc.meta_gradient(problem, solver, estimator)(theta, task).by_theta
 
-    jax.tree.map(np.testing.assert_array_equal, *jax.jit(both)(theta))
+    jax.tree.map(np.testing.assert_array_equal, both(*sine.learner(s)), both(*method[:3]))
 
 
 def test_the_demonstration_measures_what_this_experiment_does(tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import spiking
-from _next import Synapse, solve_inner
-from problems import EPS, Recorder, lazy
+from problems import EPS, lazy, nudge_of, nudged_loss
 
 import metacontrast as mc
 
@@ -34,14 +33,16 @@ def test_phases_see_the_same_spikes_and_the_negative_nudge_pushes_the_other_way(
     """The published code leaves out the test loss where beta < 0."""
     theta, task = one_task()
     problem, _, estimator = spiking.learner(SMALL)
-    losses = []
-    nudged = Recorder(lambda loss, phi: (losses.append(loss), phi)[1])
-    replace(estimator, nudged=nudged).value_and_grad(problem, lazy, theta, task)
-    assert nudged.betas == [-SMALL.beta, SMALL.beta]
-    assert all(loss.z is losses[0].z for loss in losses)
-    (phi,) = nudged.starts[:1]
-    assert all(a is b for a, b in zip(*nudged.starts, strict=True))
-    free = jax.grad(problem.loss(theta, task))(phi)
+    seen = []
+    nudged = mc.as_solver(lambda loss, phi: (seen.append((loss, phi)), phi)[1])
+    rule = replace(estimator, nudged=nudged)
+    rule.value_and_grad(mc.Loss(problem, theta, task), lazy)
+    losses, starts = zip(*seen, strict=True)
+    assert [nudge_of(loss) for loss in losses] == [-SMALL.beta, SMALL.beta]
+    assert all(loss.z is task for loss in losses)
+    phi = starts[0]
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, starts), strict=True))
+    free = jax.grad(mc.Loss(problem, theta, task))(phi)
     away, towards = (jax.tree.map(jnp.subtract, jax.grad(loss)(phi), free) for loss in losses)
     outer = jax.grad(losses[0].outer)(phi)
     for a, b, g, f in zip(*map(jax.tree.leaves, (away, towards, outer, free)), strict=True):
@@ -60,7 +61,7 @@ def test_the_pull_has_its_factor_two_on_both_levels():
     pull = jax.tree.map(
         jnp.subtract,
         jax.grad(problem.inner)(phi, theta, task),
-        jax.grad(problem.inner)(phi, Synapse(phi, log_lam), task),
+        jax.grad(problem.inner)(phi, mc.Synapse(phi, log_lam), task),
     )
     by_omega = jax.grad(problem.inner, argnums=1)(phi, theta, task).omega
     # Of the value: a central difference of a quadratic is exact but for round-off, over 2 h.
@@ -75,10 +76,10 @@ def test_the_pull_has_its_factor_two_on_both_levels():
         np.testing.assert_allclose(p, -o, atol=1e6 * EPS)  # the data gradients cancel: up to 1e3
         np.testing.assert_allclose(o, -2 * SMALL.first_lambda * 0.01, rtol=1e-9)
     # And of the meta-gradient, in closed form.
-    free = solve_inner(problem, solver, theta, task).phi
-    ends = [estimator.nudged(problem.loss(theta, task, b), free) for b in (-0.1, 0.1)]
-    expected = mc.synapse_contrast(ends[0].phi, ends[1].phi, *theta, beta=2 * SMALL.beta)
-    grad = estimator.value_and_grad(problem, solver, theta, task)[1]
+    free = mc.solve_inner(problem, solver, theta, task).phi
+    ends = [estimator.nudged(nudged_loss(problem, theta, task, b), free) for b in (-0.1, 0.1)]
+    expected = theta.contrast(ends[0].phi, ends[1].phi, 2 * SMALL.beta)
+    grad = mc.meta_gradient(problem, solver, estimator)(theta, task).by_theta
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e6 * EPS * max(scale, 1.0))
@@ -98,5 +99,5 @@ def test_every_other_method_has_a_finite_meta_gradient_by_every_matrix(name):
     settings = replace(spiking.METHODS[name], free=6, nudged=2)  # more than are kept if truncated
     theta, task = one_task()
     problem, solver, estimator = spiking.learner(settings)
-    grad = jax.jit(lambda theta: estimator.value_and_grad(problem, solver, theta, task)[1])(theta)
-    assert all(bool(jnp.isfinite(leaf).all() & (leaf != 0).any()) for leaf in grad[0])
+    grad = mc.meta_gradient(problem, solver, estimator)(theta, task).by_theta
+    assert all(bool(jnp.isfinite(leaf).all() & (leaf != 0).any()) for leaf in grad.omega)

@@ -10,6 +10,6 @@ def test_readme_example_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names = {}
     exec(code, names)
-    omega = names["grad"]["omega"].layers[0].weight
+    omega = names["grad"].omega.layers[0].weight
     assert names["value"] > 0
     assert abs(omega).max() > 0
