@@ -55,17 +55,9 @@ settings.register_profile("steady", derandomize=True, deadline=None, max_example
 settings.load_profile("steady")
 
 
-# Files of tests that are not yet on the second edition's core, or not run again since. They are
-# run, and may fail. The list must become empty.
-KNOWN = ROOT / "tests" / "known_failures.txt"
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tier of a test is its folder, tests/core, tests/library or tests/experiments."""
-    known = set(KNOWN.read_text(encoding="utf-8").splitlines()) if KNOWN.is_file() else set()
     for item in items:
         parts = item.path.relative_to(ROOT).parts
         if parts[0] == "tests" and len(parts) > 2:
             item.add_marker(parts[1])
-        if {item.nodeid, item.nodeid.partition("::")[0]} & known:
-            item.add_marker(pytest.mark.xfail(reason="not yet on the second edition's core"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ._problem import InverseCurvature, Problem, Rest, Split, objective
+from ._problem import InverseCurvature, Problem, Split, objective
 from ._types import Key, PyTree, Scalar, Step
 
 
@@ -78,10 +79,10 @@ class Loss:
         sample = self.problem.sample
         return replace(self, z=self.z if sample is None else sample(self.z, draw), key=rest)
 
-    def split(self) -> Split | None:
-        """The augmented loss as squares and rests; None if a part of it is not of that form."""
-        inner = objective(self.problem.inner).split(self.theta, self.z)
-        added = Split() if self.nudge is None else self.nudge.split(self)
+    def split(self, phi: PyTree) -> Split | None:
+        """The augmented loss around phi; None if a part of it is not of that form."""
+        inner = objective(self.problem.inner).split(phi, self.theta, self.z)
+        added = Split() if self.nudge is None else self.nudge.split(self, phi)
         return None if inner is None or added is None else inner.plus(added)
 
     def inverse_curvature(self) -> InverseCurvature | None:
@@ -105,8 +106,8 @@ class Nudge(ABC):
         """What is added at phi."""
 
     @abstractmethod
-    def split(self, loss: Loss) -> Split | None:
-        """The same as squares and rests, see `Objective.split`."""
+    def split(self, loss: Loss, phi: PyTree) -> Split | None:
+        """The same as squares and a rest, see `Objective.split`."""
 
     def without_cache(self) -> Nudge:
         """The same, for a loss of other derivatives: nothing is kept that one loss gave."""
@@ -124,9 +125,9 @@ class OuterNudge(Nudge):
         """What is added at phi."""
         return self.beta * loss.outer(phi)
 
-    def split(self, loss: Loss) -> Split | None:
+    def split(self, loss: Loss, phi: PyTree) -> Split | None:
         """The outer loss's own split, times beta."""
-        outer = objective(loss.problem.outer).split(loss.theta, loss.z)
+        outer = objective(loss.problem.outer).split(phi, loss.theta, loss.z)
         return None if outer is None else Split().plus(outer, self.beta)
 
 
@@ -169,11 +170,12 @@ class LinearNudge(Nudge):
         theta, z = jax.lax.stop_gradient((loss.theta, loss.z))  # no second derivatives by theta
         return jax.grad(loss.problem.inner)(self.phi_0, theta, z)
 
-    def split(self, loss: Loss) -> Split:
+    def split(self, loss: Loss, phi: PyTree) -> Split:
         """A rest, which bends as `damping` says."""
-        half = 0.0 if self.damping is None else self.damping / 2
-        stiffness = lambda phi: jax.tree.map(lambda p: jnp.full_like(p, half), phi)
-        return Split((), (Rest(1.0, lambda phi: self(loss, phi), stiffness),))
+        if self.damping is None:
+            return Split((), jax.tree.map(lambda v: self.beta * v, self.direction))
+        half = jax.tree.map(lambda p, d=self.damping: jnp.full_like(p, d / 2), phi)
+        return Split((), jax.grad(partial(self, loss))(phi), half)
 
     def without_cache(self) -> Nudge:
         """Without the slope at `phi_0`, which each loss that it is added to then takes itself."""

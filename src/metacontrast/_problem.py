@@ -81,28 +81,27 @@ class Squares(NamedTuple):
     examples: PyTree
 
 
-class Rest(NamedTuple):
-    """`weight * value(phi)`, a term that bends each weight of phi by itself.
+class Split(NamedTuple):
+    """A loss around a phi, as squares and a rest: what a least-squares solver works with.
 
-    `stiffness(phi)` is half its curvature before it is weighted, one number a weight.
+    The rest bends each weight by itself: `<slope, d> + sum_i stiffness_i d_i^2` and a constant, at
+    `phi + d`. Both are trees of phi's structure, or None for 0.
     """
 
-    weight: Scalar | complex
-    value: Callable[[PyTree], Scalar]
-    stiffness: Callable[[PyTree], PyTree]
-
-
-class Split(NamedTuple):
-    """A loss of phi as a sum of squares and of rests: what a least-squares solver works with."""
-
     squares: tuple[Squares, ...] = ()
-    rests: tuple[Rest, ...] = ()
+    slope: PyTree = None
+    stiffness: PyTree = None
 
     def plus(self, other: Split, weight: Scalar | complex = 1.0) -> Split:
         """The split of this loss plus `weight` times the other."""
         squares = tuple(s._replace(weight=weight * s.weight) for s in other.squares)
-        rests = tuple(r._replace(weight=weight * r.weight) for r in other.rests)
-        return Split(self.squares + squares, self.rests + rests)
+        rest = [_sum(a, b, weight) for a, b in zip(self[1:], other[1:], strict=True)]
+        return Split(self.squares + squares, *rest)
+
+
+def _sum(a: PyTree, b: PyTree, weight: Scalar | complex) -> PyTree:
+    weighted = jax.tree.map(lambda leaf: weight * leaf, b)
+    return weighted if a is None else a if b is None else jax.tree.map(jnp.add, a, weighted)
 
 
 class InverseCurvature(Protocol):
@@ -123,8 +122,8 @@ class Objective(ABC):
     def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
         """The scalar loss."""
 
-    def split(self, theta: PyTree, z: PyTree) -> Split | None:
-        """The loss as squares and rests, for `gauss_newton`; None if it is not of that form."""
+    def split(self, phi: PyTree, theta: PyTree, z: PyTree) -> Split | None:
+        """The loss as squares and a rest, for `gauss_newton`; None if it is not of that form."""
         return None
 
     def inverse_curvature(
@@ -174,14 +173,15 @@ class LeastSquares(Objective):
         squares = jnp.sum(residuals**2)
         return squares if self.prior is None else squares + self.prior(theta).pull(phi)
 
-    def split(self, theta: PyTree, z: PyTree) -> Split:
+    def split(self, phi: PyTree, theta: PyTree, z: PyTree) -> Split:
         """The squares of the data, and the pull of the prior."""
-        residual = lambda phi, example: self.residual(phi, theta, example)
-        squares = (Squares(1.0, residual, self.data(z)),)
+        squares = Squares(1.0, lambda phi, row: self.residual(phi, theta, row), self.data(z))
         if self.prior is None:
-            return Split(squares)
+            return Split((squares,))
         synapse = self.prior(theta)
-        return Split(squares, (Rest(1.0, synapse.pull, synapse.strengths),))
+        lam, omega = synapse.strengths(phi), synapse.resting_point(phi)
+        slope = jax.tree.map(lambda s, p, o: 2 * s * (p - o), lam, phi, omega)
+        return Split((squares,), slope, lam)
 
 
 def objective(loss: LossFunction) -> Objective:

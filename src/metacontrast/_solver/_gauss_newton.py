@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -9,10 +10,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .._linear import Flat, Vector, flat
 from .._loss import Loss
 from .._problem import Split, Squares
-from .._types import PyTree, Scalar, Step
+from .._types import PyTree, Step
 from ._base import Solver, State, check_positive, check_positive_int
 
 
@@ -28,22 +28,23 @@ class GaussNewton(Solver):
 
     def step(self, loss: Loss, state: State, t: Step) -> State:
         """One step, taken if it does not raise the loss."""
-        at, mu, split = flat(loss, state.phi), state.memory, _require_split(loss)
-        rows = [_rows(squares, state.phi) for squares in split.squares]
-        sign, r, jac = (jnp.concatenate(parts) for parts in zip(*rows, strict=True))
-        lam, slope = _rest(split, at)
+        (x, unravel), mu = ravel_pytree(state.phi), state.memory
+        split = _require_split(loss, state.phi)
+        sign, r, jac = _rows(split.squares, state.phi)
+        pull, lam = ravel_pytree(split.slope)[0] / 2, ravel_pytree(split.stiffness)[0]
         # In units of D^(-1/2) the Jacobian is touched three times and stored once.
         unit = 1 / jnp.sqrt(lam * (1 + mu))
-        k, pull = jac * unit[None, :], unit * slope
-        dual = jnp.linalg.solve(jnp.diag(sign) + k @ k.T, r - k @ pull)
-        new = at.x - unit * (pull + dual @ k)
-        before = jnp.sum(sign * r**2) + _rest_value(split, at, at.x)
-        after = _value(split, at, new)
+        k, p = jac * unit[None, :], unit * pull
+        d = -unit * (p + jnp.linalg.solve(jnp.diag(sign) + k @ k.T, r - k @ p) @ k)
+        new = unravel((x + d).astype(x.dtype))  # theta may be of a wider type
+        # What is no square is `sum lam (x - centre)^2` and a constant, with x - centre = pull/lam.
+        value = lambda r, d: jnp.sum(sign * r**2) + jnp.sum((pull + lam * d) ** 2 / lam)
+        before, after = value(r, 0.0), value(_residuals(split.squares, new), d)
         # To within round-off: at the minimum the loss no longer tells good steps from bad, but
         # the steps still bring phi closer, and the contrast needs phi, not the loss.
         taken = after <= before + 8 * jnp.finfo(before.dtype).eps * jnp.abs(before)
-        new = jnp.where(taken, new, at.x).astype(at.x.dtype)  # theta may be of a wider type
-        return State(at.unravel(new), jnp.where(taken, mu / 3, mu * 4))
+        phi = jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, state.phi)
+        return State(phi, jnp.where(taken, mu / 3, mu * 4))
 
 
 def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
@@ -88,9 +89,9 @@ def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
     return GaussNewton(damping, steps=steps)
 
 
-def _require_split(loss: Loss) -> Split:
-    split, free = loss.split(), replace(loss, nudge=None).split()
-    if split is None or free is None or not free.rests:
+def _require_split(loss: Loss, phi: PyTree) -> Split:
+    split, free = loss.split(phi), replace(loss, nudge=None).split(phi)
+    if split is None or free is None or free.stiffness is None:
         raise TypeError(
             "solver: gauss_newton needs a problem whose inner loss is a LeastSquares with a prior, "
             "and, unless the nudge is linear, whose outer loss is a LeastSquares too; for other "
@@ -99,39 +100,27 @@ def _require_split(loss: Loss) -> Split:
     return split
 
 
+def _residuals(squares: Sequence[Squares], phi: PyTree) -> Float[Array, " m"]:
+    """Times the roots of the sizes of their weights."""
+    each = [jax.vmap(_scaled(s), (None, 0))(phi, s.examples) for s in squares]
+    return jnp.concatenate([jnp.ravel(r) for r in each])
+
+
 def _rows(
-    squares: Squares, phi: PyTree
+    squares: Sequence[Squares], phi: PyTree
 ) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, "m n"]]:
-    """The sign of the weight; residuals, and their derivatives, times the root of its size."""
-    scale = jnp.sqrt(jnp.abs(squares.weight))
-
-    def one(phi: PyTree, example: PyTree) -> Float[Array, " k"]:
-        return scale * jnp.ravel(squares.residual(phi, example))
-
+    """The signs of the weights; `_residuals`; and their derivatives."""
     # One example at a time: the derivative of all residuals at once would be as many backward
     # passes through all the data, and mostly zeros.
-    r = jnp.ravel(jax.vmap(one, (None, 0))(phi, squares.examples))
-    trees = jax.vmap(jax.jacrev(one), (None, 0))(phi, squares.examples)
-    jac = jnp.concatenate([leaf.reshape(r.size, -1) for leaf in jax.tree.leaves(trees)], axis=1)
-    return jnp.full(r.shape, jnp.sign(squares.weight)), r, jac
+    trees = [jax.vmap(jax.jacrev(_scaled(s)), (None, 0))(phi, s.examples) for s in squares]
+    flat = lambda leaf, p: leaf.reshape(-1, p.size)
+    leaves = [jax.tree.leaves(jax.tree.map(flat, tree, phi)) for tree in trees]
+    blocks = [jnp.concatenate(row, axis=1) for row in leaves]
+    signs = [jnp.full(len(jac), jnp.sign(s.weight)) for s, jac in zip(squares, blocks, strict=True)]
+    return jnp.concatenate(signs), _residuals(squares, phi), jnp.concatenate(blocks)
 
 
-def _rest(split: Split, at: Flat) -> tuple[Vector, Vector]:
-    """Half the curvature and half the slope of all that is no square."""
-    phi = at.unravel(at.x)
-    stiffnesses = [r.weight * ravel_pytree(r.stiffness(phi))[0] for r in split.rests]
-    lam = sum(stiffnesses, jnp.zeros_like(at.x))
-    return lam, jax.grad(lambda x: _rest_value(split, at, x))(at.x) / 2
-
-
-def _rest_value(split: Split, at: Flat, x: Vector) -> Scalar:
-    return sum((r.weight * r.value(at.unravel(x)) for r in split.rests), jnp.zeros(()))
-
-
-def _value(split: Split, at: Flat, x: Vector) -> Scalar:
-    phi = at.unravel(x)
-    values = [
-        s.weight * jnp.sum(jax.vmap(s.residual, (None, 0))(phi, s.examples) ** 2)
-        for s in split.squares
-    ]
-    return sum(values, _rest_value(split, at, x))
+def _scaled(squares: Squares) -> Callable[[PyTree, PyTree], Float[Array, " k"]]:
+    """The residual of one example as a vector, times the root of the size of the weight."""
+    root = jnp.sqrt(jnp.abs(squares.weight))
+    return lambda phi, example: root * jnp.ravel(squares.residual(phi, example))

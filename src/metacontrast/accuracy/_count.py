@@ -44,7 +44,7 @@ def counted(problem: Problem, counts: Counts) -> Problem:
 
 def rows(problem: Problem, theta: PyTree, z: PyTree) -> int:
     """How many examples a pass over the data has, where the inner loss knows; else 1."""
-    split = objective(problem.inner).split(theta, z)
+    split = objective(problem.inner).split(problem.init(theta, z), theta, z)
     squares = () if split is None else split.squares
     return sum(len(jax.tree.leaves(s.examples)[0]) for s in squares) or 1
 
@@ -59,8 +59,8 @@ class _Counted(Objective):
     def __call__(self, phi: PyTree, theta: PyTree, z: PyTree) -> Scalar:
         return self.loss(_through(phi, self.counts.passes), theta, z)
 
-    def split(self, theta: PyTree, z: PyTree) -> Split | None:
-        split = self.loss.split(theta, z)
+    def split(self, phi: PyTree, theta: PyTree, z: PyTree) -> Split | None:
+        split = self.loss.split(phi, theta, z)
         if split is None:
             return None
         each = lambda residual: lambda phi, x: residual(_through(phi, self.counts.examples), x)
