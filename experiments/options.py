@@ -93,7 +93,11 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
         known = ", ".join(methods)
         raise ValueError(f"method: unknown {selection.method!r}; choose one of {known}, or all.")
     about = f"{about}\n\nMethods: {', '.join(methods)}."
-    return [_one(methods[name], selection.quick, others, about) for name in names]
+    several = [_one(methods[name], selection.quick, others, about) for name in names]
+    if any(methods[name].steps for name in names):
+        # --steps is for those that take any.
+        several = [s if methods[s.method].steps else replace(s, steps=0) for s in several]
+    return several
 
 
 def _one(default: S, quick: bool, args: Sequence[str], about: str) -> S:

@@ -10,6 +10,7 @@ from pathlib import Path
 import frame
 import numpy as np
 import pytest
+from options import parse
 
 from metacontrast.report import print_report
 
@@ -79,6 +80,14 @@ def test_all_are_run_and_to_resume_only_those_without_a_result(command, tmp_path
     assert command(*words, "--resume") == 0
     assert runs() == [("slow", 100, 0.3), ("fast", 50, 0.3), ("fast", 50, 0.3)]
     assert roots == [tmp_path]
+
+
+def test_of_all_methods_those_that_take_no_steps_are_given_none():
+    methods = METHODS | {"scratch": Settings(method="scratch")}
+    several = parse(methods, "slow", ["--method", "all", "--steps", "7"], "")
+    assert [s.steps for s in several] == [7, 7, 0]
+    (alone,) = parse(methods, "slow", ["--method", "scratch", "--steps", "7"], "")
+    assert alone.steps == 7  # which the experiment refuses
 
 
 def test_config_and_result_say_what_was_used(command, tmp_path, capsys):
