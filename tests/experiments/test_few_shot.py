@@ -15,11 +15,11 @@ from _few_shot_learners import folds, learner, network
 from problems import EPS, relative_error
 
 from metacontrast import Data, Task, meta_gradient, solve_inner
-from metacontrast.nets import conv4
+from metacontrast.nets._conv_net import Layer, stacked
 from metacontrast.report import print_report
 from metacontrast.tasks import Images, distorted, episodes
 
-WAY, SIZE = 3, 16
+WAY, SIZE = 3, 8
 METHODS = omniglot.METHODS
 # Held-out tasks of either kind have one shape, and compile once.
 SMALL = dict(
@@ -37,11 +37,15 @@ def images(part, channels=1):
     return Images(pixels.astype(np.uint8), tuple(f"{part}{i}" for i in range(6)))
 
 
+def first_layer(filters, *, channels, size, classes, **_):
+    """The first of the network's four layers, which compiles in a fraction; and the head."""
+    head = [] if classes is None else [Layer(size**2 // 4 * filters[0], classes, relu=False)]
+    return stacked([Layer(channels, filters[0], 3, 2, 1, norm=True), *head], None, "lax")
+
+
 @pytest.fixture(autouse=True)
 def compile_fast(monkeypatch):
-    """XLA's own convolutions compile faster."""
-    lax = lambda *args, **kwargs: conv4(*args, **kwargs | {"lowering": "lax"})
-    monkeypatch.setattr(_few_shot_learners, "conv4", lax)
+    monkeypatch.setattr(_few_shot_learners, "conv4", first_layer)
 
 
 def small(method, **changed):
@@ -61,7 +65,7 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     result = toy_run(small(method, views=int(drawn), out=tmp_path))
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
-    assert 0 < result["value"] <= 100
+    assert 0 < result["value"] <= 100 * (1 + 1e-6)  # a mean in float32
     assert result["transductive"] is (method != "cml-head")
     assert (
         {"episode.png", "learning.png", "filters.png"} <= {path.name for path in tmp_path.iterdir()}
@@ -220,7 +224,7 @@ def test_folds_use_every_example_once_to_learn_from_and_otherwise_to_be_judged(s
 def test_modulation_leaves_the_convolutions_slow():
     made = learner(small("cml-mod"), 1)
     phi = made.problem().init(made.first_theta(jax.random.key(0)), None)
-    assert [gain.shape for gain in phi.gain] == [(2,)] * 4
+    assert [gain.shape for gain in phi.gain] == [(2,)]
     assert sorted(phi.head) == ["b", "w"]
 
 
