@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -20,8 +21,10 @@ ROOT = Path(__file__).parent
 collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
 collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
 
-# Tests spend their time on compiling, not on computing. Newer jaxlibs do not know the second flag.
-FASTER = ["--xla_backend_optimization_level=0"]
+# Tests spend their time on tracing and compiling, not on computing: the compiler optimises nothing,
+# and the garbage of tracing is collected seldom. Newer jaxlibs do not know the last flag.
+gc.set_threshold(200_000, 100, 100)
+FASTER = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if jaxlib_version.startswith("0.10."):
     FASTER += ["--xla_cpu_use_fusion_emitters=false"]
 given = os.environ.get("XLA_FLAGS", "").split()
