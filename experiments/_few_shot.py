@@ -176,19 +176,19 @@ def run(experiment: Experiment[S], s: S, learner: Learner, classes: Classes) -> 
     trained = meta_train(experiment, s, learner, classes, scores)
     # The only look at test classes, after all choices.
     tests = classes.held_out("test", s)
-    result = experiment.finish(
-        s,
-        scores(trained.best, tests()),
-        label=" ".join((s.kind[0], s.method, *s.kind[1:])),
-        seconds=trained.seconds,
-        transductive=learner.transductive,
-    )
+    accuracies = scores(trained.best, tests())
     task = jax.tree.map(lambda leaf: leaf[0], next(tests()))
     theta, out = learner.prepare(trained.best, references), experiment.folder(s)
     figure(out / "episode", partial(draw_episode, learner, theta, task), 1, 2)
     figure(out / "learning", partial(draw_learning, trained.metrics), 1, 2)
-    figure(out / "filters", partial(draw_filters, learner.layers(trained.best)[0]["w"]), 1, 1)
-    return result
+    figure(out / "filters", partial(draw_filters, learner.layers(trained.best)[0]["w"]))
+    return experiment.finish(
+        s,
+        accuracies,
+        label=" ".join((s.kind[0], s.method, *s.kind[1:])),
+        seconds=trained.seconds,
+        transductive=learner.transductive,
+    )
 
 
 def first_images(s: Settings, images: Images) -> jax.Array:

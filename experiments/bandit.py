@@ -258,12 +258,11 @@ def run(s: Settings) -> dict[str, Any]:
     # A game's deltas share their contexts: its mean is one value.
     values = percent.mean(axis=0)
     facts: dict[str, Any] = dict(seconds=seconds, trials=s.trials, by_delta=by_delta)
-    result = EXPERIMENT.finish(s, values, note="".join(lines), **facts)
     n, key = len(s.deltas), games(frame.TEST_SEED, 1)[0]
     curves = partial(draw_regrets, folder.parent.parent, s.deltas, METHODS)
     figure(folder / "regret", curves, 1, n)
     figure(folder / "policy", partial(draw_policies, agent, s.deltas, key, s.trials), 2, n, (2, 2))
-    return result
+    return EXPERIMENT.finish(s, values, note="".join(lines), **facts)
 
 
 if __name__ == "__main__":

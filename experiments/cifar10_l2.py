@@ -235,7 +235,8 @@ def run(s: Settings) -> dict[str, Any]:
     elif phi is None:
         phi = learn(theta)
     accuracies = {part: scores(phi, data)[1] for part, data in photos._asdict().items()}
-    result = EXPERIMENT.finish(
+    figure(EXPERIMENT.folder(s) / "lambda", partial(draw, theta), 1, 5, (2.2, 2.2))
+    return EXPERIMENT.finish(
         s,
         accuracies["test"],
         seconds=seconds,
@@ -243,8 +244,6 @@ def run(s: Settings) -> dict[str, Any]:
         valid_accuracy=float(jnp.mean(accuracies["valid"])),
         learned_accuracy=float(jnp.mean(accuracies["learned"])),
     )
-    figure(EXPERIMENT.folder(s) / "lambda", partial(draw, theta), 1, 5, (2.2, 2.2))
-    return result
 
 
 def quartiles(theta: PyTree) -> dict[str, list[float]]:

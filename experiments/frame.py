@@ -11,7 +11,6 @@ from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import PyTree
 from options import S, parse
@@ -19,6 +18,7 @@ from options import Settings as Settings
 
 import metacontrast as mc
 from metacontrast import train
+from metacontrast.cli import is_bad_input
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
@@ -53,6 +53,8 @@ class Experiment(Generic[S]):
             else:
                 self._all(several, run, overview)
         except (ValueError, TypeError, ArithmeticError, OSError) as error:
+            if not is_bad_input(error):
+                raise
             print(f"{self.name}: {error}", file=sys.stderr)
             raise SystemExit(2) from error
 
@@ -74,8 +76,7 @@ class Experiment(Generic[S]):
         """
         if settings.seed in (VALID_SEED, TEST_SEED):
             raise ValueError(f"seed: {settings.seed} draws held-out tasks; choose another.")
-        default = Path("runs") / self.name / settings.method / f"seed{settings.seed}"
-        return settings.out or default
+        return settings.out or Path("runs") / self.name / settings.method / f"seed{settings.seed}"
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
@@ -115,7 +116,7 @@ class Experiment(Generic[S]):
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
-        value, half = (np.nan if result[key] is None else result[key] for key in ("value", "ci95"))
+        value, half = (jnp.nan if result[key] is None else result[key] for key in ("value", "ci95"))
         numbers = f"{value:.4g} +- {half:.2g} ({self.metric})"
         print(f"{label}, seed {settings.seed}: {numbers}{note}", flush=True)
         return result

@@ -228,13 +228,12 @@ def run(s: Settings) -> dict[str, Any]:
     with_valid = float(np.asarray(is_correct(phi_of_both, tests)).mean())
     note = f"; {with_valid:.4f} with the validation images learned from too"
     note += "" if auc is None else f"; wrong labels by weight: AUC {auc:.4f}"
-    result = EXPERIMENT.finish(
-        s, is_correct(phi, tests), note=note, seconds=seconds, auc=auc, with_valid=with_valid
-    )
     if auc is not None:
         panels = partial(draw, theta, cleaning.is_wrong, trained.metrics)
         figure(EXPERIMENT.folder(s) / "weights", panels, 1, 3)
-    return result
+    return EXPERIMENT.finish(
+        s, is_correct(phi, tests), note=note, seconds=seconds, auc=auc, with_valid=with_valid
+    )
 
 
 def draw(

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Self, TypeVar
 
 import tyro
 
+from metacontrast._solver._base import check_positive_int
 from metacontrast.train import is_first, use_devices
 
 
@@ -97,6 +98,9 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
     if any(methods[name].steps for name in names):
         # --steps is for those that take any.
         several = [s if methods[s.method].steps else replace(s, steps=0) for s in several]
+    for s in several:
+        if methods[s.method].steps:
+            check_positive_int("steps", s.steps)
     return several
 
 

@@ -214,9 +214,8 @@ def run(s: Settings) -> dict[str, Any]:
         )
         theta, seconds = trained.theta, trained.seconds
     tests = tasks(frame.TEST_SEED, s.test_tasks)
-    result = EXPERIMENT.finish(s, scores(theta, tests), seconds=seconds)
     figure(EXPERIMENT.folder(s) / "predictions", partial(draw, s, theta, tests), 1, 4)
-    return result
+    return EXPERIMENT.finish(s, scores(theta, tests), seconds=seconds)
 
 
 def draw(s: Settings, theta: mc.Synapse, tests: mc.Task, axes: Any) -> None:

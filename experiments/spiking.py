@@ -173,9 +173,8 @@ def run(s: Settings) -> dict[str, Any]:
     )
     tests = frame.stack_tasks(sample_task, frame.TEST_SEED, s.test_tasks)
     note = f"; {trained.seconds / s.steps:.2f} s a meta-step"
-    result = EXPERIMENT.finish(s, scores(trained.best, tests), note=note, seconds=trained.seconds)
     figure(EXPERIMENT.folder(s) / "spiking", partial(draw, s, trained), 1, 4)
-    return result
+    return EXPERIMENT.finish(s, scores(trained.best, tests), note=note, seconds=trained.seconds)
 
 
 def draw(s: Settings, trained: Any, axes: Any) -> None:

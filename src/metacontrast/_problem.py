@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +104,7 @@ def _sum(a: PyTree, b: PyTree, weight: Scalar | complex) -> PyTree:
     return weighted if a is None else a if b is None else jax.tree.map(jnp.add, a, weighted)
 
 
+@runtime_checkable
 class InverseCurvature(Protocol):
     """`(d2L/dphi2 + damping)^-1`, factorised: a pytree of arrays, for a solver to carry along."""
 

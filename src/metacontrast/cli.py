@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,15 @@ def report(runs: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
 app.command(data, name="data", help="Get the data sets of the image experiments, and check them.")
 
 
+def is_bad_input(error: Exception) -> bool:
+    """Whether one line tells it all, as errors do that name an argument first.
+
+    Any other is a fault of the program, which must show where it is.
+    """
+    named = re.match(r"[\w.-]+(, [\w.-]+)*: ", str(error)) is not None
+    return named or isinstance(error, ArithmeticError | OSError)
+
+
 def main() -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 2."""
     try:
@@ -51,5 +61,7 @@ def main() -> None:
             args=sys.argv[1:] or ["--help"],
         )
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        if not is_bad_input(error):
+            raise
         print(f"metacontrast: {error}", file=sys.stderr)
         raise SystemExit(2) from error

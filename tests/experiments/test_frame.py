@@ -162,6 +162,12 @@ def test_an_error_of_a_run_is_one_line(command, monkeypatch, capsys, error):
     assert capsys.readouterr().err == "toy: mend: this way.\n"
 
 
+def test_a_fault_in_an_experiment_shows_where_it_is(command, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "run", lambda settings: len(settings.seed))
+    with pytest.raises(TypeError, match="has no len"):
+        command()
+
+
 def test_what_a_run_compiles_is_kept(command, monkeypatch, tmp_path):
     runs_before = []
     monkeypatch.setattr(frame.train, "keep_compiled", lambda: runs_before.append(len(RUNS)))

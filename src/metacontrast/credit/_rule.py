@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ Backward: TypeAlias = Callable[[PyTree, PyTree, PyTree, Key | None], PyTree]
 Residuals: TypeAlias = tuple[PyTree, PyTree, Key | None]
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A network `(phi, x, key=None) -> output` with a derivative by phi of its own."""
 

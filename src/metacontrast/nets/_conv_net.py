@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from .._types import Key, PyTree
 from ._conv import Lowering, Statistics, conv, kaiming, max_pool, normalise, over, statistics
 
 
+@runtime_checkable
 class Apply(Protocol):
     """What `ConvNet.apply` is."""
 

@@ -12,8 +12,8 @@ from ..train import is_first
 def figure(
     path: Path,
     draw: Callable[[Any], None],
-    rows: int,
-    columns: int,
+    rows: int = 1,
+    columns: int = 1,
     size: tuple[float, float] = (3.2, 2.6),
 ) -> Path | None:
     """Draw on a grid of axes and save `path` as PNG and PDF.

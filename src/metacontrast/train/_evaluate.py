@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from ._processes import explain_lost_process
 Metric: TypeAlias = Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]
 
 
+@runtime_checkable
 class Scores(Protocol):
     """What `evaluator` returns."""
 

@@ -56,9 +56,10 @@ def claim(path: Path, settings: dict[str, Any], resume: bool) -> None:
             "another folder, or empty this one."
         )
     if differing := _differences(path, settings, resume):
+        fewer = [line.startswith("steps ") for line in differing] == [True]
         raise ValueError(
             f"out: {path} holds another run ({'; '.join(differing)}); choose another folder, or "
-            "resume that run with its settings (only its steps can be increased)."
+            f"resume that run with its settings{'; steps can only be increased' if fewer else ''}."
         )
     if not resume:
         raise ValueError(
