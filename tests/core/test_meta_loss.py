@@ -303,6 +303,23 @@ def test_an_estimator_of_your_own_is_one_method():
 # Functions as solvers of problems that sample
 
 
+def test_gradients_are_of_the_types_of_what_they_are_by():
+    class Wide(mc.Estimator):
+        by_z = True
+
+        def value_and_grad(self, loss, solver, starts=None):
+            wide = lambda leaf: jnp.ones(leaf.shape, jnp.float64)
+            by_z = {"x": wide(loss.z["x"]), "n": np.zeros((), jax.dtypes.float0)}
+            return mc.MetaGradient(jnp.array(2.0), jax.tree.map(wide, loss.theta), by_z)
+
+    problem = mc.Problem(lambda theta, z: theta, *2 * [lambda phi, theta, z: z["x"]])
+    theta = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones((), jnp.bfloat16)}
+    z = {"x": jnp.ones((), jnp.float32), "n": jnp.array(3)}
+    meta = mc.meta_gradient(problem, SOLVE, Wide())(theta, z)
+    types = {"a": jnp.float32, "b": jnp.bfloat16, "x": jnp.float32, "n": jax.dtypes.float0}
+    assert {k: g.dtype for k, g in (meta.by_theta | meta.by_z).items()} == types
+
+
 def test_a_function_says_how_it_takes_its_views():
     theta, task = random_quadratic(0)
     key = jax.random.key(2)
