@@ -41,6 +41,14 @@ def test_value_and_gradient_are_the_estimators_also_under_jit(estimator):
     assert float(loss(theta, task)) == pytest.approx(float(expected), rel=ROUND_OFF)
 
 
+@pytest.mark.parametrize("estimator", [CONTRAST, mc.Unrolled()])
+def test_both_gradients_at_once_are_each_by_itself(estimator):
+    theta, task = random_quadratic(0)
+    both = jax.grad(mc.meta_loss(quadratic, SOLVE, estimator), (0, 1))(theta, task)
+    meta = mc.meta_gradient(quadratic, SOLVE, estimator)(theta, task)
+    assert relative_error(both, (meta.by_theta, meta.by_z)) < ROUND_OFF
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_vmap_over_tasks_is_a_loop_over_tasks(estimator):
     theta, tasks = batch(random_logistic, [0, 1, 2])
@@ -160,6 +168,8 @@ def test_the_key_decides_value_and_gradient(estimator):
     one, again, other = (loss(theta, task, jax.random.key(seed)) for seed in (0, 0, 1))
     assert relative_error(one, again) == 0
     assert one[0] != other[0]
+    alone = mc.meta_loss(noisy_problem(), SOLVE, estimator)(theta, task, jax.random.key(0))
+    assert float(alone) == pytest.approx(float(one[0]), rel=ROUND_OFF)
     assert relative_error(one[1], other[1]) > 0.01
 
 
