@@ -108,8 +108,10 @@ def run(s: Settings) -> dict[str, Any]:
     )
     tests = tasks(frame.TEST_SEED, s.test_tasks)
     values = scores(trained.theta, tests)
-    own = float(np.mean(scorer(s)(trained.theta, tests) if s.forgets else values))
-    note = f"; from its own memory {own:.4f}"
+    each = scorer(s)(trained.theta, tests) if s.forgets else values
+    finite = each[np.isfinite(each)]  # as of the value itself, tasks that diverged are left out
+    own = float(np.mean(finite)) if finite.size else None
+    note = f"; from its own memory {np.nan if own is None else own:.4f}"
     return EXPERIMENT.finish(s, values, seconds=trained.seconds, own_memory=own, note=note)
 
 

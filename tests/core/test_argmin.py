@@ -60,6 +60,34 @@ def test_value():
     same(FIND(THETA, TASK), minimum(THETA, TASK))
 
 
+def pulled_back(u, phi):
+    """By theta and by the task, where `u` solves the linear system of the cotangent."""
+    lam = 2 * jnp.exp(THETA["lam"])
+    return {"lam": -lam * (phi - THETA["x"]) * u, "x": lam * u}, MATRIX @ u
+
+
+HESSIAN, V = MATRIX + jnp.diag(2 * jnp.exp(THETA["lam"])), normal(6, 5)
+
+
+def test_nudged_solves_are_the_nudged_solvers():
+    # Three steps of descent from the minimum are three terms of the Neumann series.
+    rate, few = 0.1, mc.descend(optax.sgd(0.1), 3)
+    find = weights(mc.argmin(quadratic, mc.closed_form(), 0.1, init=start, nudged=few))
+    phi, pull_back = jax.vjp(find, THETA, TASK)
+    step = jnp.eye(5) - rate * HESSIAN
+    u = rate * sum(jnp.linalg.matrix_power(step, k) @ V for k in range(3))
+    same(pull_back(V), pulled_back(u, phi))
+
+
+def test_damping_is_added_where_learning_stopped_early():
+    # The slope that is left is taken out of the nudged solves, in which u is exact.
+    early, damping = mc.descend(optax.sgd(0.1), 2), 0.7
+    words = dict(init=start, nudged=mc.closed_form(), damping=damping)
+    phi, pull_back = jax.vjp(weights(mc.argmin(quadratic, early, 0.1, **words)), THETA, TASK)
+    u = jnp.linalg.solve(HESSIAN + damping * jnp.eye(5), V)
+    same(pull_back(V), pulled_back(u, phi))
+
+
 def test_jacobian_jit_and_vmap():
     jacobian = lambda find: jax.jit(jax.jacrev(find, (0, 1)))(THETA, TASK)
     same(jacobian(FIND), jacobian(minimum))
@@ -140,12 +168,14 @@ def test_the_task_need_not_be_differentiable():
     assert float(jax.grad(find)(jnp.array(1.0), jnp.array(3.0))) == pytest.approx(-3.0, rel=1e-12)
 
 
-def test_learners_that_sample_draw_the_same_noise_in_all_solves():
+@pytest.mark.parametrize("scheme", ["symmetric", "forward"])
+def test_learners_that_sample_draw_the_same_noise_in_all_solves(scheme):
     find = mc.argmin(
         lambda phi, theta, task: 0.5 * (phi - theta * task) ** 2,
         mc.descend(optax.sgd(0.5), 60),
         0.1,
         init=lambda theta, task: theta,
+        scheme=scheme,
         sample=lambda task, key: task + jax.random.normal(key),
     )
     theta, task, keys = jnp.array(2.0), jnp.array(3.0), jax.random.split(jax.random.key(0))
@@ -153,7 +183,7 @@ def test_learners_that_sample_draw_the_same_noise_in_all_solves():
     slopes = [jax.value_and_grad(find, (0, 1))(theta, task, key) for key in keys]
     assert slopes[0][0] != slopes[1][0]
     for _, grads in slopes:
-        same(grads, (task, theta))
+        same(grads, (task, theta), 1e-11)
     with pytest.raises(ValueError, match="key: this problem samples"):
         find(theta, task)
 

@@ -91,6 +91,15 @@ def test_evolve_draws_the_same_perturbations_in_every_phase():
     assert not jnp.allclose(solve(jnp.sum, theta).phi, other(jnp.sum, theta).phi)
 
 
+def test_each_step_of_evolve_draws_perturbations_of_its_own():
+    loss, phi = lambda phi: jnp.sum(phi**2), jnp.array([1.0, -2.0])
+    found = mc.evolve(optax.sgd(0.1), 3, sigma=0.2, pairs=1, seed=5)(loss, phi).phi
+    for t in range(3):
+        key = jax.random.fold_in(jax.random.key(5), t)
+        phi = phi - 0.1 * antithetic(loss, phi, key, 0.2, 1)
+    np.testing.assert_allclose(found, phi, rtol=1e-12)
+
+
 def test_evolve_can_be_run_in_parts():
     solver, phi = mc.evolve(optax.adam(0.05), 7, sigma=0.1), jnp.array([1.0, 2.0])
     quartic = lambda phi, theta, z: jnp.sum(phi**4)

@@ -22,7 +22,7 @@ from problems import (
 )
 
 import metacontrast as mc
-from metacontrast._loss import LinearNudge
+from metacontrast._loss import LinearNudge, OuterNudge
 
 
 def by_layer(theta, seed=0):
@@ -148,6 +148,34 @@ def test_residuals_of_any_shape_count_in_full():
     phi = jnp.array([1.0, 2.0])
     expected = sum(float(jnp.sum((jnp.outer(phi, phi) - e) ** 2)) for e in examples)
     assert float(loss(phi, None, examples)) == pytest.approx(expected, rel=100 * EPS)
+
+
+@pytest.mark.parametrize(
+    "nudge",
+    [
+        None,
+        OuterNudge(-0.4),
+        LinearNudge(0.3, jnp.arange(9.0) / 10),
+        LinearNudge(0.3, jnp.arange(9.0) / 10, jnp.full(9, 0.5), damping=0.4),
+    ],
+    ids=["free", "outer", "linear", "anchored"],
+)
+def test_a_split_is_the_loss_but_for_a_constant(nudge):
+    theta, task = random_ridge(0)
+    loss = mc.Loss(ridge, by_layer(theta), task, nudge=nudge)
+    phi, d = jnp.linspace(-1, 1, 9), jnp.cos(jnp.arange(9.0))
+    split = loss.split(phi)
+
+    def put_together(d):
+        squares = [
+            s.weight * jnp.sum(jax.vmap(lambda row, s=s: s.residual(phi + d, row))(s.examples) ** 2)
+            for s in split.squares
+        ]
+        return sum(squares) + split.slope @ d + split.stiffness @ d**2
+
+    found = put_together(d) - put_together(0 * d)
+    # Sums of some hundred terms of order one to ten.
+    assert float(found) == pytest.approx(float(loss(phi + d) - loss(phi)), rel=1e4 * EPS)
 
 
 LINEAR = mc.LeastSquares(lambda phi, theta, e: phi @ e.x - e.y, lambda task: task.test)

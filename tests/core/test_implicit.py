@@ -79,6 +79,28 @@ def test_neumann_is_backpropagation_through_the_last_steps():
     assert distance(run(mc.Implicit("neumann", 7, rate=RATE)).by_theta, unrolled) < 1e-10
 
 
+def first_order_only(loss):
+    """The same values and slopes, of which no second derivative knows."""
+
+    def straight(phi, theta, task):
+        at = jax.lax.stop_gradient((phi, theta))
+        way = jax.tree.map(jnp.subtract, (phi, theta), at)
+        value, slope = jax.value_and_grad(lambda at: loss(*at, task))(at)
+        return jax.lax.stop_gradient(value) + optax.tree.vdot(jax.lax.stop_gradient(slope), way)
+
+    return straight
+
+
+@pytest.mark.parametrize("method", ["cg", "neumann"])
+def test_hessian_free_takes_no_second_derivatives(method):
+    rule = mc.Implicit(method, 30, rate=RATE)
+    blind = replace(QUADRATIC, inner=first_order_only(QUADRATIC.inner))
+    free = replace(rule, hessian_free=True)
+    found = mc.meta_gradient(blind, lambda loss, phi: PHI, free)(THETA, None).by_theta
+    # Central differences of gradients err by about 1e-10 of what is of order ten.
+    assert distance(found, run(rule).by_theta) < 1e-8
+
+
 @pytest.mark.parametrize("method", ["exact", "cg"])
 def test_damping_is_added_to_the_hessian(method):
     damped = run(mc.Implicit(method, 30, damping=0.7)).by_theta

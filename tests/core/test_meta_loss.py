@@ -41,6 +41,14 @@ def test_value_and_gradient_are_the_estimators_also_under_jit(estimator):
     assert float(loss(theta, task)) == pytest.approx(float(expected), rel=ROUND_OFF)
 
 
+@pytest.mark.parametrize("estimator", [CONTRAST, mc.Unrolled()])
+def test_both_gradients_at_once_are_each_by_itself(estimator):
+    theta, task = random_quadratic(0)
+    both = jax.grad(mc.meta_loss(quadratic, SOLVE, estimator), (0, 1))(theta, task)
+    meta = mc.meta_gradient(quadratic, SOLVE, estimator)(theta, task)
+    assert relative_error(both, (meta.by_theta, meta.by_z)) < ROUND_OFF
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_vmap_over_tasks_is_a_loop_over_tasks(estimator):
     theta, tasks = batch(random_logistic, [0, 1, 2])
@@ -160,6 +168,8 @@ def test_the_key_decides_value_and_gradient(estimator):
     one, again, other = (loss(theta, task, jax.random.key(seed)) for seed in (0, 0, 1))
     assert relative_error(one, again) == 0
     assert one[0] != other[0]
+    alone = mc.meta_loss(noisy_problem(), SOLVE, estimator)(theta, task, jax.random.key(0))
+    assert float(alone) == pytest.approx(float(one[0]), rel=ROUND_OFF)
     assert relative_error(one[1], other[1]) > 0.01
 
 
@@ -301,6 +311,23 @@ def test_an_estimator_of_your_own_is_one_method():
 
 
 # Functions as solvers of problems that sample
+
+
+def test_gradients_are_of_the_types_of_what_they_are_by():
+    class Wide(mc.Estimator):
+        by_z = True
+
+        def value_and_grad(self, loss, solver, starts=None):
+            wide = lambda leaf: jnp.ones(leaf.shape, jnp.float64)
+            by_z = {"x": wide(loss.z["x"]), "n": np.zeros((), jax.dtypes.float0)}
+            return mc.MetaGradient(jnp.array(2.0), jax.tree.map(wide, loss.theta), by_z)
+
+    problem = mc.Problem(lambda theta, z: theta, *2 * [lambda phi, theta, z: z["x"]])
+    theta = {"a": jnp.ones(2, jnp.float32), "b": jnp.ones((), jnp.bfloat16)}
+    z = {"x": jnp.ones((), jnp.float32), "n": jnp.array(3)}
+    meta = mc.meta_gradient(problem, SOLVE, Wide())(theta, z)
+    types = {"a": jnp.float32, "b": jnp.bfloat16, "x": jnp.float32, "n": jax.dtypes.float0}
+    assert {k: g.dtype for k, g in (meta.by_theta | meta.by_z).items()} == types
 
 
 def test_a_function_says_how_it_takes_its_views():

@@ -90,6 +90,23 @@ def test_newton_cg_is_quadratically_fast():
     assert mc.newton_cg(1e-11)(convex, START).steps <= 8
 
 
+def test_newton_cg_halves_steps_that_go_too_far():
+    # A full step from x leads to -x^3.
+    found = mc.newton_cg(1e-10)(lambda x: jnp.sum(jnp.sqrt(1 + x**2)), jnp.array([2.0, -1.5]))
+    assert found.converged
+    np.testing.assert_allclose(found.phi, 0.0, atol=1e-9)
+
+
+def test_lbfgs_is_as_quick_as_the_pairs_it_keeps():
+    few, many = (mc.lbfgs(1e-6, pairs=n)(quadratic, START) for n in (1, 20))
+    assert few.converged and many.converged and few.steps > 1.5 * many.steps
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_remembered_of_another_loss(name):
+    assert ALL[name](quadratic, START).memory is None
+
+
 def test_newton_cg_leaves_a_saddle():
     saddle = lambda phi: jnp.sum(phi**4) - jnp.sum(phi**2)  # negative curvature around 0
     found = mc.newton_cg(1e-9)(saddle, jnp.array([0.01, -0.02]))

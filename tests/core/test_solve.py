@@ -21,6 +21,7 @@ from problems import (
 )
 
 import metacontrast as mc
+from metacontrast._loss import as_loss
 from metacontrast._solver._base import Start, run_solver
 
 
@@ -45,6 +46,12 @@ def test_descend_is_the_loop_written_out():
 def test_descend_takes_a_plain_function():
     found = mc.descend(optax.sgd(0.25), 3)(lambda phi: jnp.sum(phi**2), jnp.array([8.0, -16.0]))
     np.testing.assert_array_equal(found.phi, [1.0, -2.0])
+
+
+def test_a_plain_function_is_an_inner_loss_and_nothing_else():
+    loss = as_loss(lambda phi: 3 * phi)
+    assert (loss(2.0), loss.inner(2.0), float(loss.outer(2.0))) == (6.0, 6.0, 0.0)
+    assert as_loss(loss) is loss
 
 
 def test_descend_draws_one_view_a_step():

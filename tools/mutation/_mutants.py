@@ -19,7 +19,7 @@ PASSED = (ast.AnnAssign, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Raise, a
 
 @dataclass(frozen=True)
 class Mutant:
-    """A file of the package with one fault in it.
+    """A file, by its path in the package (or in the checkout), with one fault in it.
 
     The name, `FILE:FUNCTION:FAULT:COUNT`, stays while the rest of the file changes.
     """
@@ -61,9 +61,9 @@ def choose(root: Path, number: int, skip: Collection[str]) -> list[Mutant]:
     return [m for file, mutants in of.items() for m in mutants[: math.ceil(shares[file])]]
 
 
-def written(root: Path, name: str, file: str, old: str, new: str) -> Mutant:
-    """One that a person wrote: `old`, which occurs once in the file, becomes `new`."""
-    text = (root / file).read_text()
+def written(path: Path, name: str, file: str, old: str, new: str) -> Mutant:
+    """One that a person wrote: `old`, which occurs once in the file at `path`, becomes `new`."""
+    text = path.read_text()
     if text.count(old) != 1:
         raise ValueError(f"{name}: {old!r} occurs {text.count(old)} times in {file}; give it anew.")
     line = text[: text.index(old)].count("\n") + 1

@@ -18,7 +18,9 @@ def report(row: dict[str, Any]) -> str:
     return f"{outcome:9}{row['seconds']:6.1f} s  {row['name']}  {' '.join(said.split())}"
 
 
-def summary(rows: list[dict[str, Any]], mutants: int, out: Path) -> None:
+def summary(
+    rows: list[dict[str, Any]], mutants: int, equivalent: dict[str, str], out: Path
+) -> None:
     """Write the counts and the survivors, and print them."""
     counts = Counter(row["outcome"] for row in rows)
     killed, tried = sum(counts[what] for what in KILLED), len(rows) - counts["broken"]
@@ -30,6 +32,7 @@ def summary(rows: list[dict[str, Any]], mutants: int, out: Path) -> None:
         "killed": killed,
         "share_killed": killed / tried if tried else None,
         "outcomes": dict(counts),
+        "equivalent": equivalent,
         "survivors": [{name: row[name] for name in fields} for row in survivors],
         "broken": [row["name"] for row in rows if row["outcome"] == "broken"],
         "by_file": _by_file(rows),
