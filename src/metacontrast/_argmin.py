@@ -12,7 +12,7 @@ from ._check import check_shapes
 from ._contrast import linear_contrast
 from ._loss import Loss
 from ._problem import LossFunction, Problem
-from ._solver._base import Solver, Start, run_solver
+from ._solver._base import SolverLike, Start, run_solver
 from ._solver._function import as_solver
 from ._stencil import Scheme, stencil
 from ._types import Key, PyTree, Scalar
@@ -20,14 +20,14 @@ from ._types import Key, PyTree, Scalar
 
 def argmin(
     inner: LossFunction,
-    solver: Solver,
+    solver: SolverLike,
     beta: Scalar | float,
     *,
     init: Callable[[PyTree, PyTree], PyTree],
     scheme: Scheme = "symmetric",
     order: int | None = None,
     damping: float | None = None,
-    nudged: Solver | None = None,
+    nudged: SolverLike | None = None,
     sample: Callable[[PyTree, Key], PyTree] | None = None,
 ) -> Callable[[PyTree, PyTree, Key | None], PyTree]:
     """`(theta, z, key=None) -> phi_0 = argmin_phi L_in(phi, theta, z)`, with a gradient.

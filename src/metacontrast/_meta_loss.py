@@ -13,13 +13,13 @@ from ._check import check_finite, check_shapes, start_losses
 from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
 from ._loss import Loss
 from ._problem import Problem
-from ._solver._base import Solver
+from ._solver._base import SolverLike
 from ._solver._function import as_solver
 from ._types import Key, PyTree, Scalar
 
 
 def meta_gradient(
-    problem: Problem, solver: Solver, estimator: Estimator, *, by_z: bool | None = None
+    problem: Problem, solver: SolverLike, estimator: Estimator, *, by_z: bool | None = None
 ) -> Callable[..., MetaGradient]:
     """The meta-gradient of one task with all that the estimator tells: see `MetaGradient`.
 
@@ -90,7 +90,7 @@ def meta_gradient(
 
 
 def meta_loss(
-    problem: Problem, solver: Solver, estimator: Estimator
+    problem: Problem, solver: SolverLike, estimator: Estimator
 ) -> Callable[[PyTree, PyTree, Key | None], Scalar]:
     """How well the learner learned, as an ordinary function whose gradient is the chosen rule.
 

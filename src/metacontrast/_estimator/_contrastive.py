@@ -13,7 +13,7 @@ from .._complex import require_analytic
 from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
-from .._solver._base import Solver, Start
+from .._solver._base import Solver, SolverLike, Start
 from .._solver._function import as_solver
 from .._stencil import Scheme, Stencil, stencil
 from .._types import Aux, PyTree, Scalar
@@ -99,7 +99,7 @@ class Contrastive(Estimator):
     order: int | None = None
     nudge: Literal["outer", "linear"] = "outer"
     damping: float | None = None
-    nudged: Solver | None = None
+    nudged: SolverLike | None = None
     control: bool = False
     by_z: ClassVar[bool] = True
     warm_start: ClassVar[bool] = True

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,10 @@ class Solver(ABC):
     def __call__(self, loss: Loss | Callable[[PyTree], Scalar], phi: PyTree) -> Solution:
         """Run all steps from `phi` on a loss of phi: `run_solver(self, loss, Start(phi))`."""
         return run_solver(self, as_loss(loss), Start(phi))
+
+
+# What `as_solver` makes a solver of.
+SolverLike: TypeAlias = Solver | Callable[[Loss, PyTree], PyTree]
 
 
 def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:

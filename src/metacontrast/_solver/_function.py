@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .._loss import Loss
 from .._problem import Problem
 from .._types import Key, PyTree, Step
-from ._base import Solution, Solver, Start, State, run_solver
+from ._base import Solution, Solver, SolverLike, Start, State, run_solver
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Function(Solver):
 
 
 def as_solver(
-    solver: Solver | Callable[[Loss, PyTree], PyTree],
+    solver: SolverLike,
     *,
     samples: bool | None = None,
     holomorphic: bool = False,
@@ -63,7 +63,7 @@ def as_solver(
 
 
 def solve_inner(
-    problem: Problem, solver: Solver, theta: PyTree, z: PyTree, key: Key | None = None
+    problem: Problem, solver: SolverLike, theta: PyTree, z: PyTree, key: Key | None = None
 ) -> Solution:
     """Learn one task: the free phase, `phi_0 = argmin_phi L_in(phi, theta, z)`.
 

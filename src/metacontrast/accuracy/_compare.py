@@ -18,7 +18,7 @@ from .._estimator._base import Estimator
 from .._linear import Vector
 from .._meta_loss import meta_gradient
 from .._problem import Problem
-from .._solver._base import Solver, check_positive_int
+from .._solver._base import SolverLike, check_positive_int
 from .._types import Key, PyTree
 from ._count import GRADIENTS, PRODUCTS, Counts, counted, rows
 
@@ -54,7 +54,7 @@ class Record(NamedTuple):
 def compare(
     estimators: Mapping[str, Estimator],
     problem: Problem,
-    solver: Solver | Mapping[str, Solver],
+    solver: SolverLike | Mapping[str, SolverLike],
     theta: PyTree,
     z: PyTree,
     exact: PyTree,
@@ -150,7 +150,7 @@ def _flat(exact: PyTree, theta: PyTree) -> Float[np.ndarray, " n"]:
 
 
 def _timed(
-    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments, repeats: int
+    problem: Problem, solver: SolverLike, estimator: Estimator, arguments: Arguments, repeats: int
 ) -> tuple[Float[np.ndarray, " n"], float, int | None]:
     program = _compiled(problem, solver, estimator, arguments)
     grad = jax.block_until_ready(program(*arguments))
@@ -165,7 +165,7 @@ def _timed(
 
 
 def _counted(
-    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments
+    problem: Problem, solver: SolverLike, estimator: Estimator, arguments: Arguments
 ) -> tuple[int, int]:
     counts = Counts(Counter(), Counter())
     program = _compiled(counted(problem, counts), solver, estimator, arguments)
@@ -175,7 +175,7 @@ def _counted(
 
 
 def _compiled(
-    problem: Problem, solver: Solver, estimator: Estimator, arguments: Arguments
+    problem: Problem, solver: SolverLike, estimator: Estimator, arguments: Arguments
 ) -> jax.stages.Compiled:
     meta = meta_gradient(problem, solver, estimator, by_z=False)
 

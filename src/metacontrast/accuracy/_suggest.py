@@ -14,7 +14,7 @@ from .._estimator._base import free_phase
 from .._linear import Vector
 from .._loss import Loss
 from .._problem import Problem
-from .._solver._base import Solver, check_positive_int
+from .._solver._base import SolverLike, check_positive_int
 from .._solver._function import as_solver
 from .._stencil import DEFAULT_ORDER, Scheme
 from .._types import Key, PyTree
@@ -49,12 +49,12 @@ class Suggestion(NamedTuple):
 
 def suggest_beta(
     problem: Problem,
-    solver: Solver,
+    solver: SolverLike,
     theta: PyTree,
     z: PyTree,
     scheme: Scheme = "forward",
     order: int | None = None,
-    nudged: Solver | None = None,
+    nudged: SolverLike | None = None,
     key: Key | None = None,
     trials: int = 16,
 ) -> Suggestion:

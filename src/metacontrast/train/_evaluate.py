@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from .._check import check_shapes
 from .._loss import Loss
 from .._problem import Problem
-from .._solver._base import Solver, check_positive_int
+from .._solver._base import SolverLike, check_positive_int
 from .._solver._function import solve_inner
 from .._types import Key, PyTree, Step
 from ._features import Features, problem_inputs
@@ -36,7 +36,7 @@ class Scores(Protocol):
 
 def evaluator(
     problem: Problem,
-    solver: Solver,
+    solver: SolverLike,
     *,
     metric: Metric | None = None,
     batch: int = 100,
@@ -105,7 +105,7 @@ def evaluator(
 
 def evaluate(
     problem: Problem,
-    solver: Solver,
+    solver: SolverLike,
     theta: PyTree,
     tasks: PyTree,
     *,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .._estimator._base import Estimator
 from .._problem import Problem
-from .._solver._base import Solver
+from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Line, Validate, run_block, run_validation
@@ -64,7 +64,7 @@ class Trained:
 
 def meta_train(
     problem: Problem,
-    solver: Solver,
+    solver: SolverLike,
     estimator: Estimator | Callable[[Step], Estimator],
     sample_task: SampleTask,
     theta: PyTree,
