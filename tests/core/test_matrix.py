@@ -317,7 +317,7 @@ def first_order(x, z):
 
 
 # Of the rules that are biased on purpose: what they give at the minimiser x, by hand, and how fast
-# that changes with x, at most. Outer curvatures are below 14, and draws of `smoothed` shorter than 5.
+# that changes with x, at most. Outer curvatures are below 14, draws of `smoothed` shorter than 5.
 BY_HAND = {
     "first order": (first_order, lambda task: 14 + sensitivities(task)[1]),
     "Reptile": (
