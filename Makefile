@@ -8,7 +8,7 @@ PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
-.PHONY: demo test test-core test-library test-experiments test-torch test-pythons mutation bench lock clean \
+.PHONY: demo test test-core test-library test-experiments test-torch test-types test-pythons mutation bench lock clean \
   lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
@@ -25,6 +25,10 @@ test-core test-library test-experiments: .venv/ready
 
 test-torch: .venv/torch
 	$(PYTEST) -n 0 src/metacontrast/torch docs/torch.md $(wildcard tests/*/test_torch*.py) tests/experiments/test_bench_peers.py
+
+# The core again, with what its annotations say checked at every call.
+test-types: .venv/ready
+	$(PYTEST) tests/core -m "not wrong_types" --jaxtyping-packages=metacontrast,typechecked.check
 
 # The other Pythons at hand: the core tier on the newest of them with the newest versions of
 # everything (requirements-newest.lock), the README's example on every one.

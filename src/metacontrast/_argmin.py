@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
 
 from ._check import check_shapes
 from ._contrast import linear_contrast
@@ -104,5 +105,5 @@ def argmin(
     return checked
 
 
-def _instantiate(v: jax.Array | SymbolicZero) -> jax.Array:
-    return jnp.zeros(v.shape, v.dtype) if isinstance(v, SymbolicZero) else v
+def _instantiate(v: ArrayLike | SymbolicZero) -> jax.Array:
+    return jnp.zeros(v.shape, v.dtype) if isinstance(v, SymbolicZero) else jnp.asarray(v)

@@ -25,7 +25,7 @@ class Stencil(NamedTuple):
     weights: tuple[Scalar | complex, ...]
     free: Scalar | float | None
 
-    def scaled(self, size: Scalar) -> Stencil:
+    def scaled(self, size: Scalar | float) -> Stencil:
         """The same times a number."""
         free = None if self.free is None else size * self.free
         return Stencil(self.nodes, tuple(size * w for w in self.weights), free)

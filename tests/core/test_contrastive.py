@@ -537,6 +537,7 @@ def test_where_values_are_traced_the_diagnostics_tell_it():
         ({"damping": float("inf"), "nudge": "linear"}, "damping: must be at least 0"),
     ],
 )
+@pytest.mark.wrong_types
 def test_settings_that_make_no_sense_are_refused(words, name):
     with pytest.raises(ValueError, match=rf"^{name}"):
         mc.Contrastive(**({"beta": 0.1} | words))

@@ -147,6 +147,7 @@ def test_nothing_finite_comes_out_of_a_curvature_that_is_no_number():
     assert jnp.all(jnp.isnan(meta.by_theta))
 
 
+@pytest.mark.wrong_types
 def test_bad_arguments():
     for match, bad in {
         "method: unknown 'lu'": {"method": "lu"},

@@ -148,6 +148,7 @@ def test_nothing_to_nudge_along():
         ({"damping": float("nan")}, "damping: "),
     ],
 )
+@pytest.mark.wrong_types
 def test_errors(words, name):
     with pytest.raises(ValueError, match=name):
         mc.Contrastive(**({"beta": 0.1, "nudge": "linear"} | words))

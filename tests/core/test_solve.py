@@ -49,8 +49,8 @@ def test_descend_takes_a_plain_function():
 
 
 def test_a_plain_function_is_an_inner_loss_and_nothing_else():
-    loss = as_loss(lambda phi: 3 * phi)
-    assert (loss(2.0), loss.inner(2.0), float(loss.outer(2.0))) == (6.0, 6.0, 0.0)
+    loss, phi = as_loss(lambda phi: 3 * phi), jnp.array(2.0)
+    assert [float(of(phi)) for of in (loss, loss.inner, loss.outer)] == [6.0, 6.0, 0.0]
     assert as_loss(loss) is loss
 
 
@@ -163,6 +163,7 @@ def test_state_of_until_converged_can_be_carried(carry):
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.0, None, "3"])
+@pytest.mark.wrong_types
 def test_steps_below_one_are_refused(steps):
     with pytest.raises(ValueError, match=r"^steps"):
         mc.descend(optax.sgd(0.1), steps)
@@ -172,6 +173,7 @@ def test_steps_below_one_are_refused(steps):
         mc.until_converged(optax.sgd(0.1), 1e-3, max_steps=steps)
 
 
+@pytest.mark.wrong_types
 def test_steps_may_be_a_numpy_integer():
     found = mc.descend(optax.sgd(0.25), np.int64(2))(lambda phi: phi**2, jnp.array(4.0))
     assert found.phi == 1.0

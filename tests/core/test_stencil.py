@@ -115,12 +115,14 @@ def test_a_traced_beta_gives_the_same_numbers():
     "beta",
     [0.0, 0, -0.0, float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.zeros(())],
 )
+@pytest.mark.wrong_types
 def test_beta_that_is_no_nudge_is_refused(beta):
     with pytest.raises(ValueError, match=r"^beta"):
         mc.Contrastive(beta=beta)
 
 
 @pytest.mark.parametrize("scheme", ["backward", "Forward", "", None])
+@pytest.mark.wrong_types
 def test_unknown_scheme_is_refused(scheme):
     with pytest.raises(ValueError, match=r"^scheme"):
         mc.Contrastive(beta=0.1, scheme=scheme)
@@ -137,6 +139,7 @@ def test_unknown_scheme_is_refused(scheme):
         ("holomorphic", 1),
     ],
 )
+@pytest.mark.wrong_types
 def test_order_that_the_scheme_lacks_is_refused(scheme, order):
     with pytest.raises(ValueError, match=r"^order: the \w+ scheme needs an? .*whole number"):
         mc.Contrastive(beta=0.1, scheme=scheme, order=order)
