@@ -24,6 +24,7 @@ from problems import (
 import metacontrast as mc
 from metacontrast.accuracy import suggest_beta
 from metacontrast.accuracy._suggest import _extrapolated, _powers
+from metacontrast.accuracy._trial import polished
 
 SEEDS = range(1000, 1020)  # others than those that its constants were chosen on
 GRID = np.logspace(-9, 1, 81)  # eight a decade
@@ -160,6 +161,27 @@ def test_nudged_phases_that_always_diverge_get_no_beta():
     nudged = mc.as_solver(lambda loss, phi: phi * jnp.inf)
     suggestion = suggest_beta(quadratic, solver, theta, task, nudged=nudged, trials=10)
     assert np.isnan(suggestion.beta)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_a_phase_is_polished_as_far_as_it_helps(scale):
+    # Each step of a quadratic's leaves 1e-3 of the slope, to which conjugate gradient is run.
+    theta, task = random_quadratic(3)
+    problem = replace(quadratic, inner=lambda *words: scale * quadratic.inner(*words))
+    loss = mc.Loss(problem, theta, task)
+    size = lambda phi: float(jnp.linalg.norm(jax.grad(loss)(phi)))
+    start = theta.omega + 1.0
+    once = polished(loss, start)
+    assert size(once) < 1e-5 * size(start)
+    # Where nothing is left but round-off, a further step must not make it worse.
+    assert size(polished(loss, once)) < 1e-9 * size(start)
+
+
+def test_weights_that_cannot_be_learned_are_refused_at_the_door():
+    theta, task = random_quadratic(0)
+    theta = theta._replace(log_lam=jnp.zeros(5, int))
+    with pytest.raises(ValueError, match=r"theta: leaf \.log_lam is int"):
+        suggest_beta(quadratic, forbidden, theta, task)
 
 
 @pytest.mark.parametrize(
