@@ -80,6 +80,13 @@ def test_closed_form_tells_that_a_loss_is_not_quadratic():
     assert not mc.closed_form()(convex, START).converged
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_what_closed_form_calls_converged_is_in_units_of_the_slope(scale):
+    # Round-off of a slope of 1e6 is far above 1e-14, and far below what one step leaves elsewhere.
+    assert mc.closed_form()(lambda phi: scale * quadratic(phi), START).converged
+    assert scale < 1 or not mc.closed_form()(lambda phi: scale * convex(phi), START).converged
+
+
 def test_anderson_is_gmres():
     # With nothing forgotten, n + 1 steps solve an n-dimensional quadratic; descent needs hundreds.
     found = mc.anderson(0.2, 1e-9, differences=8)(quadratic, START)

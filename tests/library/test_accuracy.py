@@ -18,6 +18,7 @@ from problems import (
 import metacontrast as mc
 from metacontrast._loss import OuterNudge
 from metacontrast.accuracy import compare, print_records
+from metacontrast.accuracy._compare import Record
 
 STEPS = 30
 # What each evaluates, of gradients and of Hessian-vector products, with a learner of 30 steps. The
@@ -132,6 +133,14 @@ def test_bad_input_is_named():
         compare(rules, quadratic, {"backward": solver}, theta, task, exact)
     with pytest.raises(ValueError, match="repeats"):
         compare(rules, quadratic, solver, theta, task, exact, repeats=0)
+
+
+def test_memory_that_no_compiler_tells_of_is_left_blank(capsys):
+    rows = [Record(str(m), 0.1, 0.9, 3, 4, 0.5, m) for m in (None, 2048)]
+    print_records(rows)
+    _, blank, known = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert blank == ["None", "1.0e-01", "0.9000", "3", "4", "500.00"]
+    assert known == ["2048", *blank[1:], "2"]
 
 
 def test_the_table_has_a_row_for_each(records, capsys):

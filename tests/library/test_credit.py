@@ -13,6 +13,7 @@ from problems import EPS, relative_error, slope
 
 import metacontrast as mc
 from metacontrast import credit
+from metacontrast.credit._perturbation import _fingerprint
 from metacontrast.nets import mlp
 
 NET = mlp(2, 4, 2, 3)
@@ -207,6 +208,14 @@ def test_noise_follows_an_example_whatever_its_place():
     # The output's bias gets nothing but its own noise, times the outcome.
     noise = np.asarray(there.layers[-1].bias)
     assert np.linalg.norm(noise[0] - noise[1]) > 0.1 * np.linalg.norm(noise[0])
+
+
+def test_noise_is_told_apart_by_every_entry():
+    x = np.array([0.3, -1.0, 0.0, 2.5], np.float32)
+    odd = np.array([1, 3, 5, 7], np.uint64)
+    by_hand = int(np.sum(x.view(np.uint32).astype(np.uint64) * odd) % 2**32)
+    found = _fingerprint(jnp.asarray(x))
+    assert (int(found), found.dtype) == (by_hand, jnp.uint32)
 
 
 # Every rule under a solver

@@ -207,6 +207,12 @@ def test_parameters_are_split_along_their_longest_axis_that_can_be():
     assert {name: x.addressable_shards[0].data.shape for name, x in split.items()} == half
 
 
+def test_a_constraint_on_the_parameters_of_each_task_keeps_the_tasks_apart():
+    layout = Layout(device_mesh(2, 2))
+    each = jax.jit(jax.vmap(layout.shard_parameters, spmd_axis_name=layout.task_axis))
+    assert each(jnp.zeros((4, 8))).addressable_shards[0].data.shape == (2, 4)
+
+
 # What runs outside JAX
 
 

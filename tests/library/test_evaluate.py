@@ -33,6 +33,18 @@ def test_evaluation_is_a_loop_over_tasks(batch):
     close(scores, [(phi - 1) ** 2 for phi in phis])
 
 
+def test_the_leaves_of_a_task_may_have_any_shapes():
+    wide = {"spring": springs(4), "rows": jnp.ones((4, 2, 3))}
+    inside = lambda loss: lambda phi, theta, z: loss(phi, theta, z["spring"])
+    both = replace(
+        problem,
+        init=lambda theta, z: problem.init(theta, z["spring"]),
+        inner=inside(problem.inner),
+        outer=inside(problem.outer),
+    )
+    close(evaluate(both, solver, THETA, wide), evaluate(problem, solver, THETA, springs(4)))
+
+
 def test_evaluation_by_a_metric_and_of_what_diverges():
     tasks = springs(3)._replace(steepness=jnp.array([1.0, STEEP, 1.0]))
     metric = lambda phi, theta, task: (phi - task.centre + theta) ** 2

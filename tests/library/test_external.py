@@ -99,6 +99,14 @@ def test_an_outer_loss_may_depend_on_theta_itself(slope, control):
     assert meta.by_theta == pytest.approx(-(task - theta) / 2, rel=beta)
 
 
+def test_steps_of_numerical_slopes_are_in_units_of_theta():
+    theta = np.array([1e5 + 1 / 3, 1e-3, -7e8])
+    slope = external._numerical.numerical_slope(lambda t: float(np.sin(t / theta).sum()), theta)
+    # Error of a step h on the scale of theta: h^2 / 6 and eps / h, with h of eps^(1/3) = 6e-6; of
+    # the small one the step is larger than it is, see the docstring.
+    np.testing.assert_allclose(slope[[0, 2]], np.cos(1) / theta[[0, 2]], rtol=1e-9)
+
+
 def test_numerical_slopes_do_not_touch_theta():
     theta = {"a": np.array([1.0, -200.0]), "b": 3.0}
     slope = external._numerical.numerical_slope(

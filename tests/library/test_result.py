@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import metacontrast as mc
-from metacontrast.train import half_width, read_result, summarise, write_result
+from metacontrast.train import half_width, read_result, summarise, write_json, write_result
 
 FACTS = dict(
     experiment="sine", method="maml", metric="mse", seeds=[0], meta_steps=6, seconds=1.0,
@@ -50,6 +50,13 @@ def test_the_revision_is_that_of_the_checkout():
         pytest.skip("the package does not lie in a git checkout")
     revision = summarise([1.0])["revision"]
     assert revision is None or revision.removesuffix("-dirty") == done.stdout.strip()
+
+
+def test_of_several_processes_the_first_writes(tmp_path, monkeypatch):
+    for index in (1, 0):
+        monkeypatch.setattr(jax, "process_index", lambda i=index: i)
+        write_json(tmp_path / f"{index}.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
 
 
 def test_a_result_is_written_whole_and_read_back(tmp_path):

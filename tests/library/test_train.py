@@ -26,6 +26,7 @@ from toy_run import assert_same, lines, noisy, solver, spring_or_steep
 import metacontrast as mc
 from metacontrast.train import DivergedError
 from metacontrast.train._checkpoints import Checkpoints
+from metacontrast.train._divergence import is_far_above
 
 # What a meta-step does
 
@@ -154,6 +155,22 @@ two_leaves = mc.Problem(
     inner=lambda phi, theta, task: phi**2,
     outer=lambda phi, theta, task: phi**2,
 )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_diverged"),
+    [
+        (2.0, 21.0, False),
+        (2.0, 23.0, True),
+        (-2.0, -3.0, False),
+        (-2.0, 17.0, False),
+        (-2.0, 19.0, True),
+        (0.0, 1e-6, False),
+        (0.0, 1e-4, True),
+    ],
+)
+def test_a_loss_ten_times_its_size_above_where_it_started_has_diverged(first, last, is_diverged):
+    assert bool(is_far_above(jnp.array(first), jnp.array(last))) is is_diverged
 
 
 # The ninth meta-step throws theta so far that the loss of every task overflows.
