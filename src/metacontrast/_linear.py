@@ -90,6 +90,12 @@ def cg(
     return LinearSolution(end.x, end.k, residual, end.curvature)
 
 
+def solve(a: Float[Array, "n n"], b: Vector) -> Vector:
+    """`a^-1 b` by a factorisation, which is of float32 at least."""
+    wide = jnp.promote_types(b.dtype, jnp.float32)
+    return jnp.linalg.solve(a.astype(wide), b.astype(wide)).astype(b.dtype)
+
+
 def jvp(function: Callable[[Vector], Array], at: Vector, v: Vector) -> Array:
     """The derivative of `function` at `at` along `v`."""
     return jax.jvp(function, (at,), (v,))[1]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .._diagnostics import free_diagnostics
-from .._linear import LinearSolution, Vector, central_difference, cg, jvp
+from .._linear import LinearSolution, Vector, central_difference, cg, jvp, solve
 from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
 from .._types import Aux, PyTree, Scalar
@@ -146,7 +146,7 @@ def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
             f"method: 'exact' makes a matrix of all pairs of the {b.size} weights, and is meant "
             f"for {LARGEST} at most; use 'cg'."
         )
-    return jnp.linalg.solve(jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype)), b)
+    return solve(jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype)), b)
 
 
 def _nan_where(indefinite: jax.Array, grad: jax.Array) -> jax.Array:

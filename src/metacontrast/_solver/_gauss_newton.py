@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from .._linear import solve
 from .._loss import Loss
 from .._problem import Split, Squares
 from .._types import PyTree, Step
@@ -35,7 +36,7 @@ class GaussNewton(Solver):
         # In units of D^(-1/2) the Jacobian is touched three times and stored once.
         unit = 1 / jnp.sqrt(lam * (1 + mu))
         k, p = jac * unit[None, :], unit * pull
-        d = -unit * (p + jnp.linalg.solve(jnp.diag(sign) + k @ k.T, r - k @ p) @ k)
+        d = -unit * (p + solve(jnp.diag(sign) + k @ k.T, r - k @ p) @ k)
         new = unravel((x + d).astype(x.dtype))  # theta may be of a wider type
         # What is no square is `sum lam (x - centre)^2` and a constant, with x - centre = pull/lam.
         value = lambda r, d: jnp.sum(sign * r**2) + jnp.sum((pull + lam * d) ** 2 / lam)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._linear import Vector, cg, flat, jvp
+from .._linear import Vector, cg, flat, jvp, solve
 from .._loss import Loss
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
@@ -93,7 +93,7 @@ class ClosedForm(Solver):
         at = flat(loss, state.phi)
         slope = at.slope(at.x)
         if self.iterations is None:
-            d = jnp.linalg.solve(jax.jacfwd(at.slope)(at.x), slope)
+            d = solve(jax.jacfwd(at.slope)(at.x), slope)
         else:
             d = cg(lambda v: jvp(at.slope, at.x, v), slope, self.iterations).x
         residual = jnp.linalg.norm(at.slope(at.x - d))
