@@ -56,10 +56,10 @@ def claim(path: Path, settings: dict[str, Any], resume: bool) -> None:
             "another folder, or empty this one."
         )
     if differing := _differences(path, settings, resume):
-        fewer = [line.startswith("steps ") for line in differing] == [True]
+        grow = "; steps can only be increased" if list(differing) == ["steps"] else ""
         raise ValueError(
-            f"out: {path} holds another run ({'; '.join(differing)}); choose another folder, or "
-            f"resume that run with its settings{'; steps can only be increased' if fewer else ''}."
+            f"out: {path} holds another run ({'; '.join(differing.values())}); choose another "
+            f"folder, or resume that run with its settings{grow}."
         )
     if not resume:
         raise ValueError(
@@ -91,15 +91,16 @@ def open_folder(out: str | Path, settings: dict[str, Any], resume: bool = False)
     return by_first(claim_folder)
 
 
-def _differences(path: Path, now: dict[str, Any], resume: bool) -> list[str]:
+def _differences(path: Path, now: dict[str, Any], resume: bool) -> dict[str, str]:
+    """What is said of each setting that is another one there."""
     there = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     if resume and now.get("steps", 0) > there.get("steps", math.inf):
         there["steps"] = now["steps"]
-    return [
-        f"{name} is {there.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} now"
+    return {
+        name: f"{name} is {there.get(name, 'absent')!r} there and {now.get(name, 'absent')!r} now"
         for name in sorted(there.keys() | now.keys())
         if name not in there or name not in now or there[name] != now[name]
-    ]
+    }
 
 
 class Folder:
