@@ -1,0 +1,62 @@
+"""What may be wrong with a meta-gradient, in five words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+Flag: TypeAlias = Bool[Array, ""] | bool
+
+
+class Flags(NamedTuple):
+    """What may be wrong with the meta-gradient of one task: `aux["flags"]` of every estimator.
+
+    Attributes:
+        idle: a nudged phase did not move, though the nudge has a slope.
+        unbounded: a nudged phase has no minimum near: the curvature on its way from `phi_0` is not
+            positive, or its outer loss ended far from that of the free phase.
+        unconverged: what the phases left undone is not small beside the nudge.
+        rounded: the phases lie closer together than the arithmetic can tell apart.
+        nonfinite: the value, the gradient or a diagnostic is NaN or infinite.
+    """
+
+    idle: Flag = False
+    unbounded: Flag = False
+    unconverged: Flag = False
+    rounded: Flag = False
+    nonfinite: Flag = False
+
+    def any(self) -> Flag:
+        """Whether one of them is up."""
+        return jnp.any(jnp.stack([jnp.asarray(flag) for flag in self]))
+
+    def raised(self) -> list[str]:
+        """The names of those that are up, where they are known."""
+        return [name for name, flag in zip(self._fields, self, strict=True) if bool(flag)]
+
+
+# What to do about each.
+REMEDIES = {
+    "idle": "a nudged phase did not move, for the nudge is below the solver's tolerance: raise "
+    "beta, or lower tol below |beta| times the slope of the outer loss",
+    "unbounded": "a nudged phase found no minimum near phi_0: lower |beta|, use nudge='linear' "
+    "with damping, scheme='forward' with a positive beta, or add a regulariser to the inner loss",
+    "unconverged": "what the phases left undone is not small beside the nudge: take more inner "
+    "steps or a better solver, raise beta, use scheme='symmetric' or control=True; or Unrolled, "
+    "which needs no convergence",
+    "rounded": "the phases lie closer together than the arithmetic can tell apart: raise beta, "
+    "or learn in a wider type",
+    "nonfinite": "a loss or a gradient is not finite: lower the inner learning rate or |beta|, "
+    "clip the inner gradient, or look for logarithms and divisions of 0",
+}
+
+
+def unseen(leaves: Sequence[str], instead: str) -> str:
+    """What is said of leaves of theta that a rule cannot learn, and what to do `instead`."""
+    return (
+        f"theta: no loss depends on {', '.join(leaves)}, so that the contrast of the losses is 0 "
+        f"there, whatever the true gradient is. {instead}"
+    )
