@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
+from ._flags import unseen
 from ._loss import Loss
 from ._problem import Problem, Task
 from ._types import Key, PyTree, Scalar
@@ -43,6 +45,47 @@ def check_shapes(loss: Loss) -> None:
                 f"problem.{name}: must return one floating number, not {value}; take the mean or "
                 "the sum over examples."
             )
+
+
+def check_seen(loss: Loss, through: Sequence[str], learned: Sequence[bool]) -> None:
+    """Raise if theta has a leaf that none of these functions of the problem depends on.
+
+    Args:
+        loss: of the task.
+        through: of "init", "inner" and "outer", those by which the estimator finds theta.
+        learned: which leaves of theta a gradient is wanted for.
+    """
+
+    def values(theta: PyTree, z: PyTree) -> list[PyTree]:
+        at, phi = loss.at(theta, z), loss.problem.init(loss.theta, z)
+        all_of = {
+            "init": lambda: loss.problem.init(theta, z),
+            "inner": lambda: at.inner(phi),
+            "outer": lambda: at.outer(phi),
+        }
+        return [all_of[name]() for name in through]
+
+    program = jax.make_jaxpr(values)(loss.theta, loss.z).jaxpr
+    _, used = dce_jaxpr(program, [True] * len(program.outvars))
+    leaves = jax.tree_util.tree_leaves_with_path(loss.theta)
+    lost = [
+        f"theta{jax.tree_util.keystr(path)}"
+        for (path, leaf), is_learned, is_used in zip(leaves, learned, used, strict=False)
+        if jnp.size(leaf) and is_learned and not is_used
+    ]
+    if lost:
+        where = "no loss depends on"
+        if "init" in through:
+            where = " and ".join(f"problem.{name}" for name in through)
+            where += " do not depend on" if len(through) > 1 else " does not depend on"
+        raise ValueError(unseen(lost, INSTEAD, where))
+
+
+INSTEAD = (
+    "Put it into a loss (a Synapse's pull, say, which draws phi to it); or choose an estimator "
+    "that sees all that the learner does, Unrolled or Evolution; or keep what is not to be learned "
+    "out of theta (a closure, jax.lax.stop_gradient)."
+)
 
 
 def start_losses(problem: Problem) -> Callable[[PyTree, PyTree], tuple[Scalar, Scalar]]:

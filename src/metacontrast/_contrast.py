@@ -8,20 +8,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ._complex import complexify
 from ._loss import LinearNudge, Loss, Nudge
 from ._solver._base import Solution, Solver, Start, run_solver
 from ._stencil import Stencil
+from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
 
 
 class Phase(NamedTuple):
-    """A nudged phase: the loss that it minimised, and what it ended with."""
+    """A nudged phase: the loss that it minimised, what it ended with, its weight in the scheme."""
 
     loss: Loss
     solution: Solution
+    weight: Scalar | complex
 
 
 def contrast(
@@ -63,8 +64,8 @@ def contrast(
     runs = losses if control or stencil.free is None else losses[1:]
     starts = [Start(_like(phi_0, each)) for each in runs] if starts is None else starts
     phases = [
-        Phase(each, run_solver(solver, each, start))
-        for each, start in zip(runs, starts, strict=True)
+        Phase(each, run_solver(solver, each, start), weight)
+        for each, start, weight in zip(runs, starts, weights[-len(runs) :], strict=True)
     ]
     phis = [phase.solution.phi for phase in phases]
     phis = [phi_0, *phis] if len(runs) < len(losses) else phis
@@ -79,14 +80,35 @@ def contrast_at(
 
     All losses are of the same theta and z.
     """
+    total: PyTree = None
+    for weight, loss, phi in zip(weights, losses, phis, strict=True):
+        # Each by itself and multiplied afterwards, in a wide type: a weight of 1/beta would carry
+        # what half precision holds out of its range, and the difference would be rounded to it.
+        size, grads = _partial_derivatives(weight, loss, phi)
+        add = partial(_plus, size)
+        total = jax.tree.map(add, grads) if total is None else jax.tree.map(add, grads, total)
+    return total
 
-    def combined(theta: PyTree, z: PyTree) -> Scalar:
-        values = [
-            w * each.at(theta, z)(phi) for w, each, phi in zip(weights, losses, phis, strict=True)
-        ]
-        return jnp.real(jnp.sum(jnp.stack(values)))
 
-    return jax.grad(combined, (0, 1), allow_int=True)(losses[0].theta, losses[0].z)
+def _partial_derivatives(
+    weight: Scalar | complex, loss: Loss, phi: PyTree
+) -> tuple[Scalar | float, tuple[PyTree, PyTree]]:
+    """A real number, and the trees by theta and z which times it are the phase's part."""
+    turns = jnp.iscomplexobj(weight)
+    size = jnp.abs(weight) if turns else weight
+    unit = weight / size if turns else 1.0
+
+    def value(theta: PyTree, z: PyTree) -> Scalar:
+        return jnp.real(unit * loss.at(theta, z)(phi))
+
+    return size, jax.grad(value, (0, 1), allow_int=True)(loss.theta, loss.z)
+
+
+def _plus(size: Scalar | float, g: jax.Array, total: jax.Array | None = None) -> jax.Array:
+    if g.dtype == jax.dtypes.float0:
+        return g
+    part = size * widened(g)
+    return part if total is None else total + part
 
 
 def _like(phi_0: PyTree, loss: Loss) -> PyTree:
@@ -111,8 +133,8 @@ def linear_contrast(
     The nudge has length one and the contrast is multiplied by `|v|`, so that one beta fits
     cotangents of all sizes. `damping` as of `LinearNudge`, all else as of `contrast`.
     """
-    size = optax.tree.norm(v)
-    along = optax.tree.scale(1 / jnp.where(size > 0, size, 1.0), v)
+    size = norm(v)
+    along = jax.tree.map(lambda leaf: (leaf / or_one(size)).astype(leaf.dtype), v)
     keep = damping is not None and not loss.samples  # else each view has a slope of its own
     slope = jax.grad(loss.inner)(phi_0) if keep else None
     nudge = partial(LinearNudge, direction=along, phi_0=phi_0, damping=damping, slope=slope)

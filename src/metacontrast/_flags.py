@@ -54,9 +54,9 @@ REMEDIES = {
 }
 
 
-def unseen(leaves: Sequence[str], instead: str) -> str:
+def unseen(leaves: Sequence[str], instead: str, where: str = "no loss depends on") -> str:
     """What is said of leaves of theta that a rule cannot learn, and what to do `instead`."""
     return (
-        f"theta: no loss depends on {', '.join(leaves)}, so that the contrast of the losses is 0 "
-        f"there, whatever the true gradient is. {instead}"
+        f"theta: {where} {', '.join(leaves)}, so that the rule gives 0 there, whatever the true "
+        f"gradient is. {instead}"
     )

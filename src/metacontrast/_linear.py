@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from ._loss import Loss
+from ._tree import dot, norm, or_one, widened
 from ._types import PyTree, Scalar
 
 Vector: TypeAlias = Float[Array, " n"]
@@ -37,8 +38,9 @@ def flat(loss: Loss, phi: PyTree) -> Flat:
 class LinearSolution(NamedTuple):
     """`A x = b` as far as it was solved.
 
-    `linear_residual` is `|b - A x| / |b|`, `curvature` the smallest `p' A p / p' p` met: if it
-    is not positive, A is not positive definite, and `x` is that of the step before.
+    `linear_residual` is `|b - A x| / |b|`, `curvature` the smallest `p' A p / p' p` met. If it is
+    negative, A is indefinite, if it is 0, A is singular to round-off, and `x` is that of the step
+    before; if it is NaN, so is x.
     """
 
     x: Vector
@@ -54,6 +56,7 @@ class _Iterate(NamedTuple):
     rr: Float[Array, ""]
     k: Int[Array, ""]
     curvature: Float[Array, ""]
+    largest: Float[Array, ""]  # curvature met
 
 
 def cg(
@@ -65,29 +68,40 @@ def cg(
     """Solve `A x = b` for a symmetric positive definite A from x = 0.
 
     Stops after `iterations`, at the relative residual `tol` or at round-off, whichever comes
-    first, and at the first direction of negative curvature. Under `vmap`, solved systems wait.
+    first, and at the first direction without positive curvature. b may have any scale: the system
+    is solved for `b / |b|`, and inner products are of float32 at least. Under `vmap`, solved
+    systems wait.
 
     Reference: Hestenes and Stiefel, 1952.
     """
-    scale = b @ b
-    enough = jnp.maximum(tol, 8 * jnp.finfo(b.dtype).eps) ** 2 * scale
+    size = norm(b)
+    eps = jnp.finfo(b.dtype).eps
+    enough = jnp.maximum(tol, 8 * eps) ** 2
+    unit = (widened(b) / or_one(size)).astype(b.dtype)
 
     def unfinished(at: _Iterate) -> Bool[Array, ""]:
         return (at.k < iterations) & (at.rr > enough) & (at.curvature > 0)
 
     def step(at: _Iterate) -> _Iterate:
         ap = matvec(at.p)
-        pap = at.p @ ap
-        alpha = jnp.where(pap > 0, at.rr / pap, 0.0)
-        x, r = at.x + alpha * at.p, at.r - alpha * ap
-        rr = r @ r
-        curvature = jnp.minimum(at.curvature, pap / (at.p @ at.p))
-        return _Iterate(x, r, r + (rr / at.rr) * at.p, rr, at.k + 1, curvature)
+        pap, pp = dot(at.p, ap), dot(at.p, at.p)
+        here = pap / pp
+        # What round-off leaves of a curvature of 0 would be a step of 1 / eps.
+        here = jnp.where(jnp.abs(here) <= 16 * eps * at.largest, 0.0, here)
+        alpha = jnp.where(here > 0, at.rr / pap, jnp.where(here <= 0, 0.0, jnp.nan))
+        x = at.x + alpha.astype(b.dtype) * at.p
+        r = at.r - alpha.astype(b.dtype) * ap
+        rr = dot(r, r)
+        curvature = jnp.minimum(at.curvature, here)
+        p = r + (rr / at.rr).astype(b.dtype) * at.p
+        return _Iterate(x, r, p, rr, at.k + 1, curvature, jnp.maximum(at.largest, jnp.abs(here)))
 
-    start = _Iterate(jnp.zeros_like(b), b, b, scale, jnp.array(0), jnp.array(jnp.inf, b.dtype))
+    rr = dot(unit, unit)
+    most = jnp.full_like(rr, jnp.inf)
+    start = _Iterate(jnp.zeros_like(b), unit, unit, rr, jnp.array(0), most, jnp.zeros_like(rr))
     end = jax.lax.while_loop(unfinished, step, start)
-    residual = jnp.sqrt(end.rr / jnp.where(scale > 0, scale, 1.0))
-    return LinearSolution(end.x, end.k, residual, end.curvature)
+    x = (size * widened(end.x)).astype(b.dtype)
+    return LinearSolution(x, end.k, jnp.sqrt(end.rr), end.curvature)
 
 
 def solve(a: Float[Array, "n n"], b: Vector) -> Vector:
@@ -103,7 +117,8 @@ def jvp(function: Callable[[Vector], Array], at: Vector, v: Vector) -> Array:
 
 def central_difference(function: Callable[[Vector], Array], at: Vector, v: Vector) -> Array:
     """The same by a central difference; the step balances its own error with round-off."""
-    size = jnp.linalg.norm(v)
-    step = jnp.cbrt(jnp.finfo(at.dtype).eps) * (1 + jnp.linalg.norm(at))
-    away = step / jnp.where(size > 0, size, 1.0) * v
-    return (function(at + away) - function(at - away)) * (size / (2 * step))
+    size = norm(v)
+    step = jnp.cbrt(jnp.finfo(at.dtype).eps) * (1 + norm(at))
+    away = (step * (widened(v) / or_one(size))).astype(at.dtype)
+    ahead, behind = function(at + away), function(at - away)
+    return ((widened(ahead) - behind) * (size / (2 * step))).astype(ahead.dtype)

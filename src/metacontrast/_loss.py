@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ._problem import InverseCurvature, Problem, Split, objective
+from ._tree import dot
 from ._types import Key, PyTree, Scalar, Step
 
 
@@ -180,12 +181,6 @@ class LinearNudge(Nudge):
     def without_cache(self) -> Nudge:
         """Without the slope at `phi_0`, which each loss that it is added to then takes itself."""
         return replace(self, slope=None)
-
-
-def dot(a: PyTree, b: PyTree) -> Scalar:
-    """`sum_i a_i b_i` over all leaves; without conjugation, so that it is analytic in both."""
-    terms = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-    return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
 
 
 def as_loss(loss: Loss | Callable[[PyTree], Scalar]) -> Loss:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from ._check import check_finite, check_shapes, start_losses
+from ._check import check_finite, check_seen, check_shapes, start_losses
 from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
+from ._flags import Flag, Flags
 from ._loss import Loss
 from ._problem import Problem
-from ._solver._base import SolverLike
+from ._solver._base import Solver, SolverLike
 from ._solver._function import as_solver
 from ._types import Key, PyTree, Scalar
 
@@ -58,29 +59,45 @@ def meta_gradient(
         >>> round(float(theta), 2)
         1.0
     """
-    solver = as_solver(solver)
+    gradient_of = _meta_gradient(problem, as_solver(solver), estimator, by_z)
+
+    def gradient(
+        theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
+    ) -> MetaGradient:
+        return gradient_of(theta, z, key, starts, (True,) * len(jax.tree.leaves(theta)))
+
+    return gradient
+
+
+def _meta_gradient(
+    problem: Problem, solver: Solver, estimator: Estimator, by_z: bool | None
+) -> Callable[[PyTree, PyTree, Key | None, Starts, tuple[bool, ...]], MetaGradient]:
+    """`meta_gradient`, which is also told of which leaves of theta a gradient is wanted."""
     wanted = estimator.by_z if by_z is None else by_z
     if wanted and not estimator.by_z:
         raise TypeError(_no_gradient_by_z(estimator))
-    check_start = _checker(problem)
+    check_start = _checker(problem, estimator.through)
 
     @jax.jit
     def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
         meta = estimator.value_and_grad(Loss(problem, theta, z, key, by_z=wanted), solver, starts)
+        flags = meta.aux.get("flags", Flags())
+        finite = _all_finite((meta.value, meta.by_theta, meta.by_z if wanted else None))
         return meta._replace(
             by_theta=_typed_like(theta, meta.by_theta),
             by_z=_typed_like(z, meta.by_z) if wanted else None,
+            aux=meta.aux | {"flags": Flags(*map(jnp.asarray, flags._replace(nonfinite=~finite)))},
         )
 
     def gradient(
-        theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
+        theta: PyTree, z: PyTree, key: Key | None, starts: Starts, learned: tuple[bool, ...]
     ) -> MetaGradient:
         if starts is not None and not estimator.warm_start:
             raise TypeError(
                 f"starts: {estimator!r} looks at where learning started and cannot go on from "
                 "earlier phases; use Contrastive or Implicit, or leave starts out."
             )
-        check_start(theta, z, key)
+        check_start(theta, z, key, learned)
         meta = _traced(run, theta, z, key, starts)
         if not isinstance(meta.value, jax.core.Tracer):
             estimator.check_aux(meta.aux)
@@ -126,8 +143,8 @@ def meta_loss(
         True
     """
     solver = as_solver(solver)
-    by_theta = meta_gradient(problem, solver, estimator, by_z=False)
-    by_both = meta_gradient(problem, solver, estimator) if estimator.by_z else None
+    by_theta = _meta_gradient(problem, solver, estimator, by_z=False)
+    by_both = _meta_gradient(problem, solver, estimator, by_z=True) if estimator.by_z else None
     check_start = _checker(problem)
 
     @jax.jit
@@ -143,10 +160,11 @@ def meta_loss(
         primals: tuple[PyTree, PyTree, Key | None], tangents: tuple[PyTree, PyTree, PyTree]
     ) -> tuple[Scalar, Scalar]:
         theta_tangent, z_tangent, _ = tangents
-        of_z = any(not isinstance(t, SymbolicZero) for t in jax.tree.leaves(z_tangent))
+        of_z = any(map(_moves, jax.tree.leaves(z_tangent)))
         if of_z and by_both is None:
             raise TypeError(_no_gradient_by_z(estimator))
-        meta = by_both(*primals) if of_z and by_both is not None else by_theta(*primals)
+        rule = by_both if of_z and by_both is not None else by_theta
+        meta = rule(*primals, None, tuple(map(_moves, jax.tree.leaves(theta_tangent))))
         terms = _products(meta.by_theta, theta_tangent)
         terms += _products(meta.by_z, z_tangent) if of_z else []
         tangent = sum((t.astype(meta.value.dtype) for t in terms), jnp.zeros_like(meta.value))
@@ -155,25 +173,37 @@ def meta_loss(
     loss.defjvp(derivative, symbolic_zeros=True)
 
     def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
-        check_start(theta, z, key)
+        check_start(theta, z, key, ())
         return loss(theta, z, key)
 
     return checked
 
 
-def _checker(problem: Problem) -> Callable[[PyTree, PyTree, Key | None], None]:
-    """`check`, of which the part on shapes is made once a shape."""
+def _moves(tangent: jax.Array | SymbolicZero) -> bool:
+    return not isinstance(tangent, SymbolicZero)
+
+
+def _checker(
+    problem: Problem, through: tuple[str, ...] | None = None
+) -> Callable[[PyTree, PyTree, Key | None, tuple[bool, ...]], None]:
+    """`check`, of which the part on shapes is made once a shape.
+
+    With the leaves of theta that are learned, these are looked for in the functions `through`.
+    """
     known: set[PyTree] = set()
     losses = jax.jit(start_losses(problem))
 
-    def check_start(theta: PyTree, z: PyTree, key: Key | None) -> None:
+    def check_start(theta: PyTree, z: PyTree, key: Key | None, learned: tuple[bool, ...]) -> None:
         leaves, structure = jax.tree.flatten((theta, z))
-        shapes = (structure, tuple(map(_kind, leaves)))
-        if shapes not in known:
-            check_shapes(Loss(problem, theta, z, key))
-            known.add(shapes)
+        shapes = (structure, learned, tuple(map(_kind, leaves)))
+        loss, is_new = Loss(problem, theta, z, key), shapes not in known
+        if is_new:
+            check_shapes(loss)
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             check_finite(*losses(theta, z))
+        if is_new and through is not None:
+            check_seen(loss, through, learned)
+        known.add(shapes)
 
     return check_start
 
@@ -185,6 +215,11 @@ def _kind(leaf: PyTree) -> PyTree:
         if isinstance(leaf, jax.Array | np.ndarray)
         else (type(leaf), jnp.shape(leaf))
     )
+
+
+def _all_finite(tree: PyTree) -> Flag:
+    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floating]))
 
 
 def _traced(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:

@@ -446,6 +446,7 @@ def test_diagnostics_of_solved_phases():
     assert max(aux["residual"], *aux["nudged_residual"]) < 100 * EPS
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_residual_is_the_gradient_norm_where_the_phase_stopped():
     theta, task = random_quadratic(0)
     rule = mc.Contrastive(0.5)
@@ -494,7 +495,7 @@ SYMMETRIC, BACKWARD = mc.Contrastive(0.5, "symmetric"), mc.Contrastive(-0.5)
 
 @pytest.mark.parametrize("rule", [SYMMETRIC, BACKWARD])
 def test_a_negative_nudge_that_makes_the_problem_unbounded_is_explained(rule):
-    with pytest.warns(RuntimeWarning, match=r"beta: the nudge of -0.5 .*unbounded below"):
+    with pytest.warns(RuntimeWarning, match=r"may be wrong.*unbounded: .*lower \|beta\|"):
         aux = told(rule, 0.1, 20)(THETA, pulled(4.0)).aux
     # The curvature is constant, and on the way from phi_0 it is what the quadratic has.
     assert float(aux["nudged_curvature"][0]) == pytest.approx(2 - 2 * 4.0 * 0.5)
@@ -502,7 +503,7 @@ def test_a_negative_nudge_that_makes_the_problem_unbounded_is_explained(rule):
 
 def test_the_gradient_of_a_meta_loss_warns_too():
     loss = mc.meta_loss(PULLED, mc.descend(optax.sgd(0.1), 20), SYMMETRIC)
-    with pytest.warns(RuntimeWarning, match="unbounded below"):
+    with pytest.warns(RuntimeWarning, match="unbounded: "):
         jax.grad(loss)(THETA, pulled(4.0))
 
 
@@ -513,7 +514,7 @@ def test_a_negative_nudge_with_a_minimum_is_not_complained_of(steep):
 
 
 def test_a_nudged_phase_that_overflows_is_explained_too():
-    with pytest.warns(RuntimeWarning, match="unbounded below"):
+    with pytest.warns(RuntimeWarning, match="unbounded: "):
         told(mc.Contrastive(8.0, "symmetric"), 1.0, 1000)(THETA, pulled(4.0))
 
 

@@ -113,14 +113,14 @@ NOT_ANALYTIC = {
 @pytest.mark.parametrize("primitive", NOT_ANALYTIC)
 @pytest.mark.parametrize("side", ["inner", "outer"])
 def test_losses_that_are_not_analytic_are_named(primitive, side):
-    kink = lambda phi, theta, task: jnp.sum(NOT_ANALYTIC[primitive](phi)) + jnp.sum(phi**2)
+    kink = lambda phi, theta, task: jnp.sum(NOT_ANALYTIC[primitive](phi)) + theta @ phi
     losses = {"inner": inner, "outer": PROBLEM.outer} | {side: kink}
     with pytest.raises(ValueError, match=rf"problem\.{side}: .*analytic.*`{primitive}`"):
         grad(mc.Contrastive(0.1, "holomorphic"), problem=mc.Problem(PROBLEM.init, **losses))
 
 
 def test_losses_that_refuse_complex_numbers_are_explained():
-    huber = lambda phi, theta, task: jnp.sum(optax.huber_loss(phi))
+    huber = lambda phi, theta, task: jnp.sum(optax.huber_loss(phi)) + theta @ phi
     with pytest.raises(ValueError, match=r"problem\.inner: .*complex phi, which it does not take"):
         problem = mc.Problem(PROBLEM.init, huber, PROBLEM.outer)
         grad(mc.Contrastive(0.1, "holomorphic"), problem=problem)

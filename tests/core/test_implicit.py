@@ -66,6 +66,7 @@ def test_identity_is_t1_t2_by_hand():
     assert distance(run(mc.Implicit("identity")).by_theta, by_hand) < 1e-11
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_neumann_of_one_term_is_identity_times_rate():
     one, whole = run(mc.Implicit("neumann", 1, rate=0.01)), run(mc.Implicit("identity"))
     direct = mc.Synapse(PHI, jnp.zeros(4))
@@ -108,6 +109,7 @@ def test_damping_is_added_to_the_hessian(method):
     np.testing.assert_allclose(damped.omega, PHI + 2 * LAM * u, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_diagnostics():
     told = run(mc.Implicit("cg", 2)).aux
     assert told["iterations"] == 2 and told["linear_residual"] > 1e-3 and told["curvature"] > 0
@@ -157,7 +159,7 @@ def test_bad_arguments():
     }.items():
         with pytest.raises(ValueError, match=match):
             mc.Implicit(**bad)
-    large = mc.Problem(lambda *_: jnp.zeros(5000), lambda p, *_: p @ p, lambda p, *_: p @ p)
+    large = mc.Problem(lambda *_: jnp.zeros(5000), lambda p, t, _: t * p @ p, lambda p, *_: p @ p)
     with pytest.raises(ValueError, match="'exact' makes a matrix of all pairs of the 5000"):
         mc.meta_gradient(large, lambda _, phi: phi, mc.Implicit("exact"))(jnp.ones(()), None)
 
@@ -168,19 +170,18 @@ def test_reptile_pulls_the_displacement_back_through_init():
         inner=lambda phi, theta, task: jnp.sum((phi["w"] - task) ** 2),
         outer=lambda phi, theta, task: jnp.sum(phi["w"]),
     )
-    theta, task = {"a": jnp.array([1.0, -1.0]), "b": jnp.ones(())}, jnp.array([2.0, 0.0])
+    theta, task = {"a": jnp.array([1.0, -1.0])}, jnp.array([2.0, 0.0])
     phi = jnp.array([3.0, -3.0])
     for _ in range(3):
         phi = phi - 0.1 * 2 * (phi - task)
     solve = mc.descend(optax.sgd(0.1), 3)
     value, grad, *_ = mc.meta_gradient(problem, solve, mc.Reptile())(theta, task)
     np.testing.assert_allclose(grad["a"], 3.0 * (3.0 * theta["a"] - phi), rtol=1e-12)
-    assert grad["b"] == 0
     np.testing.assert_allclose(value, jnp.sum(phi), rtol=1e-12)
 
 
 def test_reptile_needs_an_init_that_is_learned():
     learner, theta, task, _ = CASES["ridge"]()
     still = replace(learner, init=lambda theta, task: jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"problem\.init: does not depend on theta"):
+    with pytest.raises(ValueError, match=r"^theta: problem\.init does not depend on theta\.omega,"):
         mc.meta_gradient(still, mc.closed_form(), mc.Reptile())(theta, task)

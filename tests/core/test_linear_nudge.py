@@ -59,9 +59,9 @@ def test_phases_without_test_data_in_them():
     watched = replace(learner, outer=outer)
     solver = mc.descend(optax.sgd(rate), 800)
     meta = mc.meta_gradient(watched, solver, linear(0.01), by_z=False)(theta, task)
-    # In tracing: twice in the checks, value and slope, and the diagnostics of three phases. No
-    # look for each of 1,600 steps.
-    assert len(looks) <= 7
+    # In tracing: three times in the checks, value and slope, and in the diagnostics a slope and the
+    # values of three phases. No look for each of 1,600 steps.
+    assert len(looks) <= 8
     assert distance(meta.by_theta, exact("ridge")[1]) < 1e-3
     assert len(meta.aux["distance"]) == 2
 
@@ -76,6 +76,7 @@ def test_views_that_are_the_data_themselves_change_nothing():
         sampled(theta, task)
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 @pytest.mark.parametrize("damping", [0.0, 0.7])
 def test_anchored_it_is_implicit_differentiation_where_learning_stopped_early(damping):
     early = mc.descend(optax.sgd(CASES["ridge"]().rate), 3)
@@ -86,6 +87,7 @@ def test_anchored_it_is_implicit_differentiation_where_learning_stopped_early(da
     assert float(meta.aux["residual"]) > 1e-3  # early indeed
     # The slope that is left would be mistaken for the nudge's.
     loose = gradient_by("ridge", early, replace(rule, damping=None, scheme="forward"))
+    assert loose.aux["flags"].unconverged and not meta.aux["flags"].unconverged
     assert distance(loose.by_theta, truth) > 1e-2
 
 

@@ -138,6 +138,21 @@ COLUMNS = {
 }
 
 
+def gradient_of(row, column):
+    """`(theta, z, key) -> MetaGradient`; by omega alone where the rule cannot learn log_lam."""
+    solver, _, _, learner = COLUMNS[column]
+    if row not in ("first order", "Reptile"):
+        return mc.meta_gradient(learner, solver, ROWS[row])
+    loss = mc.meta_loss(learner, solver, ROWS[row])
+
+    def gradient(theta, z, key):
+        at = lambda omega: loss(theta._replace(omega=omega), z, key)
+        value, by_omega = jax.value_and_grad(at)(theta.omega)
+        return mc.MetaGradient(value, mc.Synapse(by_omega, jnp.zeros_like(theta.log_lam)))
+
+    return gradient
+
+
 def refusal(row, column):
     """What does not go together, in words that name the two."""
     solver = COLUMNS[column].solver
@@ -165,10 +180,8 @@ def test_what_does_not_go_together_names_both(column, row):
 
 def typed(omega, log_lam, row, column):
     """The types of a gradient by theta, of which the parts have these types; by tracing alone."""
-    solver, _, _, learner = COLUMNS[column]
     theta = mc.Synapse(THETA.omega.astype(omega), THETA.log_lam.astype(log_lam))
-    gradient = mc.meta_gradient(learner, solver, ROWS[row])
-    found = jax.eval_shape(gradient, theta, TASKS["bent"], KEY).by_theta
+    found = jax.eval_shape(gradient_of(row, column), theta, TASKS["bent"], KEY).by_theta
     return [found.omega.dtype, found.log_lam.dtype]
 
 
@@ -194,9 +207,7 @@ class Cell(NamedTuple):
 @cache
 def program(column):
     """`z -> {row: Cell}`, of all rows that go with the column."""
-    solver, _, _, learner = COLUMNS[column]
-    rules = {row: rule for row, rule in ROWS.items() if not refusal(row, column)}
-    gradients = {row: mc.meta_gradient(learner, solver, rule) for row, rule in rules.items()}
+    gradients = {row: gradient_of(row, column) for row in ROWS if not refusal(row, column)}
 
     def cell(meta):
         phases = meta.phases and [meta.phases.free, *(meta.phases.nudged or ())]

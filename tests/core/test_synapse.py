@@ -83,6 +83,7 @@ def test_every_weight_has_a_strength_and_a_resting_point(kind):
 # agree for any pair of phases, solved or not.
 
 BETA = 0.5
+pytestmark = pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 NUDGED = mc.descend(optax.adam(0.05), 5)
 FREE = mc.descend(optax.adam(0.05), 8)
 

@@ -81,7 +81,7 @@ def test_parts_are_the_whole(cut):
 def memory(estimator, steps):
     problem = mc.Problem(
         init=lambda theta, task: theta,
-        inner=lambda phi, theta, task: jnp.sum(jnp.sin(phi) ** 2),
+        inner=lambda phi, theta, task: jnp.sum(jnp.sin(phi - theta) ** 2),
         outer=lambda phi, theta, task: jnp.sum(phi**2),
     )
     loss = mc.meta_loss(problem, mc.descend(optax.sgd(0.1), steps), estimator)

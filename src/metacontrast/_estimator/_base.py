@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, TypeAlias
 
+from .._flags import REMEDIES
 from .._loss import Loss
 from .._solver._base import Solution, Solver, Start, run_solver
 from .._types import Aux, PyTree, Scalar
@@ -50,10 +52,14 @@ class Estimator(ABC):
     Attributes:
         by_z: whether it gives the gradient by z.
         warm_start: whether it can go on from the phases of the last meta-gradient.
+        through: by which functions of the problem it finds theta, of "init", "inner" and "outer".
+            A leaf of theta on which none of them depends is refused. Default: it sees all that the
+            learner does.
     """
 
     by_z: ClassVar[bool] = False
     warm_start: ClassVar[bool] = False
+    through: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
@@ -65,11 +71,16 @@ class Estimator(ABC):
             starts: where its phases start, if `warm_start`. Default: at `problem.init`.
         """
 
-    def check_aux(self, aux: Aux) -> None:  # noqa: B027 - most have nothing to say
+    def check_aux(self, aux: Aux) -> None:
         """Warn or raise, where the numbers of a meta-gradient's aux are known and tell of trouble.
 
-        Called by the frame, outside of `jit` and other transformations.
+        Called by the frame, outside of `jit` and other transformations. By default each flag that
+        is up is a `RuntimeWarning`, with what to do about it.
         """
+        if raised := aux["flags"].raised():
+            said = "; ".join(f"{name}: {REMEDIES[name]}" for name in raised)
+            text = f"the meta-gradient may be wrong. {said}."
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def first_start(loss: Loss, starts: Starts = None) -> Start:

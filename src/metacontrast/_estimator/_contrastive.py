@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +15,7 @@ from .._loss import Loss, OuterNudge
 from .._solver._base import Solver, SolverLike, Start
 from .._solver._function import as_solver
 from .._stencil import Scheme, Stencil, stencil
-from .._types import Aux, PyTree, Scalar
+from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
 
@@ -103,6 +102,7 @@ class Contrastive(Estimator):
     control: bool = False
     by_z: ClassVar[bool] = True
     warm_start: ClassVar[bool] = True
+    through: ClassVar[tuple[str, ...]] = ("inner", "outer")
 
     def __post_init__(self) -> None:
         stencil(self.scheme, self.order, self.beta)
@@ -148,28 +148,9 @@ class Contrastive(Estimator):
         return MetaGradient(
             value,
             *grads,
-            phase_diagnostics(loss, free.phi, [p for p in phases if p.loss.nudge is not None]),
+            phase_diagnostics(loss, free.phi, phases),
             Phases(start_from(free), tuple(start_from(phase.solution) for phase in phases)),
         )
-
-    def check_aux(self, aux: Aux) -> None:
-        """Warn (`RuntimeWarning`) of a negative nudge that has no minimum to settle in."""
-        nodes = stencil(self.scheme, self.order, self.beta).nodes
-        names = ("nudged_curvature", "distance", "nudged_residual")
-        for beta, curvature, way, slope in zip(nodes, *(aux[n] for n in names), strict=True):
-            if isinstance(beta, complex) or not beta < 0:
-                continue
-            # By more than round-off: a hundredth of the slope it has reached.
-            if not curvature * way >= -0.01 * slope:
-                warnings.warn(
-                    f"beta: the nudge of {beta:.3g} leads down a slope that grows steeper "
-                    f"(curvature {curvature:.3g} on the way from phi_0): L_in - |beta| L_out is "
-                    "likely unbounded below, and the meta-gradient meaningless. Lower |beta| below "
-                    "the ratio of the curvatures of L_in and L_out, use nudge='linear' or "
-                    "scheme='forward' with a positive beta, or add a regulariser to L_in.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
 
     def _linear(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -20,7 +21,10 @@ class FirstOrder(Estimator):
         dL_out/dtheta(phi_T) + dL_out/dphi(phi_T) . d init / d theta
 
     With `init=lambda theta, task: theta` this is first-order MAML (Finn, Abbeel, Levine, 2017). A
-    meta-parameter that acts through the inner loss alone (a regulariser) gets no gradient at all.
+    meta-parameter that acts through the inner loss alone (a regulariser) would get none at all.
+
+    Raises:
+        ValueError: a leaf of theta on which neither `problem.init` nor the outer loss depends.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -33,6 +37,8 @@ class FirstOrder(Estimator):
         >>> float(jax.grad(loss)(jnp.array(0.0), jnp.array(2.0)))  # phi_1 = 1, taken as 0 + 1
         1.0
     """
+
+    through: ClassVar[tuple[str, ...]] = ("init", "outer")
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
@@ -58,7 +64,7 @@ class Reptile(Estimator):
     at a rate of alpha over T steps it is about `alpha T` times the mean inner gradient.
 
     Raises:
-        ValueError: `problem.init` does not depend on theta, so that there is nothing to move.
+        ValueError: a leaf of theta on which `problem.init` does not depend: it cannot be moved.
 
     Reference: Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018,
     https://arxiv.org/abs/1803.02999.
@@ -75,22 +81,12 @@ class Reptile(Estimator):
         -1.0
     """
 
+    through: ClassVar[tuple[str, ...]] = ("init",)
+
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The pseudo-gradient; its aux: inner, outer, residual."""
-        _require_start_from_theta(loss)
         init = lambda theta: loss.problem.init(theta, loss.z)
         first, pull_back = jax.vjp(init, loss.theta)
         phi = run_solver(solver, loss, Start(first)).phi
         (by_theta,) = pull_back(jax.tree.map(lambda a, b: a - b, first, phi))
         return MetaGradient(loss.outer(phi), by_theta, aux=free_diagnostics(loss, phi))
-
-
-def _require_start_from_theta(loss: Loss) -> None:
-    init = lambda theta: loss.problem.init(theta, loss.z)
-    program = jax.make_jaxpr(init)(loss.theta).jaxpr
-    used = {id(v) for eqn in program.eqns for v in eqn.invars} | {id(v) for v in program.outvars}
-    if not any(id(v) in used for v in program.invars):
-        raise ValueError(
-            "problem.init: does not depend on theta, and Reptile learns nothing but where learning "
-            "starts; let init return (a part of) theta, or choose another estimator."
-        )

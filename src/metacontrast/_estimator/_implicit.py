@@ -11,14 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._diagnostics import free_diagnostics
+from .._diagnostics import UNCONVERGED, free_diagnostics
+from .._flags import Flags
 from .._linear import LinearSolution, Vector, central_difference, cg, jvp, solve
 from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
+from .._tree import dot, norm, or_one, widened
 from .._types import Aux, PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
+UNSOLVED = 0.1  # the relative residual of the linear system from which on it is flagged
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
 
 
@@ -77,6 +80,7 @@ class Implicit(Estimator):
     hessian_free: bool = False
     by_z: ClassVar[bool] = True
     warm_start: ClassVar[bool] = True
+    through: ClassVar[tuple[str, ...]] = ("inner", "outer")
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -94,7 +98,9 @@ class Implicit(Estimator):
         """The meta-gradient of one task.
 
         Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
-        `iterations` taken; `curvature`, the smallest that cg met (NaN for other methods).
+        `iterations` taken; `curvature`, the smallest that cg met, or that along u. It is flagged
+        "unbounded" where that is negative; "unconverged" where the slope of the inner loss is not
+        small beside that of the outer one, or the linear residual is not small.
         """
         free = free_phase(loss, solver, starts)
         phi, unravel = ravel_pytree(free.phi)
@@ -110,21 +116,32 @@ class Implicit(Estimator):
 
         grads = jax.grad(pulled, (0, 1), allow_int=True)(loss.theta, loss.z)
         # Not "curvature <= 0", which a NaN passes.
-        indefinite = ~(u.curvature > 0) & (self.method == "cg")
+        indefinite = ~(u.curvature >= 0) & (self.method == "cg")
         grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)
         aux = free_diagnostics(loss, free.phi)
         aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
+        aux["flags"] = self._flags(aux, norm(b))
         return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
+
+    def _flags(self, aux: Aux, size: Scalar) -> Flags:
+        """Where the outer loss has a slope of this `size`. Each comparison is one NaN fails."""
+        settled = aux["residual"] <= UNCONVERGED * size
+        if self.method != "identity":  # which does not solve, nor claims to
+            settled &= aux["linear_residual"] <= UNSOLVED
+        pulled = ~(size == 0)  # else nothing is to come through phi
+        bounded = aux["curvature"] >= 0
+        return Flags(unbounded=pulled & ~bounded, unconverged=pulled & ~settled)
 
     def check_aux(self, aux: Aux) -> None:
         """Raise a `ValueError` where cg met negative curvature."""
-        if self.method == "cg" and not aux["curvature"] > 0:
+        if self.method == "cg" and not aux["curvature"] >= 0:
             raise ValueError(
                 f"solver: the inner Hessian has negative curvature ({aux['curvature']:.3g}) where "
                 "learning stopped, so that is no minimum and conjugate gradient does not apply: "
                 "learn for longer, add damping (above the curvature) or a regulariser, or use "
                 "Contrastive."
             )
+        super().check_aux(aux)
 
     def _solve(self, matvec: Callable[[Vector], Vector], b: Vector) -> LinearSolution:
         if self.method == "cg":
@@ -135,9 +152,11 @@ class Implicit(Estimator):
         elif self.method == "neumann":
             rate, iterations = self.rate or 0.0, self.iterations
             u = jax.lax.fori_loop(0, iterations, lambda _, u: u + rate * (b - matvec(u)), 0 * b)
-        size = jnp.linalg.norm(b)
-        residual = jnp.linalg.norm(matvec(u) - b) / jnp.where(size > 0, size, 1.0)
-        return LinearSolution(u, jnp.array(iterations), residual, jnp.array(jnp.nan))
+        product = matvec(u)
+        unit = widened(u) / or_one(norm(u))
+        curvature = dot(unit, product) / or_one(norm(u))
+        residual = norm(product - b) / or_one(norm(b))
+        return LinearSolution(u, jnp.array(iterations), residual, curvature)
 
 
 def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:

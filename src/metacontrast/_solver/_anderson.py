@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .._linear import flat
 from .._loss import Loss
+from .._tree import norm
 from .._types import PyTree, Step
 from ._base import Solver, State, check_positive, check_positive_int, check_tol
 
@@ -25,7 +26,7 @@ class Anderson(Solver):
         at = flat(loss, phi)
         slope = at.slope(at.x)
         none = jnp.zeros((self.differences, at.x.size), at.x.dtype)
-        return State(phi, (slope, none, none), jnp.linalg.norm(slope))
+        return State(phi, (slope, none, none), norm(slope))
 
     def step(self, loss: Loss, state: State, t: Step) -> State:
         """Combine the last steps so that their gradients cancel."""
@@ -35,7 +36,7 @@ class Anderson(Solver):
         new_slope = at.slope(new)
         slot = t % self.differences
         xs, gs = xs.at[slot].set(new - at.x), gs.at[slot].set(new_slope - slope)
-        return State(at.unravel(new), (new_slope, xs, gs), jnp.linalg.norm(new_slope))
+        return State(at.unravel(new), (new_slope, xs, gs), norm(new_slope))
 
 
 def anderson(rate: float, tol: float, max_steps: int = 1000, differences: int = 5) -> Solver:

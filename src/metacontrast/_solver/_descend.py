@@ -10,6 +10,7 @@ import jax
 import optax
 
 from .._loss import Loss
+from .._tree import norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
@@ -57,7 +58,7 @@ class Descend(Solver):
         if self.tol is None:
             return State(phi, (moments, None))
         known = self.gradient(in_type_of(phi, loss), phi, t, moments)
-        return State(phi, (moments, known), optax.tree.norm(known[1]))
+        return State(phi, (moments, known), norm(known[1]))
 
 
 def descend(optimizer: optax.GradientTransformation, steps: int) -> Solver:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._linear import Vector, cg, flat, jvp, solve
 from .._loss import Loss
+from .._tree import norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
@@ -27,18 +28,18 @@ class NewtonCG(Solver):
         """The loss and its gradient where learning starts."""
         at = flat(loss, phi)
         value, slope = jax.value_and_grad(at.loss)(at.x)
-        return State(phi, (value, slope), jnp.linalg.norm(slope))
+        return State(phi, (value, slope), norm(slope))
 
     def step(self, loss: Loss, state: State, t: Step) -> State:
         """Solve for the Newton direction, and go along it as far as the loss falls."""
         at, (value, slope) = flat(loss, state.phi), state.memory
-        forcing = jnp.minimum(0.5, jnp.sqrt(jnp.linalg.norm(slope)))
+        forcing = jnp.minimum(0.5, jnp.sqrt(norm(slope)))
         solution = cg(lambda v: jvp(at.slope, at.x, v), slope, self.iterations, forcing)
         at_once = (solution.curvature <= 0) & (solution.iterations == 1)
-        d = jnp.where(at_once, slope, solution.x)
+        d = jnp.where(at_once, slope, solution.x)  # NaN where the curvature is
         x = _line_search(at.loss, at.x, value, d, slope @ d)
         value, slope = jax.value_and_grad(at.loss)(x)
-        return State(at.unravel(x), (value, slope), jnp.linalg.norm(slope))
+        return State(at.unravel(x), (value, slope), norm(slope))
 
 
 def newton_cg(tol: float, max_steps: int = 100, iterations: int = 100) -> Solver:
@@ -96,8 +97,8 @@ class ClosedForm(Solver):
             d = solve(jax.jacfwd(at.slope)(at.x), slope)
         else:
             d = cg(lambda v: jvp(at.slope, at.x, v), slope, self.iterations).x
-        residual = jnp.linalg.norm(at.slope(at.x - d))
-        enough = jnp.sqrt(jnp.finfo(at.x.dtype).eps) * (1 + jnp.linalg.norm(slope))
+        residual = norm(at.slope(at.x - d))
+        enough = jnp.sqrt(jnp.finfo(at.x.dtype).eps) * (1 + norm(slope))
         return State(at.unravel(at.x - d), None, residual, residual <= enough)
 
 

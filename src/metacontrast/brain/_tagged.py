@@ -118,7 +118,7 @@ class Tagged(Estimator):
         pulled_to = consolidate(theta, free.tags, self.at_once) if self.at_once else theta
         times = steps + jnp.arange(self.nudged.steps + self.jitter)
         end = phase(self.nudged, pulled_to, free, times, beta=self.beta)
-        nudged = Phase(loss.nudged(OuterNudge(self.beta)), Solution(end.phi))
+        nudged = Phase(loss.nudged(OuterNudge(self.beta)), Solution(end.phi), 1 / self.beta)
         aux = phase_diagnostics(loss, free.phi, [nudged])
         return MetaGradient(aux["outer"], end.tags, aux=aux)
 

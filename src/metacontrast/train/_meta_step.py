@@ -14,10 +14,11 @@ from jaxtyping import Array, Bool, Int
 
 from .._check import check, check_floating
 from .._estimator._base import Estimator, MetaGradient, Phases
-from .._loss import Loss, dot
+from .._loss import Loss
 from .._meta_loss import meta_gradient
 from .._problem import Problem
 from .._solver._base import Solver
+from .._tree import dot
 from .._types import Aux, Key, PyTree, Scalar, Step
 from ._divergence import is_far_above, is_finite, trouble
 from ._features import Features, problem_inputs, vjp_features

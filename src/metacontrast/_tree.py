@@ -1,0 +1,41 @@
+"""Inner products and norms of trees, at any scale and in any precision."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._types import PyTree, Scalar
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """In float32 at least, or complex64: what sums of many numbers need."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def dot(a: PyTree, b: PyTree) -> Scalar:
+    """`sum_i a_i b_i` over all leaves; without conjugation, so that it is analytic in both."""
+    product = lambda x, y: jnp.sum(widened(jnp.asarray(x)) * y)
+    return jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(product, a, b))))
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """`sqrt(sum_i |x_i|^2)` over all leaves, with no square that overflows or is lost."""
+    sizes = [jnp.abs(widened(jnp.asarray(leaf))) for leaf in jax.tree.leaves(tree)]
+    sizes = [size for size in sizes if size.size]
+    if not sizes:
+        return jnp.zeros(())
+    largest = jnp.max(jnp.stack([jnp.max(size) for size in sizes]))
+    unit = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1.0)
+    return unit * jnp.sqrt(jnp.sum(jnp.stack([jnp.sum((size / unit) ** 2) for size in sizes])))
+
+
+def difference(a: PyTree, b: PyTree) -> PyTree:
+    """`a - b`, in the types of `a`."""
+    return jax.tree.map(lambda x, y: x - jnp.asarray(y, x.dtype), a, b)
+
+
+def or_one(x: jax.Array) -> jax.Array:
+    """x to divide by: 1 where it is 0, and NaN where it is NaN."""
+    return jnp.where(x == 0, 1, x)
