@@ -92,7 +92,7 @@ def contrast_at(
 
 def _partial_derivatives(
     weight: Scalar | complex, loss: Loss, phi: PyTree
-) -> tuple[Scalar | float, tuple[PyTree, PyTree]]:
+) -> tuple[Scalar | complex, tuple[PyTree, PyTree]]:
     """A real number, and the trees by theta and z which times it are the phase's part."""
     turns = jnp.iscomplexobj(weight)
     size = jnp.abs(weight) if turns else weight
@@ -104,7 +104,7 @@ def _partial_derivatives(
     return size, jax.grad(value, (0, 1), allow_int=True)(loss.theta, loss.z)
 
 
-def _plus(size: Scalar | float, g: jax.Array, total: jax.Array | None = None) -> jax.Array:
+def _plus(size: Scalar | complex, g: jax.Array, total: jax.Array | None = None) -> jax.Array:
     if g.dtype == jax.dtypes.float0:
         return g
     part = size * widened(g)
