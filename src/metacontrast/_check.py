@@ -12,6 +12,8 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from ._flags import unseen
 from ._loss import Loss
 from ._problem import Problem, Task
+from ._solver._base import start_of
+from ._tree import are_alike, kinds
 from ._types import Key, PyTree, Scalar
 
 
@@ -37,9 +39,13 @@ def check_shapes(loss: Loss) -> None:
     _check_arity("init", problem.init, ("theta", "z"))
     phi = jax.eval_shape(problem.init, theta, z)
     check_floating("phi (what problem.init returns)", phi)
+    arguments = ("phi", "theta", "z") if problem.state is None else ("phi", "theta", "z", "state")
+    state = () if problem.state is None else (jax.eval_shape(problem.state, theta, z),)
     for name, function in (("inner", problem.inner), ("outer", problem.outer)):
-        _check_arity(name, function, ("phi", "theta", "z"))
-        value = jax.eval_shape(function, phi, theta, z)
+        _check_arity(name, function, arguments)
+        value = jax.eval_shape(function, phi, theta, z, *state)
+        if state:
+            value = _checked_state(name, value, state[0])
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
                 f"problem.{name}: must return one floating number, not {value}; take the mean or "
@@ -57,7 +63,8 @@ def check_seen(loss: Loss, through: Sequence[str], learned: Sequence[bool]) -> N
     """
 
     def values(theta: PyTree, z: PyTree) -> list[PyTree]:
-        at, phi = loss.at(theta, z), loss.problem.init(loss.theta, z)
+        start = start_of(loss)
+        at, phi = loss.at(theta, z).with_state(start.model), start.phi
         all_of = {
             "init": lambda: loss.problem.init(theta, z),
             "inner": lambda: at.inner(phi),
@@ -92,8 +99,10 @@ def start_losses(problem: Problem) -> Callable[[PyTree, PyTree], tuple[Scalar, S
     """`(theta, z) -> (inner, outer)` where learning starts."""
 
     def losses(theta: PyTree, z: PyTree) -> tuple[Scalar, Scalar]:
-        loss, phi = Loss(problem, theta, z), problem.init(theta, z)
-        return loss.inner(phi), loss.outer(phi)
+        loss = Loss(problem, theta, z, is_view=True)
+        start = start_of(loss)
+        loss = loss.with_state(start.model)
+        return loss.inner(start.phi), loss.outer(start.phi)
 
     return losses
 
@@ -106,6 +115,20 @@ def check_finite(inner: Scalar, outer: Scalar) -> None:
                 f"problem.{name}: the loss is {value} where learning starts; look for NaN or "
                 "infinity in the task's data and in theta, or for logarithms and divisions of 0."
             )
+
+
+def _checked_state(name: str, result: PyTree, state: PyTree) -> PyTree:
+    """The value of a loss, if the state that it returns is like the one it was given."""
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if not is_pair and name == "outer":  # which may leave the state as it is
+        return result
+    if not is_pair or not are_alike(result[1], state):
+        returned = kinds(result[1]) if is_pair else "none"
+        raise ValueError(
+            f"problem.{name}: with Problem(state=...) it must return (value, state) with a state "
+            f"like the one it is given, {kinds(state)}, not {returned}."
+        )
+    return result[0]
 
 
 def _check_arity(name: str, function: Callable[..., PyTree], arguments: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ def contrast(
     uses it.
 
     Args:
-        loss: of the free phase.
+        loss: of the free phase, with the state of the model that it ended with.
         phi_0: where that ended.
         solver: of the nudged phases.
         stencil: nodes and weights.
@@ -62,15 +62,22 @@ def contrast(
     if stencil.free is not None:
         losses, weights = [loss, *losses], [stencil.free, *weights]
     runs = losses if control or stencil.free is None else losses[1:]
-    starts = [Start(_like(phi_0, each)) for each in runs] if starts is None else starts
+    if starts is None:
+        starts = [Start(_like(phi_0, each), model=loss.state) for each in runs]
     phases = [
-        Phase(each, run_solver(solver, each, start), weight)
+        _phase(solver, each, start, weight)
         for each, start, weight in zip(runs, starts, weights[-len(runs) :], strict=True)
     ]
+    losses = [*losses[: len(losses) - len(runs)], *(phase.loss for phase in phases)]
     phis = [phase.solution.phi for phase in phases]
     phis = [phi_0, *phis] if len(runs) < len(losses) else phis
 
     return contrast_at(losses, weights, phis), phases
+
+
+def _phase(solver: Solver, loss: Loss, start: Start, weight: Scalar | complex) -> Phase:
+    solution = run_solver(solver, loss, start)
+    return Phase(loss.with_state(solution.model), solution, weight)
 
 
 def contrast_at(

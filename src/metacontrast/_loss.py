@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ._problem import InverseCurvature, Problem, Split, objective
+from ._problem import InverseCurvature, LossFunction, Problem, Split, objective
 from ._tree import dot
 from ._types import Key, PyTree, Scalar, Step
 
@@ -28,6 +28,8 @@ class Loss:
         nudge: what is mixed into the inner loss. Default: nothing, the free phase.
         by_z: whether gradients by z are wanted. If not, the problem need not be differentiable by
             it.
+        state: of the model, where the problem has one.
+        is_view: whether `z` is a view of a task, and not a task.
     """
 
     problem: Problem
@@ -36,6 +38,8 @@ class Loss:
     key: Key | None = None
     nudge: Nudge | None = None
     by_z: bool = True
+    state: PyTree = None
+    is_view: bool = False
 
     def __call__(self, phi: PyTree) -> Scalar:
         """The augmented loss on all of `z`."""
@@ -44,12 +48,32 @@ class Loss:
         return inner if self.nudge is None else inner + self.nudge(self, phi)
 
     def inner(self, phi: PyTree) -> Scalar:
-        """`L_in` alone."""
-        return self.problem.inner(phi, self.theta, self.z)
+        """`L_in` alone; of a whole task the mean over its views, where the problem says so."""
+        views = self.problem.views
+        if views is None or self.is_view:
+            return self._taken(self.problem.inner, phi)[0]
+        # One after the other, and once more on the way back: one view's memory.
+        one = jax.checkpoint(lambda t: self.view(t).inner(phi))
+        return jnp.mean(jax.lax.map(one, jnp.arange(views)))
 
     def outer(self, phi: PyTree) -> Scalar:
         """`L_out` alone."""
-        return self.problem.outer(phi, self.theta, self.z)
+        return self._taken(self.problem.outer, phi)[0]
+
+    def next_state(self, phi: PyTree) -> PyTree:
+        """The state of the model after the inner loss has been taken at phi."""
+        return self._taken(self.problem.inner, phi)[1]
+
+    def _taken(self, function: LossFunction, phi: PyTree) -> tuple[Scalar, PyTree]:
+        """The value of a loss, and the state that it leaves."""
+        if self.problem.state is None:
+            return function(phi, self.theta, self.z), None
+        result: PyTree = function(phi, self.theta, self.z, self.state)
+        return result if isinstance(result, tuple) else (result, self.state)
+
+    def with_state(self, state: PyTree) -> Loss:
+        """The same loss of a model in this state."""
+        return self if self.problem.state is None else replace(self, state=state)
 
     def nudged(self, nudge: Nudge) -> Loss:
         """The same loss, nudged, with the same random numbers."""
@@ -78,7 +102,8 @@ class Loss:
             return self
         draw, rest = jax.random.split(jax.random.fold_in(self.key, step))
         sample = self.problem.sample
-        return replace(self, z=self.z if sample is None else sample(self.z, draw), key=rest)
+        z = self.z if sample is None else sample(self.z, draw)
+        return replace(self, z=z, key=rest, is_view=True)
 
     def split(self, phi: PyTree) -> Split | None:
         """The augmented loss around phi; None if a part of it is not of that form."""
@@ -168,8 +193,8 @@ class LinearNudge(Nudge):
     def _slope(self, loss: Loss) -> PyTree:
         if self.slope is not None:
             return self.slope
-        theta, z = jax.lax.stop_gradient((loss.theta, loss.z))  # no second derivatives by theta
-        return jax.grad(loss.problem.inner)(self.phi_0, theta, z)
+        fixed = jax.lax.stop_gradient((loss.theta, loss.z))  # no second derivatives by theta
+        return jax.grad(loss.at(*fixed).inner)(self.phi_0)
 
     def split(self, loss: Loss, phi: PyTree) -> Split:
         """A rest, which bends as `damping` says."""

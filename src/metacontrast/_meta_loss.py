@@ -150,7 +150,8 @@ def meta_loss(
     @jax.jit
     def free(theta: PyTree, z: PyTree, key: Key | None) -> Scalar:
         loss = Loss(problem, theta, z, key)
-        return loss.outer(free_phase(loss, solver).phi)
+        end = free_phase(loss, solver)
+        return loss.with_state(end.model).outer(end.phi)
 
     @jax.custom_jvp
     def loss(theta: PyTree, z: PyTree, key: Key | None) -> Scalar:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from ._synapse import Synapse
 from ._types import Key, PyTree, Scalar
 
-LossFunction: TypeAlias = Callable[[PyTree, PyTree, PyTree], Scalar]
+# `(phi, theta, z) -> scalar`; with a model state `(phi, theta, z, state) -> (scalar, state)`.
+LossFunction: TypeAlias = Callable[..., Scalar]
 
 
 class Data(NamedTuple):
@@ -54,6 +55,14 @@ class Problem:
             dropout mask, fresh noise. Solvers see views; losses and contrasts are taken on `z`
             itself. Step `t` of *every* phase draws with the same key, because noise that differs
             between phases would be divided by beta. Default: no sampling.
+        views: where `L_in` is defined by what is drawn (augmentation, noise of a learned strength),
+            not by `z` itself: the inner loss of the whole task is then the mean over the views of
+            the first so many steps, which all phases learned from. Default: `z` itself.
+        state: `(theta, z) -> state`, what a model carries from step to step besides phi, such as
+            batch norm's running statistics. Both losses are then called as `(phi, theta, z,
+            state)`, and `inner` returns `(value, state)`. Each step of a phase hands its state to
+            the next, the nudged phases begin with that of `phi_0`, and the outer loss is given the
+            state of where it is taken. The rule holds it fixed, as it does phi.
 
     Example:
         >>> import jax.numpy as jnp, metacontrast as mc
@@ -71,6 +80,15 @@ class Problem:
     inner: LossFunction
     outer: LossFunction
     sample: Callable[[PyTree, Key], PyTree] | None = None
+    views: int | None = None
+    state: Callable[[PyTree, PyTree], PyTree] | None = None
+
+    def __post_init__(self) -> None:
+        if self.views is not None and not (self.sample and self.views >= 1):
+            raise ValueError(
+                f"views: must be how many of the views that `sample` draws are averaged, not "
+                f"{self.views!r}; give a whole number of at least 1, and sample."
+            )
 
 
 class Squares(NamedTuple):

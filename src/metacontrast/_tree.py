@@ -14,6 +14,19 @@ def widened(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def kinds(tree: PyTree) -> PyTree:
+    """The tree with the type and shape of each leaf, in words, in its place."""
+    return jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
+
+
+def are_alike(a: PyTree, b: PyTree) -> bool:
+    """Whether the two have the same structure, and leaves of the same types and shapes."""
+    # Not `kinds(a) == kinds(b)`: not every node of a tree can be compared.
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.leaves(
+        kinds(a)
+    ) == jax.tree.leaves(kinds(b))
+
+
 def dot(a: PyTree, b: PyTree) -> Scalar:
     """`sum_i a_i b_i` over all leaves; without conjugation, so that it is analytic in both."""
     product = lambda x, y: jnp.sum(widened(jnp.asarray(x)) * y)

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 
 from .._flags import REMEDIES
 from .._loss import Loss
-from .._solver._base import Solution, Solver, Start, run_solver
+from .._solver._base import Solution, Solver, Start, run_solver, start_of
 from .._types import Aux, PyTree, Scalar
 
 
@@ -85,7 +85,7 @@ class Estimator(ABC):
 
 def first_start(loss: Loss, starts: Starts = None) -> Start:
     """Where the free phase starts."""
-    return Start(loss.problem.init(loss.theta, loss.z)) if starts is None else starts.free
+    return start_of(loss) if starts is None else starts.free
 
 
 def free_phase(loss: Loss, solver: Solver, starts: Starts = None) -> Solution:
@@ -95,4 +95,4 @@ def free_phase(loss: Loss, solver: Solver, starts: Starts = None) -> Solution:
 
 def start_from(solution: Solution) -> Start:
     """The start that goes on where a phase ended."""
-    return Start(solution.phi, solution.memory)
+    return Start(solution.phi, solution.memory, solution.model)

@@ -136,6 +136,7 @@ class Contrastive(Estimator):
             phi = loss.problem.init(loss.theta, loss.z)
             require_analytic(loss, phi, outer=self.nudge == "outer")
         free = free_phase(loss, solver, starts)
+        loss = loss.with_state(free.model)
         points = stencil(self.scheme, self.order, self.beta)
         warm = None if starts is None else starts.nudged
         if self.nudge == "outer":

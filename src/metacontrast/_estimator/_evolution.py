@@ -68,8 +68,10 @@ class Evolution(Estimator):
 
         def value(theta: PyTree) -> Scalar:
             at = replace(loss, theta=theta)
-            return at.outer(free_phase(at, solver).phi)
+            end = free_phase(at, solver)
+            return at.with_state(end.model).outer(end.phi)
 
         by_theta = antithetic(value, loss.theta, perturbing, self.sigma, self.pairs)
-        phi = free_phase(loss, solver).phi
-        return MetaGradient(loss.outer(phi), by_theta, aux=free_diagnostics(loss, phi))
+        end = free_phase(loss, solver)
+        aux = free_diagnostics(loss.with_state(end.model), end.phi)
+        return MetaGradient(aux["outer"], by_theta, aux=aux)

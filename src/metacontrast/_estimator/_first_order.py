@@ -9,7 +9,7 @@ import jax
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
-from .._solver._base import Solver, Start, run_solver
+from .._solver._base import Solver
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts, free_phase
 
@@ -42,16 +42,17 @@ class FirstOrder(Estimator):
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
-        problem, z = loss.problem, loss.z
-        phi = free_phase(loss, solver).phi
-        change = jax.tree.map(lambda last, first: last - first, phi, problem.init(loss.theta, z))
+        init = lambda theta: loss.problem.init(theta, loss.z)
+        end = free_phase(loss, solver)
+        loss = loss.with_state(end.model)
+        change = jax.tree.map(lambda last, first: last - first, end.phi, init(loss.theta))
 
         def displaced(theta: PyTree) -> Scalar:
-            phi = jax.tree.map(lambda first, step: first + step, problem.init(theta, z), change)
-            return problem.outer(phi, theta, z)
+            phi = jax.tree.map(lambda first, step: first + step, init(theta), change)
+            return loss.at(theta, loss.z).outer(phi)
 
         value, by_theta = jax.value_and_grad(displaced)(loss.theta)
-        return MetaGradient(value, by_theta, aux=free_diagnostics(loss, phi))
+        return MetaGradient(value, by_theta, aux=free_diagnostics(loss, end.phi))
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Reptile(Estimator):
         """The pseudo-gradient; its aux: inner, outer, residual."""
         init = lambda theta: loss.problem.init(theta, loss.z)
         first, pull_back = jax.vjp(init, loss.theta)
-        phi = run_solver(solver, loss, Start(first)).phi
-        (by_theta,) = pull_back(jax.tree.map(lambda a, b: a - b, first, phi))
-        return MetaGradient(loss.outer(phi), by_theta, aux=free_diagnostics(loss, phi))
+        end = free_phase(loss, solver)
+        (by_theta,) = pull_back(jax.tree.map(lambda a, b: a - b, first, end.phi))
+        aux = free_diagnostics(loss.with_state(end.model), end.phi)
+        return MetaGradient(aux["outer"], by_theta, aux=aux)

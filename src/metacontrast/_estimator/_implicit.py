@@ -103,6 +103,7 @@ class Implicit(Estimator):
         small beside that of the outer one, or the linear residual is not small.
         """
         free = free_phase(loss, solver, starts)
+        loss = loss.with_state(free.model)
         phi, unravel = ravel_pytree(free.phi)
         product = central_difference if self.hessian_free else jvp
         slope = jax.grad(lambda x: loss.inner(unravel(x)))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
-from .._solver._base import Solver, State, advance, check_positive_int
+from .._solver._base import Solver, State, advance, begin, check_positive_int, start_of
 from .._types import Aux, PyTree, Scalar, Step
 from ._base import Estimator, MetaGradient, Starts
 
@@ -69,8 +69,9 @@ class Unrolled(Estimator):
 
         def trained(theta: PyTree, z: PyTree) -> tuple[Scalar, Aux]:
             at = loss.at(theta, z)
-            phi = self._train(solver, at)
-            return at.outer(phi), jax.lax.stop_gradient(free_diagnostics(at, phi))
+            end = self._train(solver, at)
+            at = at.with_state(end.model)
+            return at.outer(end.phi), jax.lax.stop_gradient(free_diagnostics(at, end.phi))
 
         grad = jax.value_and_grad(trained, (0, 1), has_aux=True, allow_int=True)
         try:
@@ -85,17 +86,17 @@ class Unrolled(Estimator):
             ) from error
         return MetaGradient(value, by_theta, by_z, aux)
 
-    def _train(self, solver: Solver, loss: Loss) -> PyTree:
+    def _train(self, solver: Solver, loss: Loss) -> State:
         skipped = max(solver.steps - (self.truncate or solver.steps), 0)
         # Stopping what goes in, not only what comes out, keeps JAX from differentiating it.
         fixed = replace(loss, theta=_stop(loss.theta), z=_stop(loss.z)) if skipped else loss
-        state = solver.init(fixed, loss.problem.init(fixed.theta, fixed.z))
+        state = begin(solver, fixed, start_of(fixed))
         if skipped:
             state = _stop(advance(solver, fixed, _stop(state), 0, skipped)[0])
         steps = solver.steps - skipped
         # Of one step there is nothing to keep between; and it may be a run that no loop can take.
         run = _advance_rematerialised if self.remat and steps > 1 else _advance
-        return run(solver, loss, state, skipped, steps).phi
+        return run(solver, loss, state, skipped, steps)
 
 
 _stop = jax.lax.stop_gradient

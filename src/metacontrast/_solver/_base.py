@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._loss import Loss, as_loss
+from .._tree import are_alike, kinds
 from .._types import PyTree, Scalar, Step
 
 
@@ -20,13 +21,15 @@ class State(NamedTuple):
     """Where a solver is: `phi`, and what it remembers besides (an optimiser's moments).
 
     `residual` is the norm of the gradient at phi, and `converged` whether that is small enough, for
-    solvers that know it.
+    solvers that know it. `model` is the state of the model (batch norm's statistics), where the
+    problem has one: the driver sees to it, no solver need.
     """
 
     phi: PyTree
     memory: PyTree = None
     residual: Float[Array, ""] | None = None
     converged: Bool[Array, ""] | None = None
+    model: PyTree = None
 
 
 class Solution(NamedTuple):
@@ -34,7 +37,7 @@ class Solution(NamedTuple):
 
     `memory` is what the solver needs to go on from there (see `Start`); `steps` the steps taken;
     `converged` whether its own tolerance was met, None if it has none; `residual` the norm of the
-    gradient where it stopped, None if it does not know it.
+    gradient where it stopped, None if it does not know it; `model` the state of the model.
     """
 
     phi: PyTree
@@ -42,13 +45,25 @@ class Solution(NamedTuple):
     steps: Step = 1
     converged: Bool[Array, ""] | None = None
     residual: Float[Array, ""] | None = None
+    model: PyTree = None
 
 
 class Start(NamedTuple):
-    """Where a phase begins: at `phi`, with the solver's `memory`, or without any."""
+    """Where a phase begins: at `phi`, with the solver's `memory`, or without any.
+
+    `model` is the state of the model, where the problem has one.
+    """
 
     phi: PyTree
     memory: PyTree = None
+    model: PyTree = None
+
+
+def start_of(loss: Loss) -> Start:
+    """Where the learning of a task begins."""
+    problem = loss.problem
+    model = None if problem.state is None else problem.state(loss.theta, loss.z)
+    return Start(problem.init(loss.theta, loss.z), model=model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +121,20 @@ SolverLike: TypeAlias = Solver | Callable[[Loss, PyTree], PyTree]
 
 def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:
     """One phase: all steps of a solver, or as many as its tolerance needs."""
-    state = solver.init(loss, start.phi, start.memory)
-    _check_alike(solver, "phi", start.phi, state.phi)
+    state = begin(solver, loss, start)
     state, taken = advance(solver, loss, state, 0, solver.steps)
     converged = state.converged
     if solver.tol is not None and state.residual is not None:
         converged = state.residual <= solver.tol
     memory = state.memory if solver.carries else None
-    return Solution(state.phi, memory, taken, converged, state.residual)
+    return Solution(state.phi, memory, taken, converged, state.residual, state.model)
+
+
+def begin(solver: Solver, loss: Loss, start: Start) -> State:
+    """The state before the first step."""
+    state = solver.init(loss.with_state(start.model), start.phi, start.memory)
+    _check_alike(solver, "phi", start.phi, state.phi)
+    return state._replace(model=start.model)
 
 
 def advance(
@@ -124,8 +145,12 @@ def advance(
     loops = steps > 1 or solver.tol is not None
 
     def step(state: State, t: Step) -> State:
-        new = solver.step(loss.view(t) if sampled else loss, state, t)
+        at = (loss.view(t) if sampled else loss).with_state(state.model)
+        new = solver.step(at, state, t)
         _check_alike(solver, "phi", state.phi, new.phi)
+        if loss.problem.state is not None:
+            # What the gradient's forward pass has computed already, to a compiler.
+            new = new._replace(model=at.next_state(state.phi))
         if loops:
             _check_alike(solver, "a State", state, new)
         return new
@@ -172,11 +197,10 @@ def _until(
 
 def _check_alike(solver: Solver, what: str, first: PyTree, last: PyTree) -> None:
     """Raise if a solver returns something else than what it was given, changed."""
-    kind = lambda tree: jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
-    if (given := kind(first)) != (returned := kind(last)):
+    if not are_alike(first, last):
         raise ValueError(
-            f"solver: {solver!r} returned {what} as {returned}, but was given {given}; return the "
-            "same structure, shapes and types."
+            f"solver: {solver!r} returned {what} as {kinds(last)}, but was given {kinds(first)}; "
+            "return the same structure, shapes and types."
         )
 
 

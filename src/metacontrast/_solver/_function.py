@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .._loss import Loss
 from .._problem import Problem
 from .._types import Key, PyTree, Step
-from ._base import Solution, Solver, SolverLike, Start, State, run_solver
+from ._base import Solution, Solver, SolverLike, State, run_solver, start_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,5 @@ def solve_inner(
         >>> round(float(solution.phi), 4)
         2.0
     """
-    return run_solver(
-        as_solver(solver), Loss(problem, theta, z, key), Start(problem.init(theta, z))
-    )
+    loss = Loss(problem, theta, z, key)
+    return run_solver(as_solver(solver), loss, start_of(loss))

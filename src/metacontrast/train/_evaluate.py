@@ -23,7 +23,7 @@ from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process
 
-Metric: TypeAlias = Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]
+Metric: TypeAlias = Callable[..., Float[Array, ""]]
 
 
 @runtime_checkable
@@ -78,12 +78,15 @@ def evaluator(
     check_positive_int("batch", batch)
     layout = Layout(resolve_mesh(mesh))
     sharded, axis = layout.shard_phi(problem), layout.task_axis
-    judge = problem.outer if metric is None else metric
 
     def one(theta: PyTree, task: PyTree, key: Key) -> Float[Array, ""]:
         theta, z = problem_inputs(features, theta, task)
         check_shapes(Loss(problem, theta, z, key))
-        return judge(solve_inner(sharded, solver, theta, z, key).phi, theta, z)
+        end = solve_inner(sharded, solver, theta, z, key)
+        if metric is None:
+            return Loss(problem, theta, z, key).with_state(end.model).outer(end.phi)
+        state = () if problem.state is None else (end.model,)
+        return metric(end.phi, theta, z, *state)
 
     @jax.jit
     def score(theta: PyTree, tasks: PyTree, first: Step, seed: Step) -> Array:
