@@ -6,6 +6,8 @@ from types import ModuleType as _ModuleType
 from ._argmin import argmin as argmin
 from ._check import check as check
 from ._contrast import contrast as contrast
+from ._diagnose import Diagnosis as Diagnosis
+from ._diagnose import diagnose as diagnose
 from ._estimator._base import Estimator as Estimator
 from ._estimator._base import MetaGradient as MetaGradient
 from ._estimator._base import Phases as Phases
@@ -15,6 +17,7 @@ from ._estimator._first_order import FirstOrder as FirstOrder
 from ._estimator._first_order import Reptile as Reptile
 from ._estimator._implicit import Implicit as Implicit
 from ._estimator._unrolled import Unrolled as Unrolled
+from ._flags import Flags as Flags
 from ._loss import Loss as Loss
 from ._meta_loss import meta_gradient as meta_gradient
 from ._meta_loss import meta_loss as meta_loss

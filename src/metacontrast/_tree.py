@@ -22,9 +22,8 @@ def kinds(tree: PyTree) -> PyTree:
 def are_alike(a: PyTree, b: PyTree) -> bool:
     """Whether the two have the same structure, and leaves of the same types and shapes."""
     # Not `kinds(a) == kinds(b)`: not every node of a tree can be compared.
-    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.leaves(
-        kinds(a)
-    ) == jax.tree.leaves(kinds(b))
+    (words, structure), (others, other) = (jax.tree.flatten(kinds(tree)) for tree in (a, b))
+    return words == others and structure == other  # type: ignore[operator]
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:
