@@ -52,14 +52,17 @@ def phase_diagnostics(loss: Loss, phi_0: PyTree, phases: Sequence[Phase]) -> Aux
     # stationary point.
     free = 0.0 if damped else -sum(phase.weight for phase in phases)
     slopes = [
-        partial(_slope, loss, free, phi_0, phi_0, phi_0),
-        partial(_slope, loss.outer, 0.0, phi_0, phi_0, phi_0),
+        partial(_slope, loss, 1.0, phi_0, phi_0, phi_0),
+        partial(_slope, loss.outer, 1.0, phi_0, phi_0, phi_0),
     ]
+    weights: list[Scalar | float] = [jnp.real(free), 0.0]
     for phase in phases:
-        phi = phase.solution.phi
-        slopes.append(partial(_slope, phase.loss, 0.0, phi_0, phi, phi_0))
-        slopes.append(partial(_slope, phase.loss, phase.weight, phi_0, phi, phi))
-    rows, undone = sequentially_summed(slopes)
+        phi, size = phase.solution.phi, jnp.abs(phase.weight)
+        turn = phase.weight / size
+        slopes.append(partial(_slope, phase.loss, turn, phi_0, phi, phi_0))
+        slopes.append(partial(_slope, phase.loss, turn, phi_0, phi, phi))
+        weights += [0.0, size]
+    rows, undone = sequentially_summed(slopes, weights)
     pairs = zip(rows[2::2], rows[3::2], phases, nudges, strict=True)
     nudged = [(*ends, phase.solution.phi) for *ends, phase, nudge in pairs if nudge is not None]
     distances = [norm(_way(phi_0, phi)) for *_, phi in nudged]
@@ -113,38 +116,40 @@ class Row(NamedTuple):
 
 
 def sequentially_summed(
-    functions: Sequence[Callable[[], tuple[Row, PyTree]]],
+    functions: Sequence[Callable[[], tuple[Row, PyTree]]], weights: Sequence[Scalar | float]
 ) -> tuple[list[Row], PyTree]:
-    """The rows, and the sum of the trees, that the functions give one after the other.
+    """The rows, and the weighted sum of the trees, that functions give one after the other.
 
     A compiler runs what is independent side by side, and then keeps the gradients of all at once,
     each as large as phi. The turns of a loop it does not mix.
     """
 
-    def turn(total: PyTree, i: Array) -> tuple[PyTree, Row]:
+    def turn(total: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Row]:
+        i, weight = at
         row, tree = jax.lax.switch(i, functions)
-        return jax.tree.map(jnp.add, total, tree), row
+        return jax.tree.map(lambda s, x: s + weight.astype(s.dtype) * x, total, tree), row
 
     _, shapes = jax.eval_shape(functions[0])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, rows = jax.lax.scan(turn, zeros, jnp.arange(len(functions)))
+    turns = jnp.arange(len(functions)), jnp.stack([jnp.asarray(w) for w in weights])
+    total, rows = jax.lax.scan(turn, zeros, turns)
     return [Row(*(leaf[i] for leaf in rows)) for i in range(len(functions))], total
 
 
 def _slope(
     value: Callable[[PyTree], Scalar],
-    weight: Scalar | complex,
+    turn: Scalar | complex,
     first: PyTree,
     last: PyTree,
     at: PyTree,
 ) -> tuple[Row, PyTree]:
-    """Of the slope at `at`, along the way from `first` to `last`; and its part in a sum."""
+    """Of the slope at `at`, on the way from `first` to `last`; and the slope times `turn`, real."""
     _, slope = value_and_slope(value, jax.tree.map(lambda a, b: a.astype(b.dtype), at, last))
     # Of one type for all phases: what is bfloat16 in the free one is complex64 in a complex one.
     slope = jax.tree.map(widened, slope)
     along = jnp.real(optax.tree.vdot(_way(first, last), slope))
-    part = jax.tree.map(lambda g: jnp.real(weight * g).astype(jnp.real(g).dtype), slope)
-    return Row(norm(slope), along), part
+    row = Row(norm(slope), along)
+    return row, jax.tree.map(lambda g: jnp.real(turn * g).astype(jnp.real(g).dtype), slope)
 
 
 def _way(first: PyTree, last: PyTree) -> PyTree:

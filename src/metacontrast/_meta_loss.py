@@ -51,7 +51,8 @@ def meta_gradient(
         ...     inner=lambda phi, theta, task: (phi - task) ** 2 + theta**2 * phi**2,
         ...     outer=lambda phi, theta, task: (phi - 1.0) ** 2,
         ... )
-        >>> step = mc.meta_gradient(problem, mc.descend(optax.sgd(0.1), 1), mc.Contrastive(0.1))
+        >>> solver, rule = mc.descend(optax.sgd(0.1), 1), mc.Contrastive(0.1)
+        >>> step = jax.jit(mc.meta_gradient(problem, solver, rule))
         >>> theta, phases = jnp.array(0.5), None
         >>> for _ in range(400):
         ...     meta = step(theta, jnp.array(2.0), None, phases)

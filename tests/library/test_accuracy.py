@@ -32,7 +32,6 @@ COUNTS = {
     "unrolled": (mc.Unrolled(), STEPS, STEPS),
     "remat": (mc.Unrolled(remat=True), 2 * STEPS, STEPS),
     "truncated": (mc.Unrolled(truncate=5), STEPS, 5),
-    "reptile": (mc.Reptile(), STEPS, 0),
     "cg": (mc.Implicit("cg", 4), STEPS, 4),
     "hessian-free": (mc.Implicit("cg", 4, hessian_free=True), STEPS + 2 * 4, 0),
     "neumann": (mc.Implicit("neumann", 7, rate=0.1), STEPS, 7),

@@ -392,8 +392,9 @@ def test_what_does_not_fit_is_refused(error, message, rule, change):
 @pytest.mark.parametrize("rule", [RULE, mc.Contrastive(BETA)])
 def test_a_theta_that_is_no_synapse_is_refused(rule):
     theta, task = example(0)
+    total = lambda theta: sum(map(jnp.sum, jax.tree.leaves(theta)))
     pair = replace(
-        PROBLEM, init=lambda theta, z: theta[0], inner=lambda phi, theta, z: jnp.sum(0.0)
+        PROBLEM, init=lambda theta, z: theta[0], inner=lambda phi, theta, z: total(theta)
     )
     step = mc.meta_gradient(pair, learner(), rule)
     with pytest.raises(TypeError, match=r"theta: brain\.Plasticity is a learner of"):

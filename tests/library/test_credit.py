@@ -412,6 +412,7 @@ class Recorder(mc.Solver):
         return state._replace(memory=jax.tree.map(add, state.memory, jax.grad(loss)(state.phi)))
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_every_phase_draws_the_same_noise_and_every_step_its_own():
     task = jax.tree.map(lambda leaf: leaf[0], tasks())
     task = task._replace(test=task.train)  # so that a nudge of 1 doubles the errors

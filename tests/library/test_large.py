@@ -16,7 +16,7 @@ from problems import EPS
 
 import metacontrast as mc
 from metacontrast._contrast import Phase
-from metacontrast._diagnostics import phase_diagnostics, sequentially
+from metacontrast._diagnostics import Row, phase_diagnostics, sequentially_summed
 from metacontrast._loss import OuterNudge
 from metacontrast.train import device_mesh
 from metacontrast.train._layout import Layout
@@ -70,9 +70,9 @@ def test_tasks_one_at_a_time_take_the_memory_of_one():
 
 @pytest.mark.parametrize(("scheme", "phases"), [("forward", 2), ("symmetric", 3)])
 def test_a_meta_step_holds_little_more_than_what_it_must(scheme, phases):
-    """Theta, its gradient, a phi a phase, a gradient and a momentum; and copies for loops."""
-    must = 2 + phases + 2
-    assert must <= meta_step(scheme, 4, 1) < must + 4.5
+    """Theta, its gradient, a phi a phase, a gradient, a momentum, a residual; and loops' copies."""
+    must = 2 + phases + 3
+    assert must <= meta_step(scheme, 4, 1) < must + 5.5
 
 
 def test_a_long_task_holds_its_phases_and_no_others():
@@ -86,7 +86,7 @@ def test_two_devices_hold_half_of_a_learner_each():
     fresh = replace(problem, init=lambda theta, task: jnp.zeros(N))
 
     def held(layout):
-        args = (fresh, mc.descend(optax.sgd(0.1, 0.9), 3), mc.FirstOrder(), sample_task)
+        args = (fresh, mc.descend(optax.sgd(0.1, 0.9), 3), mc.Implicit("identity"), sample_task)
         run = MetaStep(*args, optax.sgd(0.1), tasks=1, seed=0, layout=layout)
         state = jax.eval_shape(lambda: first_snapshot(run, jnp.zeros(())).state)
         return trees(compile_dispatch(run), state, 0, 1)
@@ -98,7 +98,7 @@ def diagnostics(phi_0, phis):
     """What a meta-gradient says of phases that stopped at these phis."""
     free = mc.Loss(problem, jnp.zeros(N), sample_task(KEY))
     phases = [
-        Phase(free.nudged(OuterNudge(b)), mc.Solution(phi))
+        Phase(free.nudged(OuterNudge(b)), mc.Solution(phi), 1 / (2 * b))
         for b, phi in zip((-0.1, 0.1), phis, strict=True)
     ]
     return phase_diagnostics(free, phi_0, phases)
@@ -106,8 +106,8 @@ def diagnostics(phi_0, phis):
 
 def test_diagnostics_hold_one_gradient_at_a_time():
     some = jnp.zeros(N)
-    # The three phis, a gradient, and the two trees on the way to it.
-    assert trees(jax.jit(diagnostics), some, [some, some]) < 3 + 3.5
+    # The three phis, a gradient with the two trees on the way to it, and the sum of them all.
+    assert trees(jax.jit(diagnostics), some, [some, some]) < 3 + 5.5
 
 
 def test_diagnostics_compiled_are_those_by_their_formulas():
@@ -121,6 +121,10 @@ def test_diagnostics_compiled_are_those_by_their_formulas():
         "residual": norm(slope(phi_0, 0.0)),
         "nudged_residual": [norm(slope(phi, b)) for b, phi, _ in ends],
         "distance": [norm(d) for _, _, d in ends],
+        # The weights of both are 1 / 2b, that of the free phase is 0.
+        "linear_residual": norm(slope(phis[1], 0.1) - slope(phis[0], -0.1))
+        / 0.2
+        / norm(jax.grad(problem.outer)(phi_0, theta, task)),
         "nudged_curvature": [d @ (slope(phi, b) - slope(phi_0, b)) / (d @ d) for b, phi, d in ends],
     }
     for name, value in expected.items():
@@ -136,4 +140,8 @@ def test_a_phase_that_did_not_move_has_no_curvature():
 
 def test_functions_one_after_the_other_keep_their_order():
     x = jnp.arange(3.0)
-    assert sequentially([lambda: x.sum(), lambda: x.max(), lambda: x[1]]) == [3, 2, 1]
+    rows, total = sequentially_summed(
+        [lambda i=i: (Row(x[i], x[i] ** 2), {"part": x}) for i in range(3)], [0.0, 1.0, 2.0]
+    )
+    assert [tuple(map(float, row)) for row in rows] == [(0, 0), (1, 1), (2, 4)]
+    assert total["part"].tolist() == [0, 3, 6]
