@@ -1,0 +1,152 @@
+"""What a meta-gradient of a learner outside JAX says of the phases behind it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._flags import REMEDIES, Flags
+from .._types import Aux, PyTree
+from ._unseen import SIZES, displaced
+
+
+class Phase(NamedTuple):
+    """A phase of the stencil: its weight, its nudge, and where it ended."""
+
+    weight: float
+    beta: float
+    phi: PyTree
+
+
+class Ends(NamedTuple):
+    """What is asked of the learner where its phases ended.
+
+    Attributes:
+        inner: `phi -> L_in`.
+        outer: `phi -> L_out`.
+        slope: `(phi, beta) -> dL/dphi`, or None where that is not known.
+    """
+
+    inner: Callable[[PyTree], float]
+    outer: Callable[[PyTree], float]
+    slope: Callable[[PyTree, float], PyTree] | None
+
+
+def diagnose(ends: Ends, phi_0: PyTree, phases: Sequence[Phase], by_theta: PyTree) -> Aux:
+    """The losses and the distance of every nudged phase, and the flags they raise.
+
+    Where `dL/dphi` is known, `linear_residual` says how far the phases are from having answered the
+    nudge, `|sum_k w_k dL/dphi(phi_k, b_k)| / |dL_out/dphi(phi_0)|` over the stencil: 0 if each
+    reached its minimum, 1 if none moved. It is the relative residual of the linear system that the
+    contrast solves.
+    """
+    nudged = [phase.phi for phase in phases if phase.beta]
+    aux: Aux = {
+        "inner": float(ends.inner(phi_0)),
+        "outer": float(ends.outer(phi_0)),
+        "nudged_inner": [float(ends.inner(phi)) for phi in nudged],
+        "nudged_outer": [float(ends.outer(phi)) for phi in nudged],
+        "distance": [norm(difference(phi, phi_0)) for phi in nudged],
+    }
+    known = [aux["inner"], *aux["nudged_inner"], *aux["nudged_outer"], *aux["distance"]]
+    flat, unconverged = False, False
+    if ends.slope is not None:
+        residual, slope = _residual(ends.slope, phi_0, phases)
+        aux["linear_residual"] = residual
+        known, flat = [*known, residual], slope == 0
+        unconverged = not residual <= 0.5
+    elif not all(distance > 0 for distance in aux["distance"]):
+        flat = _is_flat(ends.outer, phi_0)
+    # Comparisons are written so that NaN raises the flag.
+    least = eps_of(phi_0) * norm(phi_0)
+    scale = abs(aux["outer"]) + 1e-6 * abs(aux["inner"])
+    far = lambda outer: not abs(outer - aux["outer"]) <= 10 * scale
+    finite = lambda x: bool(jnp.all(jnp.isfinite(_host(x))))
+    aux["flags"] = Flags(
+        idle=not flat and not all(distance > 0 for distance in aux["distance"]),
+        unbounded=any(far(outer) for outer in aux["nudged_outer"]),
+        unconverged=unconverged,
+        rounded=not flat and not all(distance > least for distance in aux["distance"]),
+        nonfinite=not all(map(finite, [aux["outer"], *known, *jax.tree.leaves(by_theta)])),
+    )
+    return aux
+
+
+def _residual(
+    slope: Callable[[PyTree, float], PyTree], phi_0: PyTree, phases: Sequence[Phase]
+) -> tuple[float, float]:
+    """What the phases left of the linear system, relative to the slope of `L_out`; and that."""
+    outer = norm(difference(slope(phi_0, 1.0), slope(phi_0, 0.0)))
+    rows = [jax.tree.leaves(slope(phase.phi, phase.beta)) for phase in phases]
+    weights = [phase.weight for phase in phases]
+    left = norm(
+        [sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in zip(*rows, strict=True)]
+    )
+    if outer == 0:
+        return (0.0 if left == 0 else math.inf), outer
+    return left / outer, outer
+
+
+def _is_flat(outer: Callable[[PyTree], float], phi: PyTree) -> bool:
+    """Whether the outer loss has no slope at phi, as far as its values tell."""
+    try:
+        up, down = (float(outer(displaced(phi, sign * SIZES[0]))) for sign in (1, -1))
+    except Exception:  # not defined beside phi: nothing is known
+        return False
+    return abs(up - down) <= 16 * float(np.finfo(float).eps) * max(abs(up), abs(down))
+
+
+def difference(a: PyTree, b: PyTree) -> list[PyTree]:
+    """`a - b`, leaf by leaf."""
+    # By the arrays' own arithmetic: they may be PyTorch's, on a device that NumPy cannot read.
+    return [x - y for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+
+
+def norm(tree: PyTree) -> float:
+    """The Euclidean norm, of numbers so small or large that their squares would be no numbers."""
+    leaves = [x for x in jax.tree.leaves(tree) if math.prod(np.shape(x))]
+    if not leaves:
+        return 0.0
+    largest = float(np.max([float(abs(x).max() if np.ndim(x) else abs(x)) for x in leaves]))
+    if not (largest > 0 and math.isfinite(largest)):
+        return largest
+    squares = [(x / largest) ** 2 for x in leaves]
+    return largest * math.sqrt(sum(float(x.sum() if np.ndim(x) else x) for x in squares))
+
+
+def eps_of(phi: PyTree) -> float:
+    """That of the coarsest type in phi."""
+    types = [str(getattr(x, "dtype", "float64")) for x in jax.tree.leaves(phi)]
+    names = {name.rpartition(".")[2] for name in types}  # torch.float32
+    return max(
+        (float(jnp.finfo(x).eps) for x in names if "float" in x), default=float(np.finfo(float).eps)
+    )
+
+
+def _host(x: PyTree) -> PyTree:
+    return x.detach().cpu().double().numpy() if hasattr(x, "detach") else np.asarray(x)
+
+
+def warn_of(flags: Sequence[Flags], stacklevel: int) -> None:
+    """Warn once of the flags that tasks raised, with their numbers and what to do."""
+    counts = count_flags(flags)
+    if not counts:
+        return
+    parts = [f"{name} in {n} of {len(flags)} tasks, {REMEDIES[name]}" for name, n in counts.items()]
+    warnings.warn(
+        f"the meta-gradient may be wrong: {'. '.join(parts)}. See aux['flags'].",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def count_flags(flags: Sequence[Flags]) -> dict[str, int]:
+    """How many tasks raised each flag, of those that were raised."""
+    raised = [name for each in flags for name in each.raised()]
+    return {name: raised.count(name) for name in Flags._fields if name in raised}
