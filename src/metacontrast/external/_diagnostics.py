@@ -83,14 +83,14 @@ def _residual(
 ) -> tuple[float, float]:
     """What the phases left of the linear system, relative to the slope of `L_out`; and that."""
     outer = norm(difference(slope(phi_0, 1.0), slope(phi_0, 0.0)))
-    rows = [jax.tree.leaves(slope(phase.phi, phase.beta)) for phase in phases]
-    weights = [phase.weight for phase in phases]
-    left = norm(
-        [sum(w * x for w, x in zip(weights, xs, strict=True)) for xs in zip(*rows, strict=True)]
-    )
+    left: list[PyTree] = []
+    for phase in phases:  # one gradient at a time: each is as large as phi
+        row = [phase.weight * x for x in jax.tree.leaves(slope(phase.phi, phase.beta))]
+        left = [a + b for a, b in zip(left, row, strict=True)] if left else row
+    residual = norm(left)
     if outer == 0:
-        return (0.0 if left == 0 else math.inf), outer
-    return left / outer, outer
+        return (0.0 if residual == 0 else math.inf), outer
+    return residual / outer, outer
 
 
 def _is_flat(outer: Callable[[PyTree], float], phi: PyTree) -> bool:
