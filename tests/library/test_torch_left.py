@@ -68,3 +68,95 @@ def test_no_graph_outlives_its_step():
     solver = mct.descend(partial(torch.optim.SGD, lr=1e-3), 50)
     mct.backward(regression(inner=inner), solver, mc.Contrastive(0.1), regression_task())
     assert len(alive) > 100 and max(alive) <= 1
+
+
+# What the losses use besides.
+
+
+def teaching(**changes):
+    """The regression, with a teacher in both losses that neither learns nor is frozen."""
+    teacher = torch.nn.Linear(3, 1, bias=False, dtype=torch.float64)
+
+    def inner(m, task):
+        taught = ((task.train.x @ m.phi - teacher(task.train.x)[:, 0]) ** 2).sum()
+        return misfit(m.phi, task.train) + taught + m.pull()
+
+    def outer(m, task):
+        return misfit(m.phi + 0.1 * teacher.weight[0], task.test)
+
+    return teacher, regression(inner=inner, outer=outer, **changes)
+
+
+def by_backward(loss, params):
+    """A solver of one's own, which goes about it the usual way."""
+    for _ in range(20):
+        for p in params:
+            p.grad = None
+        (2 * loss()).backward()
+        with torch.no_grad():
+            for p in params:
+                p -= 5e-3 * p.grad
+
+
+@pytest.mark.parametrize("solver", ["descend", "lbfgs", "own"])
+@pytest.mark.parametrize("filled", [False, True])
+def test_grads_of_all_else_are_left_alone(solver, filled):
+    teacher, problem = teaching()
+    others = [teacher.weight, problem.module.phi]
+    for p in others:
+        p.grad = torch.full_like(p, 7.0) if filled else None
+    before = [p.grad for p in others]
+    solve = {
+        "descend": mct.descend(partial(torch.optim.SGD, lr=1e-2), 20),
+        "lbfgs": mct.descend(partial(torch.optim.LBFGS, max_iter=5), 4),
+        "own": by_backward,
+    }[solver]
+    mct.backward(problem, solve, mc.Contrastive(0.01, "symmetric"), regression_task())
+    with mct.solve_inner(problem, solve, regression_task()):
+        pass
+    assert all(p.grad is grad for p, grad in zip(others, before, strict=True))
+    assert not filled or all(torch.equal(p.grad, torch.full_like(p, 7.0)) for p in others)
+    assert teacher.weight.requires_grad
+    assert all(p.grad.abs().max() > 0 for p in problem.slow.values())
+
+
+def test_a_solver_of_ones_own_finds_what_descent_finds():
+    _, problem = teaching()
+    rule, found = mc.Contrastive(0.01, "symmetric"), []
+    for solve in (by_backward, mct.descend(partial(torch.optim.SGD, lr=1e-2), 20)):
+        for p in problem.slow.values():
+            p.grad = None
+        mct.backward(problem, solve, rule, regression_task())
+        found.append(torch.cat([p.grad for p in problem.slow.values()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_each_part_is_in_its_mode_again():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Dropout(), torch.nn.Linear(3, 1))
+    module.double()[1].eval()
+    modes = lambda: [part.training for part in module.modules()]
+    before, seen = modes(), {"inner": [], "outer": []}
+
+    def loss(name, m, data):
+        seen[name].append(modes())
+        m.train()  # what a loss changes is put back
+        return ((m(data.x)[:, 0] - data.y) ** 2).mean()
+
+    for outer_mode in ("eval", "inner"):
+        problem = mct.Problem(
+            module,
+            lambda m, task: loss("inner", m, task.train),
+            lambda m, task: loss("outer", m, task.test),
+            ["0.*"],
+            outer_mode=outer_mode,
+        )
+        solver = mct.descend(partial(torch.optim.SGD, lr=1e-2), 3)
+        mct.backward(problem, solver, mc.Contrastive(0.1), regression_task())
+        with mct.solve_inner(problem, solver, regression_task()) as trained:
+            assert modes() == ([False] * 4 if outer_mode == "eval" else before)
+            trained.train()
+        assert modes() == before == [True, True, False, True]
+        expected = [False] * 4 if outer_mode == "eval" else before
+        assert seen["outer"] and all(each == expected for each in seen["outer"])
+        assert all(each == before for each in seen["inner"])
+        seen["outer"].clear()

@@ -78,7 +78,7 @@ class Descend:
         for _ in range(self.steps):
             value = descent.step(closure)
             if isinstance(schedule, ReduceLROnPlateau):
-                schedule.step(float(value))
+                schedule.step(value.item())
             elif schedule is not None:
                 schedule.step()
 
