@@ -125,7 +125,8 @@ def test_batches_change_no_random_number_of_the_losses():
     plain, _ = learn(None)
     batched, log = learn(mct.Batches(DataLoader(Noisy(), batch_size=2, shuffle=True)))
     assert batched == plain and plain[0] == plain[1] == plain[2]
-    assert log[-1] == log[0] and len({str(seen) for seen in log}) == 5
+    assert log[-8] == log[0]
+    assert len({str(seen) for seen in log}) == 8
 
 
 def test_the_outer_loss_sees_one_batch_and_shares_a_loader_with_the_inner_one():
@@ -165,8 +166,8 @@ def test_a_loss_may_change_its_batch():
 
     task = mc.Task(mct.Batches(loader(data.train, size=4)), data.test)
     mct.backward(regression(inner=inner), mct.descend(SGD, 1), RULE, task)
-    assert all(torch.equal(x, seen[0]) for x in seen)
-    assert sorted(rows((seen[0],))) == sorted(rows(data.train))
+    assert all(sorted(rows((x,))) == sorted(rows(data.train)) for x in seen)
+    assert len(seen) > 10
 
 
 def test_no_batch_outlives_its_task():
@@ -182,9 +183,9 @@ def test_no_batch_outlives_its_task():
 
     inner = lambda m, task: misfit(m.phi, mc.Data(*next(task.train).values())) + m.pull()
     task = mc.Task(mct.Batches(loader(data.train, collate_fn=collate)), data.test)
-    mct.backward(regression(inner=inner), mct.descend(SGD, 5), RULE, task)
-    # The five of the free phase, and none again in the nudged ones.
-    assert len(kept) == 5 and all(batch() is None for batch in kept)
+    mct.backward(regression(inner=inner), mct.descend(SGD, 9), RULE, task)
+    # The nine of the free phase, and none again in the nudged ones.
+    assert len(kept) == 9 and all(batch() is None for batch in kept)
 
 
 def test_outside_of_a_call_they_are_the_loaders():
@@ -244,3 +245,17 @@ def test_loaders_that_are_none():
         next(empty)
     with pytest.raises(ValueError, match=r"loader: has no batches"):
         mct.backward(streamed([], empty), mct.descend(SGD, 1), RULE, data)
+
+
+def test_linear_residual_is_of_the_mean_over_batches():
+    """To which the learner converges; on the first batch alone it is 0.75, a false alarm."""
+    data = regression_task()
+    batches = mct.Batches(loader(data.train))  # two an epoch, whose mean is the loss of all
+    problem = regression(inner=lambda m, t: 2 * misfit(m.phi, mc.Data(*next(batches))) + m.pull())
+    torch.manual_seed(0)
+    rule = mc.Contrastive(1e-3, "symmetric")
+    step = mct.backward(problem, mct.descend(SGD, 300), rule, data)
+    exact = torch.tensor(exact_gradients(problem, data))
+    error = torch.cat([p.grad for p in problem.slow.values()]) - exact
+    assert error.norm() < 0.1 * exact.norm()
+    assert step.aux[0]["linear_residual"] < 0.1 and step.flagged == {}

@@ -25,7 +25,7 @@ from ._batches import Batches
 from ._phases import Phases, go_on, phases_of
 from ._problem import Problem
 from ._solver import Solver
-from ._state import Weights, modes_kept, random_state
+from ._state import Weights, modes_kept
 
 
 def backward(
@@ -151,7 +151,7 @@ def _attempt(
             phases.check(others)
         first = phases.inner(phases.start)
         phi_0 = phases.run(solver, 0.0, phases.start)
-        after = random_state(problem.module)
+        after = phases.random_state()
         meta = contrast_from(_learner(phases, phi_0, nudged), None, task, rule, phi_0)
         go_on(after, phases.batches)
     if not (math.isfinite(meta.value) and all(map(_is_finite, meta.by_theta.values()))):
@@ -196,8 +196,8 @@ def solve_inner(problem: Problem, solver: Solver, task: PyTree) -> Iterator[nn.M
     """
     with phases_of(problem, task) as phases:
         phi_0 = phases.run(solver, 0.0, phases.start)
-        after = random_state(problem.module)
+        after = phases.random_state()
         phases.put(phi_0)
         go_on(after, phases.batches)
-        with modes_kept(problem.module, evaluate=problem.outer_mode == "eval"):
+        with modes_kept(phases.parts, evaluate=problem.outer_mode == "eval"):
             yield problem.module

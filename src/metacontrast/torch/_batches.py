@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
 
 from .._types import PyTree
 from ._state import RandomState, random_state, set_random_state
@@ -52,7 +51,7 @@ class Batches:
         >>> loader = torch.utils.data.DataLoader(
         ...     numbers, batch_size=5, shuffle=True, generator=torch.Generator().manual_seed(0)
         ... )
-        >>> net = nn.ParameterDict({"fast": torch.zeros(()), "slow": torch.zeros(())})
+        >>> net = torch.nn.ParameterDict({"fast": torch.zeros(()), "slow": torch.zeros(())})
         >>> problem = mct.Problem(
         ...     net,
         ...     inner=lambda net, batches: (
@@ -133,7 +132,7 @@ class Tape:
 
     def _record(self) -> bool:
         """One batch more; False at the end of an epoch, after which the next one begins."""
-        before = _host_state()
+        before = random_state()
         set_random_state(self.draws)
         try:
             if self.source is None:
@@ -145,7 +144,7 @@ class Tape:
             self.source = None
             return False
         finally:
-            self.draws = _host_state()
+            self.draws = random_state()
             set_random_state(before)
 
 
@@ -193,16 +192,12 @@ def recording() -> Iterator[Recording]:
 
 def _branch(state: RandomState, number: int) -> RandomState:
     """Generators that are seeded by the next number that follows `state`."""
-    before = _host_state()
+    before = random_state()
     set_random_state(state)
     seed = int(torch.randint(2**62, ())) + number
     torch.default_generator.manual_seed(seed)  # that of the CPU alone
     np.random.seed(seed % 2**32)
     random.seed(seed)
-    branch = _host_state()
+    branch = random_state()
     set_random_state(before)
     return branch
-
-
-def _host_state() -> RandomState:
-    return random_state(nn.Module())

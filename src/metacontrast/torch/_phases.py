@@ -16,9 +16,12 @@ from ._outside import outside_kept
 from ._problem import LossFunction, Problem
 from ._solver import Descend, Solver
 from ._state import (
+    HOST,
     RandomState,
     Weights,
+    drew,
     freeze,
+    gpus,
     grads_kept,
     load,
     modes_kept,
@@ -28,7 +31,7 @@ from ._state import (
     set_random_state,
 )
 
-DRAWS = 4  # of random numbers and batches, before a slow parameter counts as unseen
+DRAWS = 8  # of random numbers and batches, where one does not tell enough
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Phases:
     task: PyTree
     slow: dict[str, nn.Parameter]
     fast: list[nn.Parameter]
+    parts: list[nn.Module]
+    devices: list[torch.device]
     start: Weights
     random: RandomState
     batches: Recording
@@ -49,14 +54,18 @@ class Phases:
         set_random_state(self.random)
         self.batches.rewind()
 
-    def loss(self, beta: float) -> torch.Tensor:
-        """`L_in + beta L_out` of the module as it is now."""
+    def random_state(self) -> RandomState:
+        """Where all generators are now."""
+        return random_state(self.devices)
+
+    def loss(self, beta: float, drawn: Iterable[str] = HOST) -> torch.Tensor:
+        """`L_in + beta L_out` of the module as it is now, where L_out draws from `drawn`."""
         inner = self._scalar("inner")
         if not beta:
             return inner
         # L_out takes its random numbers from a branch: those of L_in at the next step must be the
         # same in all phases, also in the free one, which does not look at L_out.
-        branch, positions = random_state(self.problem.module), self.batches.positions()
+        branch, positions = random_state(self.devices, drawn), self.batches.positions()
         outer = self._scalar("outer")
         set_random_state(branch)
         self.batches.rewind(positions)
@@ -64,8 +73,10 @@ class Phases:
 
     def run(self, solver: Solver, beta: float, start: Weights) -> Weights:
         """Where a phase that starts at `start` ends."""
+        # To ask NumPy where it is costs as much as a layer: not at each step for nothing.
+        drawn = ["torch", *self._drawn_by_outer(start)] if beta else []
+        loss = lambda: self.loss(beta, drawn)
         self.put(start)
-        loss = lambda: self.loss(beta)
         with torch.enable_grad(), freeze(self.slow.values()):
             if isinstance(solver, Descend):
                 solver(loss, self.fast)
@@ -77,12 +88,22 @@ class Phases:
     def slope(self, phi: Weights, beta: float) -> dict[str, torch.Tensor]:
         """`dL/dtheta` at fixed phi."""
         with freeze(self.fast):
-            return dict(zip(self.slow, self._grads(phi, beta, self.slow.values()), strict=True))
+            self.put(phi)
+            return dict(zip(self.slow, self._grads(beta, self.slow.values()), strict=True))
 
     def phi_slope(self, phi: Weights, beta: float) -> list[torch.Tensor]:
-        """`dL/dphi` at fixed theta."""
+        """`dL/dphi` at fixed theta, the mean over some draws where the inner loss is random.
+
+        A learner of mini-batches comes to rest with respect to many of them, not to one.
+        """
         with freeze(self.slow.values()):
-            return self._grads(phi, beta, self.fast)
+            self.put(phi)
+            total = self._grads(beta, self.fast)
+            draws = DRAWS if self._has_drawn() else 1
+            for _ in range(draws - 1):
+                load(self.problem.module, self.fast, phi)
+                total = [a + b for a, b in zip(total, self._grads(beta, self.fast), strict=True)]
+            return [x / draws for x in total]
 
     def inner(self, phi: Weights) -> float:
         """`L_in` at phi."""
@@ -124,6 +145,14 @@ class Phases:
             left = unseen(left)
         refuse_unseen(left)
 
+    def _drawn_by_outer(self, phi: Weights) -> list[str]:
+        """NumPy's and Python's generators, if the outer loss draws from them."""
+        self.put(phi)
+        with torch.no_grad():
+            before = self.random_state()
+            self._scalar("outer")
+        return drew(before, self.random_state())
+
     def _check_repeats(self, name: str) -> None:
         one, two = (self._measure(name, self.start) for _ in range(2))
         # On a GPU sums may come in another order.
@@ -147,10 +176,14 @@ class Phases:
                     "nothing to learn; use the module it is handed, and no torch.no_grad()."
                 )
 
-    def _grads(
-        self, phi: Weights, beta: float, params: Iterable[nn.Parameter]
-    ) -> list[torch.Tensor]:
-        self.put(phi)
+    def _has_drawn(self) -> bool:
+        """Whether random numbers or batches have been drawn since `put`."""
+        now = self.random_state()
+        moved = any(not torch.equal(now[x], self.random[x]) for x in ("torch", *self.devices))
+        return moved or bool(drew(self.random, now)) or any(self.batches.positions().values())
+
+    def _grads(self, beta: float, params: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+        """Of the module as it is now."""
         params = list(params)
         with torch.enable_grad():
             loss = self.loss(beta)
@@ -169,7 +202,7 @@ class Phases:
         loss: LossFunction = getattr(problem, name)
         try:
             evaluate = name == "outer" and problem.outer_mode == "eval"
-            with modes_kept(problem.module, evaluate):
+            with modes_kept(self.parts, evaluate):
                 value = loss(problem.module, self.task)
         except StopIteration as error:
             raise ValueError(
@@ -194,14 +227,16 @@ def phases_of(problem: Problem, task: PyTree) -> Iterator[Phases]:
             "leave that block (torch.no_grad() is no hindrance)."
         )
     module, slow, fast = problem.module, problem.slow, list(problem.fast.values())
+    parts, devices = list(module.modules()), gpus(module)
     before = save(module, fast)
-    with grads_kept(fast), modes_kept(module), recording() as batches:
+    with grads_kept(fast), modes_kept(parts), recording() as batches:
         try:
             if problem.init is not None:
                 with torch.no_grad():
                     problem.init(module, task)
-            start, batches.random = save(module, fast), random_state(module)
-            yield Phases(problem, task, slow, fast, start, batches.random, batches)
+            start, random = save(module, fast), random_state(devices)
+            batches.random = random
+            yield Phases(problem, task, slow, fast, parts, devices, start, random, batches)
         finally:
             restore(module, fast, before)
 

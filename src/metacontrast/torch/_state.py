@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,12 @@ from torch import nn
 from .._types import PyTree
 
 RandomState: TypeAlias = dict[object, PyTree]  # of each generator
+# How the state of each generator on the host is got and set.
+HOST: dict[str, tuple[Callable[[], PyTree], Callable[[PyTree], object]]] = {
+    "torch": (torch.get_rng_state, torch.set_rng_state),
+    "numpy": (np.random.get_state, np.random.set_state),
+    "python": (random.getstate, random.setstate),
+}
 
 
 class Buffer(NamedTuple):
@@ -122,19 +128,23 @@ def freeze(params: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def modes_kept(module: nn.Module, evaluate: bool = False) -> Iterator[None]:
+def modes_kept(parts: Sequence[nn.Module], evaluate: bool = False) -> Iterator[None]:
     """In the end each part is in the mode it was in; in between, if asked for, in that of eval().
 
     By the flags themselves: the `train()` of some modules changes their weights too.
     """
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [part.training for part in parts]
     try:
         if evaluate:
-            for part, _ in modes:
-                part.training = False
+            _set_modes(parts, [False] * len(modes))
         yield
     finally:
-        for part, training in modes:
+        _set_modes(parts, modes)
+
+
+def _set_modes(parts: Sequence[nn.Module], modes: Sequence[bool]) -> None:
+    for part, training in zip(parts, modes, strict=True):
+        if part.training != training:
             part.training = training
 
 
@@ -151,25 +161,28 @@ def grads_kept(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
             t.grad = grad
 
 
-def random_state(module: nn.Module) -> RandomState:
-    """Of the default generators: torch's (the CPU's, the module's GPUs'), NumPy's and Python's."""
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    return {
-        "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-        **{device: torch.cuda.get_rng_state(device) for device in devices},
-    }
+def gpus(module: nn.Module) -> list[torch.device]:
+    """Those that the module is on."""
+    return list({p.device for p in module.parameters() if p.device.type == "cuda"})
+
+
+def random_state(devices: Iterable[torch.device] = (), names: Iterable[str] = HOST) -> RandomState:
+    """Of default generators: torch's, those of GPUs too, NumPy's and Python's."""
+    state: RandomState = {name: HOST[name][0]() for name in names}
+    return state | {device: torch.cuda.get_rng_state(device) for device in devices}
 
 
 def set_random_state(state: RandomState) -> None:
     """The next random numbers are those that followed `state`."""
-    for generator, numbers in state.items():
-        if generator == "torch":
-            torch.set_rng_state(numbers)
-        elif generator == "numpy":
-            np.random.set_state(numbers)
-        elif generator == "python":
-            random.setstate(numbers)
+    for name, numbers in state.items():
+        if isinstance(name, str):
+            HOST[name][1](numbers)
         else:
-            torch.cuda.set_rng_state(numbers, generator)
+            torch.cuda.set_rng_state(numbers, name)
+
+
+def drew(one: RandomState, two: RandomState) -> list[str]:
+    """Which of NumPy's and Python's generators went on from one state to the other."""
+    numpy = all(np.array_equal(a, b) for a, b in zip(one["numpy"], two["numpy"], strict=True))
+    python = one["python"] == two["python"]
+    return [name for name, same in {"numpy": numpy, "python": python}.items() if not same]
