@@ -35,6 +35,7 @@ class Batches:
     Memory: the batches of one task, as many as its longest phase has steps, stay on the host where
     the loader made them, until the task has been learned. A loss gets copies, which it may change.
     Loaders draw from a branch of the random numbers, and so change none that the losses draw.
+    With `num_workers`, say `persistent_workers=True`: they start anew with each epoch otherwise.
     Outside a call it hands on what the loader gives.
 
     Args:
