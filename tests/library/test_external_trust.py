@@ -164,10 +164,10 @@ def test_no_flag_is_up_where_all_is_well(with_slope):
 def test_phases_that_did_not_move_are_idle():
     idle = replace(PULL, nudged=lambda theta, task, beta, start: start)
     raised, said = flags_of(idle)
-    assert raised == ["idle", "rounded"]
+    assert raised == ["idle"]
     assert "idle in 1 of 1 tasks, a nudged phase did not move" in said and "raise beta" in said
     raised, _ = flags_of(replace(idle, phi_slope=phi_slope))
-    assert raised == ["idle", "unconverged", "rounded"]
+    assert raised == ["idle", "unconverged"]
 
 
 @pytest.mark.parametrize("slope", [None, lambda *_: 0.0])
@@ -212,10 +212,14 @@ def test_a_nudged_phase_that_ran_away_is_unbounded(far, scale):
         assert not any(external.meta_gradient(away, THETA, 3.0, RULE).aux["flags"])
     else:
         raised, said = flags_of(away)
-        assert raised == (
-            ["unbounded"] if np.isfinite(far) else ["idle", "unbounded", "rounded", "nonfinite"]
-        )
+        assert raised == (["unbounded"] if np.isfinite(far) else ["idle", "unbounded", "nonfinite"])
         assert "unbounded in 1 of 1 tasks" in said
+
+
+def test_a_stationary_point_that_is_no_minimum_is_unbounded():
+    """Slopes that fall on the way of a phase, which ends at a maximum."""
+    top = replace(PULL, phi_slope=lambda *args: -phi_slope(*args))
+    assert flags_of(top)[0] == ["unbounded"]
 
 
 def test_phases_closer_than_the_arithmetic_are_rounded():
@@ -231,7 +235,7 @@ def test_what_is_not_finite_is_flagged():
     nan = replace(PULL, slope=lambda phi, theta, task, beta: {"how": 1.0, "to": np.array(np.nan)})
     assert flags_of(nan)[0] == ["nonfinite"]
     lost = replace(PULL, phi_slope=lambda *_: np.nan)
-    assert flags_of(lost)[0] == ["unconverged", "nonfinite"]
+    assert flags_of(lost)[0] == ["unbounded", "unconverged", "nonfinite"]
 
 
 def test_flags_are_counted_over_tasks():
@@ -242,7 +246,7 @@ def test_flags_are_counted_over_tasks():
         with pytest.warns(RuntimeWarning, match="idle in 2 of 3 tasks") as said:
             mean = external.mean_meta_gradient(idle, THETA, [3.0, 4.0, 5.0], RULE)
         assert len(said) == 1 and said[0].filename == __file__
-        assert mean.flagged == {"idle": 2, "rounded": 2}
+        assert mean.flagged == {"idle": 2}
         assert external.mean_meta_gradient(PULL, THETA, [3.0, 4.0], RULE).flagged == {}
 
 

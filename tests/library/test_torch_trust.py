@@ -161,7 +161,7 @@ def test_a_free_phase_that_stopped_early_is_noticed():
 
 def test_a_phase_that_stands_still_is_idle():
     aux, said = flags_of(one_newton_step, lambda loss, params: None)
-    assert aux["flags"] == Flags(idle=True, unconverged=True, rounded=True)
+    assert aux["flags"] == Flags(idle=True, unconverged=True)
     assert aux["linear_residual"] == pytest.approx(1.0, rel=1e-9) and "idle" in said
 
 
@@ -243,4 +243,4 @@ def test_flags_are_counted_and_diverged_tasks_are_not_among_them():
             lambda loss, params: nudged(loss, params) if torch.isfinite(params[0]).all() else None,
         )
     assert len(said) == 1 and [i for i, _ in step.failed] == [1]
-    assert step.flagged == {"idle": 2, "unconverged": 2, "rounded": 2}
+    assert step.flagged == {"idle": 2, "unconverged": 2}

@@ -15,6 +15,10 @@ from .._flags import REMEDIES, Flags
 from .._types import Aux, PyTree
 from ._unseen import SIZES, displaced
 
+# What is left undone, relative to the nudge, from which on a meta-gradient is flagged; and how many
+# times its own size an outer loss may move in a nudged phase.
+UNCONVERGED, FAR = 0.5, 10.0
+
 
 class Phase(NamedTuple):
     """A phase of the stencil: its weight, its nudge, and where it ended."""
@@ -39,7 +43,7 @@ class Ends(NamedTuple):
 
 
 def diagnose(ends: Ends, phi_0: PyTree, phases: Sequence[Phase], by_theta: PyTree) -> Aux:
-    """The losses and the distance of every nudged phase, and the flags they raise.
+    """The losses and the distance of every nudged phase, and the flags they raise, as in the core.
 
     Where `dL/dphi` is known, `linear_residual` says how far the phases are from having answered the
     nudge, `|sum_k w_k dL/dphi(phi_k, b_k)| / |dL_out/dphi(phi_0)|` over the stencil: 0 if each
@@ -47,50 +51,82 @@ def diagnose(ends: Ends, phi_0: PyTree, phases: Sequence[Phase], by_theta: PyTre
     contrast solves.
     """
     nudged = [phase.phi for phase in phases if phase.beta]
+    distances = [norm(difference(phi, phi_0)) for phi in nudged]
     aux: Aux = {
         "inner": float(ends.inner(phi_0)),
         "outer": float(ends.outer(phi_0)),
         "nudged_inner": [float(ends.inner(phi)) for phi in nudged],
         "nudged_outer": [float(ends.outer(phi)) for phi in nudged],
-        "distance": [norm(difference(phi, phi_0)) for phi in nudged],
+        "distance": distances,
     }
-    known = [aux["inner"], *aux["nudged_inner"], *aux["nudged_outer"], *aux["distance"]]
-    flat, unconverged = False, False
-    if ends.slope is not None:
-        residual, slope = _residual(ends.slope, phi_0, phases)
-        aux["linear_residual"] = residual
-        known, flat = [*known, residual], slope == 0
-        unconverged = not residual <= 0.5
-    elif not all(distance > 0 for distance in aux["distance"]):
-        flat = _is_flat(ends.outer, phi_0)
+    known = [aux["inner"], *aux["nudged_inner"], *aux["nudged_outer"], *distances]
     # Comparisons are written so that NaN raises the flag.
-    least = eps_of(phi_0) * norm(phi_0)
-    scale = abs(aux["outer"]) + 1e-6 * abs(aux["inner"])
-    far = lambda outer: not abs(outer - aux["outer"]) <= 10 * scale
+    moved = all(distance > 0 for distance in distances)
+    apart = all(distance > eps_of(phi_0) * norm(phi_0) for distance in distances)
+    if ends.slope is not None:
+        slopes = _slopes(ends.slope, phi_0, phases)
+        aux["linear_residual"] = slopes.residual / (slopes.outer or 1.0)
+        known.append(aux["linear_residual"])
+        pulled, convex = slopes.outer != 0, slopes.convex
+        converged = aux["linear_residual"] <= UNCONVERGED
+        moves = [slopes.outer * distance for distance in distances]
+    else:
+        pulled = moved or not _is_flat(ends.outer, phi_0)
+        convex, converged = True, True  # as far as is known
+        moves = [1e-6 * abs(aux["inner"])] * len(nudged)
+    near = all(
+        abs(outer - aux["outer"]) <= FAR * (abs(aux["outer"]) + move)
+        for outer, move in zip(aux["nudged_outer"], moves, strict=True)
+    )
     finite = lambda x: bool(jnp.all(jnp.isfinite(_host(x))))
     aux["flags"] = Flags(
-        idle=not flat and not all(distance > 0 for distance in aux["distance"]),
-        unbounded=any(far(outer) for outer in aux["nudged_outer"]),
-        unconverged=unconverged,
-        rounded=not flat and not all(distance > least for distance in aux["distance"]),
+        idle=pulled and not moved,
+        unbounded=pulled and not (near and convex),
+        unconverged=pulled and not converged,
+        rounded=pulled and moved and not apart,
         nonfinite=not all(map(finite, [aux["outer"], *known, *jax.tree.leaves(by_theta)])),
     )
     return aux
 
 
-def _residual(
+class Slopes(NamedTuple):
+    """What the slopes by phi say.
+
+    Attributes:
+        residual: the norm of what the phases left of the linear system.
+        outer: that of the slope of `L_out` at `phi_0`.
+        convex: whether the curvature is positive on the way of each nudged phase.
+    """
+
+    residual: float
+    outer: float
+    convex: bool
+
+
+def _slopes(
     slope: Callable[[PyTree, float], PyTree], phi_0: PyTree, phases: Sequence[Phase]
-) -> tuple[float, float]:
-    """What the phases left of the linear system, relative to the slope of `L_out`; and that."""
-    outer = norm(difference(slope(phi_0, 1.0), slope(phi_0, 0.0)))
+) -> Slopes:
+    inner = jax.tree.leaves(slope(phi_0, 0.0))
+    outer = difference(slope(phi_0, 1.0), inner)
     left: list[PyTree] = []
+    convex = True
     for phase in phases:  # one gradient at a time: each is as large as phi
-        row = [phase.weight * x for x in jax.tree.leaves(slope(phase.phi, phase.beta))]
+        last = jax.tree.leaves(slope(phase.phi, phase.beta))
+        row = [phase.weight * x for x in last]
         left = [a + b for a, b in zip(left, row, strict=True)] if left else row
-    residual = norm(left)
-    if outer == 0:
-        return (0.0 if residual == 0 else math.inf), outer
-    return residual / outer, outer
+        way = difference(phase.phi, phi_0)
+        far = norm(way) or 1.0
+        rises = [
+            _sum((c - a - phase.beta * b) * (x / far))
+            for a, b, c, x in zip(inner, outer, last, way, strict=True)
+        ]
+        # By more than round-off: a hundredth of the slope that the phase has reached.
+        convex = convex and (not phase.beta or sum(rises) >= -0.01 * norm(last))
+    return Slopes(norm(left), norm(outer), convex)
+
+
+def _sum(x: PyTree) -> float:
+    return float(x.sum() if np.ndim(x) else x)
 
 
 def _is_flat(outer: Callable[[PyTree], float], phi: PyTree) -> bool:
@@ -116,8 +152,7 @@ def norm(tree: PyTree) -> float:
     largest = float(np.max([float(abs(x).max() if np.ndim(x) else abs(x)) for x in leaves]))
     if not (largest > 0 and math.isfinite(largest)):
         return largest
-    squares = [(x / largest) ** 2 for x in leaves]
-    return largest * math.sqrt(sum(float(x.sum() if np.ndim(x) else x) for x in squares))
+    return largest * math.sqrt(sum(_sum((x / largest) ** 2) for x in leaves))
 
 
 def eps_of(phi: PyTree) -> float:
