@@ -97,16 +97,26 @@ def test_without_log_lam_the_penalty_is_the_estimators():
         np.testing.assert_allclose(phi["coef"], model.fit(*task.train).coef_, rtol=1e-9)
 
 
-def test_logistic_regression_starts_at_the_given_coefficients():
-    task, theta = example("logistic")
-    one_step = LogisticRegression(solver="lbfgs", tol=1e-12, max_iter=500)
-    learner = external.reweighted(one_step)
+@pytest.mark.parametrize("name", ["logistic", "three classes"])
+def test_logistic_regression_starts_at_the_given_coefficients(name, monkeypatch):
+    task, theta = example(name)
+    learner = external.reweighted(LogisticRegression())
     phi = learner.solve(theta, task, 0.0, None)
-    short = external.reweighted(LogisticRegression(solver="lbfgs", tol=1e-6, max_iter=1))
-    again = short.solve(theta, task, 0.0, phi)  # a cold start would warn: no convergence
-    np.testing.assert_array_equal(again["intercept"], phi["intercept"])
+    starts = []
+    fit = LogisticRegression.fit
+
+    def noting(self, *args, **kwargs):
+        starts.append((self.warm_start, self.coef_ / np.exp(theta["log_lam"] / 2), self.intercept_))
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noting)
+    again = learner.solve(theta, task, 0.0, phi)
+    ((warm, coef, intercept),) = starts
+    assert warm
     # coef is multiplied and divided by the root of lambda.
-    np.testing.assert_allclose(again["coef"], phi["coef"], rtol=4 * EPS)
+    np.testing.assert_allclose(coef, phi["coef"], rtol=4 * EPS)
+    np.testing.assert_array_equal(intercept, phi["intercept"])
+    np.testing.assert_allclose(again["coef"], phi["coef"], rtol=1e-9)
 
 
 def test_ridge_refuses_a_negative_nudge():

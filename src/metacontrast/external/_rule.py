@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
-import numpy as np
 
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._stencil import Stencil, stencil
-from .._types import Aux, PyTree
+from .._types import PyTree
+from ._diagnostics import Ends, Phase, diagnose, warn_of
 from ._numerical import numerical_slope
+from ._unseen import refuse_unseen, unseen_leaves
 
 # `(theta, task, beta, start) -> phi`, and `(phi, theta, task) -> number`.
 Solve: TypeAlias = Callable[[PyTree, PyTree, float, PyTree], PyTree]
@@ -34,6 +34,8 @@ class Learner:
         slope: `(phi, theta, task, beta) -> dL/dtheta` at fixed phi, of theta's structure. Default:
             by central differences, which costs two losses (but no fit) a meta-parameter.
         nudged: the same as `solve`, for the phases that start at `phi_0`. Default: `solve`.
+        phi_slope: `(phi, theta, task, beta) -> dL/dphi`, of phi's structure. No gradient needs it:
+            with it, phases that did not converge are flagged. Default: that is not known.
 
     Example: where to pull one number that averages the data.
         >>> learner = Learner(
@@ -51,6 +53,7 @@ class Learner:
     outer: LossFunction
     slope: Callable[[PyTree, PyTree, PyTree, float], PyTree] | None = None
     nudged: Solve | None = None
+    phi_slope: Callable[[PyTree, PyTree, PyTree, float], PyTree] | None = None
 
     def loss(self, phi: PyTree, theta: PyTree, task: PyTree, beta: float) -> float:
         """The augmented loss `L_in + beta L_out`."""
@@ -87,32 +90,69 @@ def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrasti
     Returns:
         The value `L_out(phi_0)`, its gradient `by_theta` and the aux: `inner` and `outer` loss of
         the free phase; of each nudged phase `nudged_inner`, `nudged_outer` and its `distance` from
-        `phi_0`.
+        `phi_0`; `linear_residual` where the learner has a `phi_slope`; and the `flags`, of which a
+        `RuntimeWarning` tells if one is up. Of a learner without `phi_slope` it is not known
+        whether its phases converged.
 
     Raises:
         ValueError: the holomorphic scheme, the linear nudge or a solver in the rule, which need
-            JAX.
+            JAX; a leaf of theta that changes neither loss: its gradient would be 0 whatever the
+            true one is.
+        TypeError: a rule that is no `Contrastive`.
     """
-    points = real_stencil(rule)
+    real_stencil(rule)
+    phi_0, unseen = free_phase(learner, theta, task)
+    refuse_unseen(unseen)
+    meta = contrast_from(learner, theta, task, rule, phi_0)
+    warn_of([meta.aux["flags"]], stacklevel=2)
+    return meta
+
+
+def free_phase(learner: Learner, theta: PyTree, task: PyTree) -> tuple[PyTree, list[str]]:
+    """`phi_0`, and the names of the leaves of theta on which no loss depends."""
     phi_0 = learner.solve(theta, task, 0.0, None)
+    losses = lambda phi, theta: (
+        float(learner.inner(phi, theta, task)),
+        float(learner.outer(phi, theta, task)),
+    )
+    given = learner.slope
+    slope = None if given is None else (lambda phi: given(phi, theta, task, 1.0))
+    return phi_0, unseen_leaves(losses, slope, theta, phi_0)
+
+
+def contrast_from(
+    learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive, phi_0: PyTree
+) -> MetaGradient:
+    """The nudged phases, from `phi_0`, and what they say."""
+    points = real_stencil(rule)
     run = learner.solve if learner.nudged is None else learner.nudged
     nodes, weights = ([complex(x).real for x in part] for part in (points.nodes, points.weights))
-    phases: list[tuple[float, float, PyTree]] = []  # weight, nudge and phi of each
+    phases = []
     if points.free is not None:
         free = run(theta, task, 0.0, phi_0) if rule.control else phi_0
-        phases = [(float(points.free), 0.0, free)]
-    nudged = [(w, b, run(theta, task, b, phi_0)) for w, b in zip(weights, nodes, strict=True)]
-    phases += nudged
-    slopes = [learner.by_theta(phi, theta, task, b) for _, b, phi in phases]
+        phases = [Phase(float(points.free), 0.0, free)]
+    phases += [Phase(w, b, run(theta, task, b, phi_0)) for w, b in zip(weights, nodes, strict=True)]
+    slopes = [learner.by_theta(phase.phi, theta, task, phase.beta) for phase in phases]
     by_theta = jax.tree.map(
-        lambda *g: sum(w * x for (w, _, _), x in zip(phases, g, strict=True)), *slopes
+        lambda *g: sum(phase.weight * x for phase, x in zip(phases, g, strict=True)), *slopes
     )
-    aux = _diagnostics(learner, theta, task, phi_0, [phi for _, _, phi in nudged])
+    given = learner.phi_slope
+    ends = Ends(
+        inner=lambda phi: learner.inner(phi, theta, task),
+        outer=lambda phi: learner.outer(phi, theta, task),
+        slope=None if given is None else (lambda phi, beta: given(phi, theta, task, beta)),
+    )
+    aux = diagnose(ends, phi_0, phases, by_theta)
     return MetaGradient(aux["outer"], by_theta, aux=aux)
 
 
 def real_stencil(rule: Contrastive) -> Stencil:
     """The stencil of a rule that a learner outside JAX can follow."""
+    if not isinstance(rule, Contrastive):
+        raise TypeError(
+            f"rule: learners outside JAX are meta-learned by contrast, not by {rule!r}; give a "
+            "Contrastive(beta=...)."
+        )
     if rule.scheme == "holomorphic":
         raise ValueError(
             "scheme: learners outside JAX do not learn in complex numbers; choose forward, of a "
@@ -129,22 +169,3 @@ def real_stencil(rule: Contrastive) -> Stencil:
             "learner, Learner(nudged=...), or in PyTorch to backward(nudged=...)."
         )
     return stencil(rule.scheme, rule.order, float(rule.beta))
-
-
-def _diagnostics(
-    learner: Learner, theta: PyTree, task: PyTree, phi_0: PyTree, nudged: list[PyTree]
-) -> Aux:
-    return {
-        "inner": float(learner.inner(phi_0, theta, task)),
-        "outer": float(learner.outer(phi_0, theta, task)),
-        "nudged_inner": [float(learner.inner(phi, theta, task)) for phi in nudged],
-        "nudged_outer": [float(learner.outer(phi, theta, task)) for phi in nudged],
-        "distance": [_distance(phi, phi_0) for phi in nudged],
-    }
-
-
-def _distance(phi: PyTree, phi_0: PyTree) -> float:
-    leaves = zip(jax.tree.leaves(phi), jax.tree.leaves(phi_0), strict=True)
-    # By the arrays' own arithmetic: they may be PyTorch's, on a device that NumPy cannot read.
-    squares = [(a - b) ** 2 for a, b in leaves]
-    return math.sqrt(sum(float(x.sum() if np.ndim(x) else x) for x in squares))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Phi: TypeAlias = dict[str, np.ndarray]
 Losses: TypeAlias = Float[np.ndarray, " samples"]
+LARGEST_HESSIAN = 2000  # rows
 
 
 class Kind(NamedTuple):
@@ -23,8 +24,11 @@ class Kind(NamedTuple):
 
     Attributes:
         losses: `(phi, task, data) -> loss` of each sample.
+        errors: `(phi, task, data) -> (samples, outputs)`, the derivative of each loss by the
+            model's outputs.
         penalty: `estimator -> lambda` of its own.
-        with_unit_penalty: `estimator ->` a copy whose lambda is 1.
+        exact: `(estimator, unknowns) ->` a copy whose lambda is 1 and whose solver reaches the
+            minimum to round-off, since what it left would be divided by beta.
         check: raises where the estimator minimises another loss.
         check_labels: raises where test samples cannot join the fit.
         negative: whether samples may weigh less than nothing.
@@ -32,8 +36,9 @@ class Kind(NamedTuple):
     """
 
     losses: Callable[[Phi, Task, Data], Losses]
+    errors: Callable[[Phi, Task, Data], np.ndarray]
     penalty: Callable[[BaseEstimator], float]
-    with_unit_penalty: Callable[[BaseEstimator], BaseEstimator]
+    exact: Callable[[BaseEstimator, int], BaseEstimator]
     check: Callable[[BaseEstimator], None]
     check_labels: Callable[[Task], None]
     negative: bool
@@ -41,16 +46,37 @@ class Kind(NamedTuple):
 
 
 def _squared(phi: Phi, task: Task, data: Data) -> Losses:
-    return (data.x @ phi["coef"] + phi["intercept"] - data.y) ** 2
+    return _misses(phi, task, data)[:, 0] ** 2
+
+
+def _misses(phi: Phi, task: Task, data: Data) -> np.ndarray:
+    return (data.x @ phi["coef"] + phi["intercept"] - data.y)[:, None]
+
+
+def _two_misses(phi: Phi, task: Task, data: Data) -> np.ndarray:
+    return 2 * _misses(phi, task, data)
 
 
 def _log_loss(phi: Phi, task: Task, data: Data) -> Losses:
+    scores, chosen = _scores(phi, task, data)
+    return np.logaddexp.reduce(scores, axis=1) - scores[np.arange(len(scores)), chosen]
+
+
+def _scores(phi: Phi, task: Task, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The logarithm of each class's weight, and the classes that the samples are of."""
     scores = data.x @ phi["coef"].T + phi["intercept"]
     if scores.shape[1] == 1:  # two classes have one score between them
         scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
-    chosen = np.searchsorted(np.unique(task.train.y), data.y)
+    return scores, np.searchsorted(np.unique(task.train.y), data.y)
+
+
+def _surprises(phi: Phi, task: Task, data: Data) -> np.ndarray:
+    """The probability of each class, less 1 for that of the sample."""
+    scores, chosen = _scores(phi, task, data)
     total = np.logaddexp.reduce(scores, axis=1)
-    return total - scores[np.arange(len(scores)), chosen]
+    errors = np.exp(scores - total[:, None])
+    errors[np.arange(len(scores)), chosen] -= 1
+    return errors[:, 1:] if len(phi["coef"]) == 1 else errors
 
 
 def _check_labels(task: Task) -> None:
@@ -61,8 +87,26 @@ def _check_labels(task: Task) -> None:
         )
 
 
-def _copy(estimator: BaseEstimator, **settings: float) -> BaseEstimator:
+def _copy(estimator: BaseEstimator, **settings: float | str) -> BaseEstimator:
     return optional("sklearn.base", extra="sklearn").clone(estimator).set_params(**settings)
+
+
+def _exact_ridge(estimator: BaseEstimator, unknowns: int) -> BaseEstimator:
+    direct = estimator.solver in ("auto", "svd", "cholesky")
+    return _copy(estimator, alpha=1.0, solver=estimator.solver if direct else "cholesky")
+
+
+def _exact_logistic(estimator: BaseEstimator, unknowns: int) -> BaseEstimator:
+    large = unknowns > LARGEST_HESSIAN or hasattr(estimator, "multi_class")
+    return _copy(
+        estimator,
+        C=0.5,
+        # Newton's steps: with the whole Hessian or, where that is too large (and in versions that
+        # would take one class after the other with it), with products.
+        solver="newton-cg" if large else "newton-cholesky",
+        tol=min(estimator.tol, 1e-12),
+        max_iter=max(estimator.max_iter, 1000),
+    )
 
 
 def _check_ridge(estimator: BaseEstimator) -> None:
@@ -74,7 +118,12 @@ def _check_ridge(estimator: BaseEstimator) -> None:
 
 
 def _check_logistic(estimator: BaseEstimator) -> None:
-    wanted = {"class_weight": (None,), "l1_ratio": (None, 0.0), "penalty": ("l2", "deprecated")}
+    wanted = {
+        "class_weight": (None,),
+        "l1_ratio": (None, 0.0),
+        "penalty": ("l2", "deprecated"),
+        "multi_class": ("auto", "deprecated"),  # of older versions
+    }
     strange = [k for k, v in wanted.items() if getattr(estimator, k, v[0]) not in v]
     strange += ["solver"] if estimator.solver == "liblinear" else []  # penalises the intercept
     strange += [] if 0 < estimator.C < np.inf else ["C"]
@@ -87,8 +136,9 @@ def _check_logistic(estimator: BaseEstimator) -> None:
 
 RIDGE = Kind(
     losses=_squared,
+    errors=_two_misses,
     penalty=lambda estimator: float(estimator.alpha),
-    with_unit_penalty=lambda estimator: _copy(estimator, alpha=1.0),
+    exact=_exact_ridge,
     check=_check_ridge,
     check_labels=lambda task: None,
     negative=False,
@@ -97,8 +147,9 @@ RIDGE = Kind(
 # It minimises C sum_i loss_i + |coef|^2 / 2: lambda is 1 / (2 C).
 LOGISTIC = Kind(
     losses=_log_loss,
+    errors=_surprises,
     penalty=lambda estimator: 0.5 / float(estimator.C),
-    with_unit_penalty=lambda estimator: _copy(estimator, C=0.5),
+    exact=_exact_logistic,
     check=_check_logistic,
     check_labels=_check_labels,
     negative=True,

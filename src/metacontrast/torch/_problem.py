@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from .._types import PyTree
 
@@ -34,10 +35,15 @@ class Problem:
             place (`Synapse.reset`). Default: where they are when the call is made; it leaves them
             there. The rule finds no gradient through `init`: a slow parameter that is to draw the
             start to itself must be in a loss too.
+        outer_mode: of the module and its parts while `outer` runs: "eval", in which a network is
+            judged (no dropout, batch norm by its running statistics), or "inner", the same as that
+            of `inner`. The inner loss is taken in the mode that each part is in, `train()` or
+            `eval()`.
 
     Raises:
-        TypeError: a module that is none.
-        ValueError: a pattern that fits no parameter or a frozen one; no fast parameter left.
+        TypeError: a module that is none; losses that are no functions.
+        ValueError: a pattern that fits no parameter or a frozen one; no fast parameter left;
+            parameters not yet initialised; an unknown mode.
 
     Example: a slow body and a fast head.
         >>> import torch
@@ -58,6 +64,7 @@ class Problem:
     outer: LossFunction
     meta: Sequence[str]
     init: Callable[[nn.Module, PyTree], object] | None = None
+    outer_mode: Literal["eval", "inner"] = "eval"
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -65,9 +72,21 @@ class Problem:
                 f"module: must be a torch.nn.Module, not {type(self.module).__name__}; put several "
                 "into a torch.nn.ModuleDict."
             )
+        for name in ("inner", "outer", "init"):
+            given = getattr(self, name)
+            if not (callable(given) or (name == "init" and given is None)):
+                raise TypeError(
+                    f"{name}: must be a function of (module, task), not {type(given).__name__}."
+                )
+        if self.outer_mode not in ("eval", "inner"):
+            raise ValueError(f"outer_mode: must be 'eval' or 'inner', not {self.outer_mode!r}.")
         if isinstance(self.meta, str):
             raise ValueError(f"meta: must be a list of names or patterns; write [{self.meta!r}].")
         names = dict(self.module.named_parameters())
+        if lazy := [name for name, p in names.items() if isinstance(p, UninitializedParameter)]:
+            raise ValueError(
+                f"module: {', '.join(lazy)} is not initialised; run the module on a batch first."
+            )
         for pattern in self.meta:
             matches = [name for name in names if fnmatchcase(name, pattern)]
             if not matches:

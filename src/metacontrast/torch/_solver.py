@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .._solver._base import check_positive_int
 
 Solver: TypeAlias = Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object]
+MakeOptimizer: TypeAlias = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+MakeScheduler: TypeAlias = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
-def descend(
-    optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
-    steps: int,
-    scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-    | None = None,
-) -> Solver:
+def descend(optimizer: MakeOptimizer, steps: int, scheduler: MakeScheduler | None = None) -> Solver:
     """A fixed number of steps of any `torch.optim` optimiser, made afresh for each phase.
 
     A solver of your own is a function `solver(loss, params)`, which calls `loss()` for the
@@ -27,7 +26,13 @@ def descend(
     Args:
         optimizer: `params -> optimiser`, for example `partial(torch.optim.Adam, lr=1e-2)`.
         steps: how many, at least 1.
-        scheduler: `optimiser -> scheduler`, whose `step()` follows each of the optimiser's.
+        scheduler: `optimiser -> scheduler`, whose `step()` follows each of the optimiser's. That of
+            `ReduceLROnPlateau` is handed the loss of the phase, nudge and all, so that phases may
+            slow down at different steps: let them converge.
+
+    Raises:
+        TypeError: an optimiser or a scheduler in place of the function that makes it.
+        ValueError: no steps.
 
     Example:
         >>> import torch
@@ -38,20 +43,50 @@ def descend(
         2.0
     """
     check_positive_int("steps", steps)
+    _check_makes("optimizer", optimizer, "params -> optimiser", "partial(torch.optim.SGD, lr=0.1)")
+    if scheduler is not None:
+        example = "partial(torch.optim.lr_scheduler.StepLR, step_size=10)"
+        _check_makes("scheduler", scheduler, "optimiser -> scheduler", example)
+    return Descend(optimizer, steps, scheduler)
 
-    def solve(loss: Callable[[], torch.Tensor], params: list[torch.nn.Parameter]) -> None:
-        descent = optimizer(params)
-        schedule = scheduler(descent) if scheduler else None
+
+@dataclass(frozen=True)
+class Descend:
+    """What `descend` makes. It fills the `.grad` of the fast parameters and of nothing else."""
+
+    optimizer: MakeOptimizer
+    steps: int
+    scheduler: MakeScheduler | None
+
+    def __call__(self, loss: Callable[[], torch.Tensor], params: list[torch.nn.Parameter]) -> None:
+        """All steps."""
+        descent = self.optimizer(params)
+        if not hasattr(descent, "step"):
+            raise TypeError(
+                f"optimizer: must return an optimiser of the parameters it is handed, not "
+                f"{type(descent).__name__}; try partial(torch.optim.SGD, lr=0.1)."
+            )
+        schedule = self.scheduler(descent) if self.scheduler else None
 
         def closure() -> torch.Tensor:
-            descent.zero_grad()
             value = loss()
-            value.backward()
+            grads = torch.autograd.grad(value, params, allow_unused=True)
+            for p, grad in zip(params, grads, strict=True):
+                p.grad = grad
             return value
 
-        for _ in range(steps):
-            descent.step(closure)
-            if schedule is not None:
+        for _ in range(self.steps):
+            value = descent.step(closure)
+            if isinstance(schedule, ReduceLROnPlateau):
+                schedule.step(value.item())
+            elif schedule is not None:
                 schedule.step()
 
-    return solve
+
+def _check_makes(name: str, make: object, kind: str, example: str) -> None:
+    """Raise unless it makes something for each phase."""
+    if not callable(make) or isinstance(make, (torch.optim.Optimizer, LRScheduler)):
+        raise TypeError(
+            f"{name}: must be a function, {kind}, since each phase needs one of its own, not "
+            f"{type(make).__name__}; try {example}."
+        )
