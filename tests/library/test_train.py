@@ -21,12 +21,9 @@ from springs import (
     steep_run,
     train,
 )
-from toy_run import assert_same, lines, noisy, solver, spring_or_steep
+from toy_run import assert_same, noisy, solver, spring_or_steep
 
 import metacontrast as mc
-from metacontrast.train import DivergedError
-from metacontrast.train._checkpoints import Checkpoints
-from metacontrast.train._divergence import is_far_above
 
 # What a meta-step does
 
@@ -120,78 +117,6 @@ def test_an_optimizer_is_given_the_loss_its_gradient_and_both_elsewhere():
         ratio = exact_loss(there, centres(t)) / exact_loss(theta, centres(t))
         theta = theta - 0.1 * exact_gradient(there, t) * ratio
     close(train(optimizer=ahead, steps=3, log_every=1).theta, theta)
-
-
-# Divergence
-
-
-def test_tasks_that_diverge_are_left_out_of_the_mean_and_counted():
-    kinds = [[float(x.steepness) for x in drawn(t, spring_or_steep)[0]] for t in range(STEPS)]
-    assert {x for kind in kinds for x in kind} == {1.0, 30.0, 1e200}  # of both kinds
-    steep = [sum(x != 1 for x in kind) for kind in kinds]
-    trained = train(sample_task=spring_or_steep)
-    close(trained.theta, by_hand(partial(exact_gradient, sample_task=spring_or_steep))[-1])
-    assert [x["diverged"] for x in trained.metrics] == list(np.reshape(steep, (3, 2)).sum(axis=1))
-    assert trained.diverged == sum(steep)
-
-
-def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
-    class Broken(mc.Estimator):
-        def value_and_grad(self, loss, solver, starts=None):
-            grad = jnp.where(loss.z.centre > 0, jnp.nan, 1.0)
-            return mc.MetaGradient(jnp.zeros(()), {"a": jnp.ones(2), "b": grad})
-
-    trained = train(
-        theta={"a": jnp.zeros(2), "b": THETA}, problem=two_leaves, estimator=Broken(),
-        optimizer=optax.sgd(0.1),
-    )  # fmt: skip
-    assert trained.diverged == sum(x.centre > 0 for t in range(STEPS) for x in drawn(t)[0]) > 0
-    close(trained.theta["b"], THETA - STEPS * 0.1)
-    close(trained.theta["a"], -STEPS * 0.1 * np.ones(2))
-
-
-two_leaves = mc.Problem(
-    init=lambda theta, task: theta["b"],
-    inner=lambda phi, theta, task: phi**2,
-    outer=lambda phi, theta, task: phi**2,
-)
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "is_diverged"),
-    [
-        (2.0, 21.0, False),
-        (2.0, 23.0, True),
-        (-2.0, -3.0, False),
-        (-2.0, 17.0, False),
-        (-2.0, 19.0, True),
-        (0.0, 1e-6, False),
-        (0.0, 1e-4, True),
-    ],
-)
-def test_a_loss_ten_times_its_size_above_where_it_started_has_diverged(first, last, is_diverged):
-    assert bool(is_far_above(jnp.array(first), jnp.array(last))) is is_diverged
-
-
-# The ninth meta-step throws theta so far that the loss of every task overflows.
-far = partial(
-    train, optimizer=optax.sgd(lambda t: jnp.where(t < 8, 0.1, 1e200)), steps=20, log_every=4,
-    steps_per_dispatch=4,
-)  # fmt: skip
-
-
-def test_when_all_tasks_diverge_the_run_stops_and_keeps_its_checkpoints(tmp_path):
-    with pytest.raises(DivergedError, match=r"meta-step 10: every task.*inner.*beta"):
-        far(out=tmp_path)
-    assert [line["step"] for line in lines(tmp_path)] == [4, 8]
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
-    with pytest.raises(DivergedError, match="meta-step 10:"):
-        far(out=tmp_path, resume=True)
-
-
-def test_an_update_that_is_not_finite_names_the_outer_optimiser():
-    with pytest.raises(DivergedError, match=r"meta-step 9: theta is not finite.*`optimizer`"):
-        far(theta=1e150)
 
 
 # Validation and the average

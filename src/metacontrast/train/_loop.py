@@ -91,7 +91,10 @@ def meta_train(
     All randomness follows from `seed` and the number of the meta-step, so that a run that was
     stopped, by an error or by `kill -9`, and resumed is bit for bit the run that was not. A task
     that diverged is left out of the means, and counted: one whose meta-loss or meta-gradient is not
-    finite, or whose inner loss ended more than ten times above where it started.
+    finite; whose inner loss ended more than ten times above where it started, or, if its start has
+    solved it, a hundredth of what the loss is at phi = 0; or whose meta-gradient is 1e9 times
+    larger than any mean before it, which would freeze an optimiser that divides by its square. In
+    a warm start the inner loss is looked at in every tenth meta-step.
 
     With `warm_start` there is one long task, of which each meta-step sees a fresh part (batches of
     its data), and its phases are not started anew but go on, a few steps a meta-step: for learners
@@ -140,7 +143,8 @@ def meta_train(
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
         TypeError: an estimator that cannot do what `features` or `warm_start` ask of it.
-        DivergedError: every task of a meta-step diverged, or theta did. Checkpoints are kept.
+        DivergedError: every task of a meta-step diverged, or theta or the optimiser's state did.
+            Checkpoints are kept.
         LostProcessError: another process of this run ended. Checkpoints are kept.
 
     Example:
@@ -186,7 +190,8 @@ def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
     moments = copy_arrays(step.optimizer.init(theta))
     average = None if step.average_from is None else copy_arrays(theta)
     phases = jax.eval_shape(step.first_phases, theta)
-    return Snapshot(0, MetaState(theta, moments, average, phases), theta)
+    state = MetaState(theta, moments, average, phases, jnp.zeros((), jnp.float32))
+    return Snapshot(0, state, theta)
 
 
 def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from .._estimator._base import Phases
 from .._types import PyTree
@@ -21,12 +22,14 @@ class MetaState(NamedTuple):
         moments: the optimiser's state.
         average: of the thetas, if one is kept.
         phases: where those of the long task stopped, with a warm start.
+        usual: the largest number of the gradients so far: of each meta-step its mean over tasks.
     """
 
     theta: PyTree
     moments: PyTree
     average: PyTree = None
     phases: Phases | None = None
+    usual: Float[Array, ""] | float = 0.0
 
 
 class Snapshot(NamedTuple):
