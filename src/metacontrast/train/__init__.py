@@ -5,6 +5,7 @@ from ._devices import use_devices as use_devices
 from ._divergence import DivergedError as DivergedError
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluator as evaluator
+from ._flagged import FlaggedError as FlaggedError
 from ._folder import read_metrics as read_metrics
 from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train

@@ -80,12 +80,12 @@ def largest(tree: PyTree) -> Float[Array, ""]:
     return jnp.max(jnp.stack([jnp.zeros((), jnp.float32), *sizes]))
 
 
-def is_runaway(gradient: PyTree, usual: Float[Array, ""]) -> Bool[Array, ""]:
+def is_runaway(gradient: PyTree, usual: Float[Array, ""] | float) -> Bool[Array, ""]:
     """Whether a gradient is astronomically larger than `usual`, the largest of earlier means.
 
     Where there is none yet (0), none is.
     """
-    return (largest(gradient) > RUNAWAY * usual) & (usual > 0)
+    return (largest(gradient) > RUNAWAY * usual) & jnp.asarray(usual > 0)
 
 
 def trouble(learned: Array, theta: PyTree, before: PyTree, moments: PyTree) -> Array:
@@ -121,11 +121,16 @@ def _is_floating(leaf: PyTree) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
+def before_trouble(troubles: np.ndarray) -> int:
+    """How many meta-steps came before the first that was in trouble."""
+    return int(np.argmax(troubles != NONE)) if (troubles != NONE).any() else len(troubles)
+
+
 def check_trouble(troubles: np.ndarray, t: int) -> None:
     """Raise a `DivergedError` for the first of the meta-steps after `t` that was in trouble."""
-    if (troubles == NONE).all():
+    i = before_trouble(troubles)
+    if i == len(troubles):
         return
-    i = int(np.argmax(troubles != NONE))
     raise DivergedError(f"meta-step {t + i + 1}: {_WHY[int(troubles[i])]}")
 
 

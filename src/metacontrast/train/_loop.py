@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,19 @@ from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
-from ._block import Line, Validate, run_block, run_validation
+from ._block import Fetched, Line, Validate, run_block, run_validation
+from ._divergence import before_trouble, check_trouble
 from ._features import Features
+from ._flagged import PATIENCE, check_flagged, warn_flagged
 from ._folder import Folder, claim
 from ._layout import Layout, gather, to_host
 from ._mesh import resolve_mesh
 from ._meta_step import MetaStep, SampleTask, WarmStart, compile_dispatch
 from ._processes import by_first, explain_lost_process, is_first
-from ._settings import check_settings
+from ._settings import check_choice, check_settings
 from ._state import MetaState, Snapshot, copy_arrays
+
+OnFlag: TypeAlias = Literal["stop", "warn"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Trained:
         best: of the thetas that were validated, that of the lowest loss; without `validate`,
             `theta`.
         metrics: one dict for each `log_every` meta-steps, the lines of `metrics.jsonl`: `step`, the
-            means of `meta_loss` and of the diagnostics, the number of tasks that `diverged`,
-            `seconds`, and what `validate` returned as `valid_...`. None stands for "not finite".
+            means of `meta_loss` and of the diagnostics, the number of tasks that `diverged` and
+            that were `flagged`, how often each of the `flags` was raised, `seconds`, and what
+            `validate` returned as `valid_...`. None stands for "not finite".
         phi: with a warm start, where the free phase of the long task is at the end.
     """
 
@@ -55,6 +60,11 @@ class Trained:
     def diverged(self) -> int:
         """How many tasks diverged, and were left out."""
         return sum(line["diverged"] for line in self.metrics)
+
+    @property
+    def flagged(self) -> int:
+        """Of how many tasks the meta-gradient was flagged, whether it was left out or not."""
+        return sum(line["flagged"] for line in self.metrics)
 
     @property
     def seconds(self) -> float:
@@ -85,6 +95,7 @@ def meta_train(
     warm_start: WarmStart | None = None,
     progress: bool = True,
     mesh: Mesh | None = None,
+    on_flag: OnFlag = "stop",
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
@@ -139,12 +150,16 @@ def meta_train(
             several processes all of them call this, alike; the first one reads and writes `out`.
             Results differ from those of one device by rounding alone, and a run may be resumed on
             another mesh. Default: what `use_devices` chose, or else one device.
+        on_flag: what to do where more than half of the tasks of 10 meta-steps in a row were flagged
+            (of all meta-steps, in a shorter run): "stop", or "warn". Either way the first flags
+            of tasks that were learned are warned of, with what to do about each.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
         TypeError: an estimator that cannot do what `features` or `warm_start` ask of it.
         DivergedError: every task of a meta-step diverged, or theta or the optimiser's state did.
             Checkpoints are kept.
+        FlaggedError: see `on_flag`. Checkpoints are kept.
         LostProcessError: another process of this run ended. Checkpoints are kept.
 
     Example:
@@ -168,6 +183,7 @@ def meta_train(
         steps_per_dispatch=steps_per_dispatch, average_from=average_from,
         task_batch_size=task_batch_size, warm_start=warm_start,
     )  # fmt: skip
+    check_choice("on_flag", on_flag, ("stop", "warn"))
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     if out is not None:
@@ -180,7 +196,7 @@ def meta_train(
     with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)
         first, lines = _start(step, theta, folder)
-        run = partial(_run, step, first, lines, folder, validate)
+        run = partial(_run, step, first, lines, folder, validate, on_flag)
         return run(steps, log_every, steps_per_dispatch, progress and is_first())
 
 
@@ -190,7 +206,8 @@ def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
     moments = copy_arrays(step.optimizer.init(theta))
     average = None if step.average_from is None else copy_arrays(theta)
     phases = jax.eval_shape(step.first_phases, theta)
-    state = MetaState(theta, moments, average, phases, jnp.zeros((), jnp.float32))
+    usual, streak = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    state = MetaState(theta, moments, average, phases, usual, streak)
     return Snapshot(0, state, theta)
 
 
@@ -211,16 +228,26 @@ def _run(
     lines: list[Line],
     folder: Folder | None,
     validate: Validate | None,
+    on_flag: OnFlag,
     steps: int,
     log_every: int,
     steps_per_dispatch: int,
     progress: bool,
 ) -> Trained:
-    dispatch = compile_dispatch(step)
+    dispatch, warned = compile_dispatch(step), not is_first()
+    limit = min(PATIENCE, steps) if on_flag == "stop" else None
+
+    def check(metrics: Fetched, t: int) -> None:
+        end = before_trouble(metrics["trouble"])
+        check_flagged(metrics["streak"][:end], metrics["flags"], t, step.tasks, limit)
+        check_trouble(metrics["trouble"], t)
+
     with tqdm(total=steps, initial=snapshot.step, unit="step", disable=not progress) as bar:
         while snapshot.step < steps:
             n = min(log_every, steps - snapshot.step)
-            snapshot, line = run_block(dispatch, snapshot, n, steps_per_dispatch, bar)
+            of = f"{n * step.tasks} tasks of {n} meta-steps"
+            snapshot, line, flags = run_block(dispatch, snapshot, n, steps_per_dispatch, bar, check)
+            warned = warned or warn_flagged(flags, of, stacklevel=3)
             snapshot, line = run_validation(validate, snapshot, line, bar)
             lines.append(line)
             if folder is not None:

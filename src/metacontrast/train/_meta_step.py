@@ -9,33 +9,33 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from .._estimator._base import Phases
 from .._loss import dot
-from .._types import Aux, PyTree, Scalar, Step
+from .._types import PyTree, Scalar, Step
 from ._divergence import trouble
+from ._flagged import Seen, next_streak
 from ._reduce import first_row, sum_over_tasks
 from ._setup import MetaStep as MetaStep
 from ._setup import SampleTask as SampleTask
 from ._setup import WarmStart as WarmStart
 from ._state import MetaState
-from ._task import task_gradient
+from ._task import Values, task_gradient
 
 Metrics: TypeAlias = dict[str, jax.Array]
 # `(state, t, n) -> (state, metrics)`: the `n` meta-steps that follow the first `t`, which donates
-# the state. Each of the metrics is an array with one number a meta-step.
+# the state. Each of the metrics is an array with one number a meta-step; "flags" and "followed"
+# with one a flag.
 Dispatch: TypeAlias = Callable[[MetaState, int, int], tuple[MetaState, Metrics]]
 
 
 class Mean(NamedTuple):
-    """Means over the tasks that did not diverge, of which there are `n`; and the phases."""
+    """Means over the tasks that did not diverge, of which there are `n`; all flags; the phases."""
 
     n: Int[Array, ""]
-    value: Scalar
-    aux: Aux
-    by_theta: PyTree
-    size: Float[Array, ""]  # of the largest number of each task's gradient
+    values: Values
+    seen: Seen
     phases: Phases | None
 
 
@@ -47,13 +47,12 @@ def mean_gradient(run: MetaStep) -> Callable[[MetaState, PyTree, Step], Mean]:
         rows, phases = run.keys(t), state.phases
         if phases is None:
             batch = run.task_batch_size or run.tasks
-            counted = lambda *row: one(state, theta, t, *row)[:2]
-            n, total = sum_over_tasks(counted, rows, batch, run.layout)
+            counted = lambda *row: one(state, theta, t, *row)[:3]
+            n, total, seen = sum_over_tasks(counted, rows, batch, run.layout)
         else:
-            learned, total, phases = one(state, theta, t, *first_row(rows))
+            learned, total, seen, phases = one(state, theta, t, *first_row(rows))
             n = learned.astype(int)
-        values = jax.tree.map(lambda x: x / jnp.maximum(n, 1), total)
-        return Mean(n, *values, phases)
+        return Mean(n, jax.tree.map(lambda x: x / jnp.maximum(n, 1), total), seen, phases)
 
     return mean
 
@@ -65,17 +64,23 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
 
     def step(state: MetaState, t: jax.Array) -> tuple[MetaState, Metrics]:
         mean = mean_at(state, state.theta, t)
+        value, aux, by_theta, size = mean.values
         value_fn = partial(_value, lambda theta: mean_at(state, theta, t))
         updates, moments = update(
-            mean.by_theta, state.moments, state.theta,
-            value=mean.value, grad=mean.by_theta, value_fn=value_fn,
-        )  # fmt: skip
+            by_theta, state.moments, state.theta, value=value, grad=by_theta, value_fn=value_fn
+        )
         theta = optax.apply_updates(state.theta, updates)
-        average = _updated_average(state.average, theta, t, run.average_from)
-        metrics = mean.aux | {"meta_loss": mean.value, "diverged": run.tasks - mean.n}
+        moved = MetaState(
+            theta,
+            moments,
+            _updated_average(state.average, theta, t, run.average_from),
+            mean.phases,
+            jnp.maximum(state.usual, jnp.where(jnp.isfinite(size), size, 0)),
+            next_streak(state.streak, mean.seen.stopping, run.tasks),
+        )
+        metrics = aux | {"meta_loss": value, "diverged": run.tasks - mean.n} | _flags(mean.seen)
+        metrics["streak"] = moved.streak
         metrics["trouble"] = trouble(mean.n, theta, state.moments, moments)
-        usual = jnp.maximum(state.usual, jnp.where(jnp.isfinite(mean.size), mean.size, 0))
-        moved = MetaState(theta, moments, average, mean.phases, usual)
         return run.layout.shard_parameters(moved), run.layout.replicate(metrics)
 
     @partial(jax.jit, static_argnums=2, donate_argnums=0)
@@ -88,8 +93,12 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
 def _value(mean_at: Callable[[PyTree], Mean], theta: PyTree) -> Scalar:
     """What a line search asks for: the meta-loss of the same tasks, with its gradient."""
     fixed = jax.lax.stop_gradient(theta)
-    mean = mean_at(fixed)
-    return mean.value + dot(mean.by_theta, jax.tree.map(jnp.subtract, theta, fixed))
+    values = mean_at(fixed).values
+    return values.value + dot(values.by_theta, jax.tree.map(jnp.subtract, theta, fixed))
+
+
+def _flags(seen: Seen) -> Metrics:
+    return {"flagged": seen.tasks, "flags": seen.flags, "followed": seen.followed}
 
 
 def _updated_average(average: PyTree, theta: PyTree, t: jax.Array, first: int | None) -> PyTree:

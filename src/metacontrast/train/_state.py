@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._estimator._base import Phases
 from .._types import PyTree
@@ -23,6 +23,7 @@ class MetaState(NamedTuple):
         average: of the thetas, if one is kept.
         phases: where those of the long task stopped, with a warm start.
         usual: the largest number of the gradients so far: of each meta-step its mean over tasks.
+        streak: how many meta-steps in a row had more than half of their tasks flagged.
     """
 
     theta: PyTree
@@ -30,6 +31,7 @@ class MetaState(NamedTuple):
     average: PyTree = None
     phases: Phases | None = None
     usual: Float[Array, ""] | float = 0.0
+    streak: Int[Array, ""] | int = 0
 
 
 class Snapshot(NamedTuple):

@@ -15,6 +15,7 @@ from .._problem import Problem
 from .._types import Aux, Key, PyTree, Scalar, Step
 from ._divergence import is_far_above, is_finite, is_runaway, largest, start_and_scale
 from ._features import vjp_features
+from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState
 
@@ -34,10 +35,11 @@ class Values(NamedTuple):
 
 
 class OfTask(NamedTuple):
-    """Of one task: whether it was learned, what then counts, and where its phases ended."""
+    """Of one task: whether it was learned, what then counts, its flags, and its phases' ends."""
 
     is_learned: Bool[Array, ""]
     values: Values
+    seen: Seen
     phases: Phases | None
 
 
@@ -57,7 +59,8 @@ def task_gradient(run: MetaStep) -> Callable[..., OfTask]:
             never = lambda: jnp.zeros((), bool)
             is_bad = jax.lax.cond(jnp.asarray(t) % JUDGED_EVERY == 0, diverged, never)
         is_bad |= ~is_finite((meta.value, by_theta)) | is_runaway(by_theta, state.usual)
-        return OfTask(~is_bad, Values(meta.value, _numbers(aux), by_theta, largest(by_theta)), ends)
+        values = Values(meta.value, _numbers(aux), by_theta, largest(by_theta))
+        return OfTask(~is_bad, values, seen(meta.aux, ~is_bad), ends)
 
     return one
 
@@ -76,4 +79,5 @@ def _is_diverged(
 def _numbers(aux: Aux) -> Aux:
     """One number for each diagnostic, which may be a list (one entry a nudged phase)."""
     mean = lambda x: jnp.mean(jnp.stack([jnp.mean(leaf) for leaf in jax.tree.leaves(x)]))
-    return {name: mean(x) for name, x in aux.items() if jax.tree.leaves(x)}
+    shown = {name: x for name, x in aux.items() if name != "flags" and jax.tree.leaves(x)}
+    return {name: mean(x) for name, x in shown.items()}
