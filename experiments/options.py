@@ -15,6 +15,7 @@ import tyro
 
 from metacontrast._solver._base import check_positive_int
 from metacontrast.train import is_first, use_devices
+from metacontrast.train._settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
         # --steps is for those that take any.
         several = [s if methods[s.method].steps else replace(s, steps=0) for s in several]
     for s in several:
+        check_seed("seed", s.seed)
         if methods[s.method].steps:
             check_positive_int("steps", s.steps)
     return several

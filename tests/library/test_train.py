@@ -173,6 +173,9 @@ def test_validation_without_a_loss_is_refused():
             "^log_every: must be a multiple of steps_per_dispatch=4, not 10; try log_every=12",
         ),
         (dict(seed=jax.random.key(0)), "^seed"),
+        (dict(seed=1.0), "^seed"),
+        (dict(seed=-1), "^seed: must be a whole number from 0 to 4294967295"),
+        (dict(seed=2**40), "^seed: must be a whole number .* not 1099511627776"),
         (dict(average_from=0), "^average_from"),
         (dict(average_from=7), "^average_from: .* 1 to 6, not 7"),
         (dict(config={"steps": 500}), "^config: its 'steps' is 500.*steps=6"),
@@ -186,6 +189,12 @@ def test_bad_input_is_refused_before_compute(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(**(dict(solver=forbidden, out=tmp_path / "run") | changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_seed_is_one_of_its_own():
+    run = partial(train, steps=1, log_every=1, optimizer=optax.sgd(0.1))
+    thetas = [run(seed=seed).theta for seed in (2**32 - 1, 0, 2**31 - 1)]
+    assert thetas[0] not in thetas[1:]
 
 
 def test_what_is_no_estimator_is_refused(tmp_path):

@@ -122,7 +122,7 @@ def meta_train(
         optimizer: of theta, any of optax; schedules, clipping and line searches compose through it.
         steps: how many meta-steps.
         tasks: how many tasks a meta-step learns.
-        seed: a whole number.
+        seed: a whole number from 0 to 2^32 - 1.
         out: a folder for config.json, metrics.jsonl and checkpoints/. Default: nothing is written.
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
         config: further settings for config.json, as JSON. The settings tell one run from another:
