@@ -116,9 +116,7 @@ class Experiment(Generic[S]):
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
-        value, half = (jnp.nan if result[key] is None else result[key] for key in ("value", "ci95"))
-        numbers = f"{value:.4g} +- {half:.2g} ({self.metric})"
-        print(f"{label}, seed {settings.seed}: {numbers}{note}", flush=True)
+        print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
 
 

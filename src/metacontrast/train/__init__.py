@@ -20,6 +20,7 @@ from ._folder import write_json as write_json
 from ._processes import by_first as by_first
 from ._processes import is_first as is_first
 from ._result import RESULT as RESULT
+from ._result import describe as describe
 from ._result import half_width as half_width
 from ._result import provenance as provenance
 from ._result import summarise as summarise
