@@ -74,6 +74,12 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e5 * EPS)
 
 
+def start_phi(theta):
+    drawing, learning = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
+    task, key = (jax.random.split(x, 1)[0] for x in (drawing, learning))
+    return mc.solve_inner(problem, SOLVER, jnp.full(4, theta), sample_task(task), key).phi
+
+
 @pytest.mark.parametrize("warm_start", ["phases", "free"])
 def test_the_loop_of_one_long_task_is_that_by_hand(warm_start):
     validated = []
@@ -83,7 +89,10 @@ def test_the_loop_of_one_long_task_is_that_by_hand(warm_start):
         return {"loss": -len(validated)}
 
     trained, rows = run(warm_start=warm_start, validate=validate), by_hand(warm_start)
-    for (theta, phi), row in zip(validated, rows[3::4], strict=True):
+    (theta, phi), *later = validated  # the first one is of where the phases of the first task stop
+    close(theta, 0.5)
+    close(phi, start_phi(0.5))
+    for (theta, phi), row in zip(later, rows[3::4], strict=True):
         close(theta, row[0])
         close(phi, row[1])
     close(trained.theta, rows[-1][0])

@@ -131,23 +131,47 @@ def test_the_average_is_of_thetas_and_is_what_is_validated():
 
     trained = train(average_from=3, validate=validate, log_every=1)
     thetas = by_hand()
-    expected = [*thetas[:2], *(thetas[2:t].mean() for t in range(3, 7))]
+    expected = [THETA, *thetas[:2], *(thetas[2:t].mean() for t in range(3, 7))]
     close(validated, expected)
     close(trained.theta, expected[-1])
 
 
-def test_best_is_the_theta_of_the_lowest_finite_validation_loss():
-    losses = iter([float("nan"), 2.0, 1.0, float("inf"), 1.0, 3.0])
-    trained = train(log_every=1, validate=lambda theta: {"loss": next(losses), "theta": theta})
-    assert [x["valid_loss"] for x in trained.metrics] == [None, 2.0, 1.0, None, 1.0, 3.0]
-    assert trained.best == trained.metrics[2]["valid_theta"] != trained.theta
+NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("losses", [None, float("nan")])
-def test_best_is_the_last_theta_if_nothing_speaks_for_another(losses):
-    trained = base() if losses is None else train(validate=lambda theta: {"loss": losses})
-    assert_same(trained.best, trained.theta)
-    assert trained.phi is None
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([4.0, NAN, 2.0, 1.0, INF, 1.0, 3.0], 3),
+        ([1.5, -INF, NAN, 1.9, 2.0, 1.9, 2.0], 0),
+        ([NAN, NAN, INF, -INF, NAN, NAN, 1e300], 6),
+        ([INF, 5.0, 6.0, 6.0, 6.0, 6.0, -INF], 1),
+    ],
+)
+def test_best_is_the_theta_of_the_lowest_finite_validation_loss(losses, step):
+    """Where it started is the first that is validated."""
+    said, seen = iter(losses), []
+
+    def validate(theta):
+        seen.append(float(theta))
+        return {"loss": next(said)}
+
+    trained = train(log_every=1, validate=validate)
+    finite = [x if np.isfinite(x) else None for x in losses[1:]]
+    assert [x["valid_loss"] for x in trained.metrics] == finite
+    assert (trained.best_step, trained.best_loss) == (step, losses[step])
+    assert seen[0] == THETA and len(set(seen)) == 7
+    assert trained.best == seen[step]
+
+
+def test_best_is_the_last_theta_if_nothing_speaks_for_another():
+    with pytest.warns(RuntimeWarning, match=r"^validate: no loss was finite") as said:
+        never = train(validate=lambda theta: {"loss": NAN})
+    assert said[0].filename.endswith("springs.py")
+    for trained in (base(), never):
+        assert_same(trained.best, trained.theta)
+        assert (trained.best_step, trained.best_loss) == (None, None)
+        assert trained.phi is None
 
 
 def test_validation_without_a_loss_is_refused():

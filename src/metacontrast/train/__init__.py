@@ -1,17 +1,18 @@
 """The meta-training loop, held-out evaluation, and the folder a run leaves behind."""
 
 from .._compiled import keep_compiled as keep_compiled
+from ._collapse import CollapsedError as CollapsedError
 from ._devices import use_devices as use_devices
 from ._divergence import DivergedError as DivergedError
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluator as evaluator
 from ._flagged import FlaggedError as FlaggedError
 from ._folder import read_metrics as read_metrics
-from ._loop import Trained as Trained
 from ._loop import meta_train as meta_train
 from ._mesh import device_mesh as device_mesh
 from ._processes import LostProcessError as LostProcessError
 from ._result import read_result as read_result
+from ._run import Trained as Trained
 
 # For a frame of experiments: folders and results that look like those of `meta_train`.
 # isort: split

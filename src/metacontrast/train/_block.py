@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ._collapse import finite
 from ._flagged import counts
 from ._layout import gather, to_host
 from ._meta_step import Dispatch
@@ -61,22 +61,16 @@ def run_block(
     total = {name: joined.pop(name).sum(axis=0) for name in _COUNTS}
     line: Line = {"step": end, "meta_loss": None}  # the order in which they are written
     means = {name: np.mean(x, dtype=np.float64) for name, x in joined.items() if name not in _OWN}
-    line |= {name: _json_number(x) for name, x in means.items()}
+    line |= {name: finite(x) for name, x in means.items()}
     line |= {"diverged": int(total["diverged"]), "flagged": int(total["flagged"])}
     line |= {"flags": counts(total["flags"]), "seconds": time.perf_counter() - began}
     return snapshot._replace(step=end, state=state), line, total["followed"]
 
 
-def run_validation(
-    validate: Validate | None, snapshot: Snapshot, line: Line, bar: tqdm
-) -> tuple[Snapshot, Line]:
-    """Judge the theta reached: its scores join the line, and the best theta so far is kept."""
-    if validate is None:
-        return snapshot, line
-    # A copy, since the next dispatch overwrites the buffers of this theta; and of one device, so
-    # that `validate` may be any code. There may be no room for a copy of phi.
-    theta = to_host(snapshot.theta)
-    arguments = [jax.tree.map(jnp.asarray, theta)]
+def run_validation(validate: Validate, snapshot: Snapshot, bar: tqdm) -> dict[str, float]:
+    """Judge the theta that would be returned now: its scores, "loss" among them."""
+    # On one device, so that `validate` may be any code. There may be no room for a copy of phi.
+    arguments = [jax.tree.map(jnp.asarray, to_host(snapshot.theta))]
     arguments += [] if snapshot.phi is None else [gather(snapshot.phi)]
     scores = {name: float(x) for name, x in validate(*arguments).items()}
     if "loss" not in scores:
@@ -85,11 +79,4 @@ def run_validation(
             "add one (lower is better)."
         )
     bar.set_description(f"valid {scores['loss']:.4g}")
-    if scores["loss"] < snapshot.best_loss:
-        snapshot = snapshot._replace(best=theta, best_loss=scores["loss"])
-    return snapshot, line | {f"valid_{name}": _json_number(x) for name, x in scores.items()}
-
-
-def _json_number(x: float) -> float | None:
-    # JSON has no NaN or infinity.
-    return float(x) if math.isfinite(x) else None
+    return scores

@@ -2,74 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from .._estimator._base import Estimator
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
-from ._block import Fetched, Line, Validate, run_block, run_validation
-from ._divergence import before_trouble, check_trouble
+from ._block import Validate
+from ._collapse import CHOICES, OnCollapse
 from ._features import Features
-from ._flagged import PATIENCE, check_flagged, warn_flagged
 from ._folder import Folder, claim
-from ._layout import Layout, gather, to_host
+from ._layout import Layout
 from ._mesh import resolve_mesh
-from ._meta_step import MetaStep, SampleTask, WarmStart, compile_dispatch
 from ._processes import by_first, explain_lost_process, is_first
+from ._run import Plan, Trained, run, start
+from ._run import first_snapshot as first_snapshot
 from ._settings import check_choice, check_settings
-from ._state import MetaState, Snapshot, copy_arrays
+from ._setup import MetaStep, SampleTask, WarmStart
 
 OnFlag: TypeAlias = Literal["stop", "warn"]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of meta-training.
-
-    Attributes:
-        theta: the last theta; with `average_from`, the average.
-        best: of the thetas that were validated, that of the lowest loss; without `validate`,
-            `theta`.
-        metrics: one dict for each `log_every` meta-steps, the lines of `metrics.jsonl`: `step`, the
-            means of `meta_loss` and of the diagnostics, the number of tasks that `diverged` and
-            that were `flagged`, how often each of the `flags` was raised, `seconds`, and what
-            `validate` returned as `valid_...`. None stands for "not finite".
-        phi: with a warm start, where the free phase of the long task is at the end.
-    """
-
-    theta: PyTree
-    best: PyTree
-    metrics: tuple[Line, ...]
-    phi: PyTree = None
-
-    @property
-    def diverged(self) -> int:
-        """How many tasks diverged, and were left out."""
-        return sum(line["diverged"] for line in self.metrics)
-
-    @property
-    def flagged(self) -> int:
-        """Of how many tasks the meta-gradient was flagged, whether it was left out or not."""
-        return sum(line["flagged"] for line in self.metrics)
-
-    @property
-    def seconds(self) -> float:
-        """The time that the meta-steps took, with their compilation but without validation."""
-        return sum(line["seconds"] for line in self.metrics)
 
 
 def meta_train(
@@ -96,6 +54,7 @@ def meta_train(
     progress: bool = True,
     mesh: Mesh | None = None,
     on_flag: OnFlag = "stop",
+    on_collapse: OnCollapse = "stop",
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
@@ -129,9 +88,9 @@ def meta_train(
             give all that the result depends on.
         log_every: meta-steps from one line of metrics, validation and checkpoint to the next.
         steps_per_dispatch: meta-steps that are dispatched together; divides `log_every`.
-        validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`); with a warm
-            start `(theta, phi) -> ...`, of which phi is not to be kept, since the next meta-step
-            overwrites it.
+        validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`), at the start
+            and after each `log_every` meta-steps; with a warm start `(theta, phi) -> ...`, of which
+            phi is not to be kept, since the next meta-step overwrites it.
         average_from: average theta, as each meta-step from this one (1 is the first) to the last
             leaves it. The average is then what is validated and returned.
         task_batch_size: how many tasks are learned side by side; divides `tasks`. Of those that are
@@ -153,6 +112,16 @@ def meta_train(
         on_flag: what to do where more than half of the tasks of 10 meta-steps in a row were flagged
             (of all meta-steps, in a shorter run): "stop", or "warn". Either way the first flags
             of tasks that were learned are warned of, with what to do about each.
+        on_collapse: what to do where the loss (of `validate`, or else the mean meta-loss) is far
+            above its best at three looks in a row, of which there is one each `log_every`
+            meta-steps: "stop"; "rollback", which puts theta, the optimiser's state and all that
+            goes with them back to where they were at the best look, so that schedules are there
+            again too, and goes on with updates of half the size, up to five times (it keeps a
+            second copy of them); or "ignore". The best is the lowest level of three looks in a row.
+            A loss is far above it if it is not finite, or higher by more than its own size, half of
+            what was gained, and three times the largest rise between two of the last 30 looks.
+            Before the tenth look ten times the size is asked for, and mean meta-losses, of tasks
+            that differ, are not compared.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
@@ -160,6 +129,7 @@ def meta_train(
         DivergedError: every task of a meta-step diverged, or theta or the optimiser's state did.
             Checkpoints are kept.
         FlaggedError: see `on_flag`. Checkpoints are kept.
+        CollapsedError: see `on_collapse`. Checkpoints are kept, and the best theta is its `best`.
         LostProcessError: another process of this run ended. Checkpoints are kept.
 
     Example:
@@ -182,80 +152,23 @@ def meta_train(
         config, steps=steps, tasks=tasks, seed=seed, log_every=log_every,
         steps_per_dispatch=steps_per_dispatch, average_from=average_from,
         task_batch_size=task_batch_size, warm_start=warm_start,
+        on_collapse="rollback" if on_collapse == "rollback" else None,
     )  # fmt: skip
     check_choice("on_flag", on_flag, ("stop", "warn"))
+    check_choice("on_collapse", on_collapse, CHOICES)
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     if out is not None:
         by_first(partial(claim, Path(out), settings, resume))
     step = MetaStep(
         problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
-        average_from, task_batch_size, features, warm_start, layout,
+        average_from, task_batch_size, features, warm_start, layout, on_collapse == "rollback",
     )  # fmt: skip
     step.check(theta)
+    plan = Plan(
+        steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
+        progress and is_first(),
+    )  # fmt: skip
     with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)
-        first, lines = _start(step, theta, folder)
-        run = partial(_run, step, first, lines, folder, validate, on_flag)
-        return run(steps, log_every, steps_per_dispatch, progress and is_first())
-
-
-def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
-    """Before the first meta-step. Its phases are abstract: to run them costs a meta-step."""
-    theta = copy_arrays(theta)
-    moments = copy_arrays(step.optimizer.init(theta))
-    average = None if step.average_from is None else copy_arrays(theta)
-    phases = jax.eval_shape(step.first_phases, theta)
-    usual, streak = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    state = MetaState(theta, moments, average, phases, usual, streak)
-    return Snapshot(0, state, theta)
-
-
-def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
-    """The last checkpoint in the folder, or else what is before the first meta-step."""
-    snapshot = first_snapshot(step, theta)
-    snapshot = snapshot._replace(best=to_host(snapshot.best))
-    snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
-    if snapshot.step == 0 and step.warm_start is not None:
-        phases = jax.jit(step.first_phases)(snapshot.theta)
-        snapshot = snapshot._replace(state=snapshot.state._replace(phases=phases))
-    return snapshot.on_devices(step.layout), lines
-
-
-def _run(
-    step: MetaStep,
-    snapshot: Snapshot,
-    lines: list[Line],
-    folder: Folder | None,
-    validate: Validate | None,
-    on_flag: OnFlag,
-    steps: int,
-    log_every: int,
-    steps_per_dispatch: int,
-    progress: bool,
-) -> Trained:
-    dispatch, warned = compile_dispatch(step), not is_first()
-    limit = min(PATIENCE, steps) if on_flag == "stop" else None
-
-    def check(metrics: Fetched, t: int) -> None:
-        end = before_trouble(metrics["trouble"])
-        check_flagged(metrics["streak"][:end], metrics["flags"], t, step.tasks, limit)
-        check_trouble(metrics["trouble"], t)
-
-    with tqdm(total=steps, initial=snapshot.step, unit="step", disable=not progress) as bar:
-        while snapshot.step < steps:
-            n = min(log_every, steps - snapshot.step)
-            of = f"{n * step.tasks} tasks of {n} meta-steps"
-            snapshot, line, flags = run_block(dispatch, snapshot, n, steps_per_dispatch, bar, check)
-            warned = warned or warn_flagged(flags, of, stacklevel=3)
-            snapshot, line = run_validation(validate, snapshot, line, bar)
-            lines.append(line)
-            if folder is not None:
-                folder.add(line, gather(snapshot))
-        theta = to_host(snapshot.theta)
-        best = snapshot.best if math.isfinite(snapshot.best_loss) else theta
-        theta, best = jax.tree.map(jnp.asarray, (theta, best))
-        trained = Trained(theta, best, tuple(lines), gather(snapshot.phi))
-        if trained.diverged and progress:
-            bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
-    return trained
+        return run(step, plan, *start(step, theta, folder), folder)

@@ -18,8 +18,6 @@ from ._divergence import trouble
 from ._flagged import Seen, next_streak
 from ._reduce import first_row, sum_over_tasks
 from ._setup import MetaStep as MetaStep
-from ._setup import SampleTask as SampleTask
-from ._setup import WarmStart as WarmStart
 from ._state import MetaState
 from ._task import Values, task_gradient
 
@@ -69,6 +67,9 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
         updates, moments = update(
             by_theta, state.moments, state.theta, value=value, grad=by_theta, value_fn=value_fn
         )
+        if state.rollbacks is not None:
+            factor = 0.5**state.rollbacks
+            updates = jax.tree.map(lambda x: x * factor.astype(x.dtype), updates)
         theta = optax.apply_updates(state.theta, updates)
         moved = MetaState(
             theta,
@@ -77,6 +78,7 @@ def compile_dispatch(run: MetaStep) -> Dispatch:
             mean.phases,
             jnp.maximum(state.usual, jnp.where(jnp.isfinite(size), size, 0)),
             next_streak(state.streak, mean.seen.stopping, run.tasks),
+            state.rollbacks,
         )
         metrics = aux | {"meta_loss": value, "diverged": run.tasks - mean.n} | _flags(mean.seen)
         metrics["streak"] = moved.streak

@@ -18,6 +18,7 @@ def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, An
             not JSON.
     """
     _check_numbers(**own)
+    own["seed"] = int(own["seed"])  # JSON does not know NumPy's
     own = {name: value for name, value in own.items() if value is not None}
     config = config or {}
     for name in own.keys() & config.keys():
@@ -61,6 +62,7 @@ def _check_numbers(
     average_from: int | None,
     task_batch_size: int | None,
     warm_start: str | None,
+    on_collapse: str | None,
 ) -> None:
     check_positive_int("steps", steps)
     check_positive_int("tasks", tasks)

@@ -26,7 +26,10 @@ WarmStart: TypeAlias = Literal["phases", "free"]
 
 @dataclass(frozen=True, eq=False)
 class MetaStep:
-    """What a meta-step does; the arguments of `meta_train` of these names."""
+    """What a meta-step does; the arguments of `meta_train` of these names.
+
+    With `rolls_back` its updates are halved as often as the run went back to its best look.
+    """
 
     problem: Problem
     solver: Solver
@@ -40,6 +43,7 @@ class MetaStep:
     features: Features | None = None
     warm_start: WarmStart | None = None
     layout: Layout = field(default_factory=Layout)
+    rolls_back: bool = False
 
     def keys(self, t: Step) -> tuple[Key, Key]:
         """The keys of meta-step `t`, of (seed, t) alone: to draw each task, and to learn each."""
