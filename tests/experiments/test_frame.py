@@ -175,6 +175,8 @@ def test_the_report_says_what_diverged(tmp_path, capsys):
         (("--devices", "0"), "devices: must be"),
         (("--seed", str(2**32)), "seed: must be a whole number from 0 to 4294967295"),
         (("--seed", "-1"), "seed: must be a whole number from 0 to 4294967295"),
+        (("--on-flag", "ignore"), "--on-flag"),
+        (("--on-collapse", "warn"), "--on-collapse"),
         (("--rate", "fast"), "--rate"),
         (("--speed", "3"), "--speed"),
     ],
@@ -184,6 +186,19 @@ def test_bad_input_is_refused(command, words, message, tmp_path, monkeypatch, ca
     assert command(*words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_does_in_trouble_is_for_its_command_to_say(command, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(frame.train, "meta_train", lambda **options: given.append(options))
+    monkeypatch.setattr(sys.modules[__name__], "run", EXPERIMENT.meta_train)
+    assert command("--out", tmp_path) == 0
+    assert command("--out", tmp_path, "--on-flag", "warn", "--on-collapse", "rollback") == 0
+    said = [(options["on_flag"], options["on_collapse"]) for options in given]
+    assert said == [("stop", "stop"), ("warn", "rollback")]
+    # Only a rollback makes another run of it, which `meta_train` says itself.
+    assert given[0]["config"] == given[1]["config"]
+    assert not {"on_flag", "on_collapse"} & given[0]["config"].keys()
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, FloatingPointError, FileNotFoundError])

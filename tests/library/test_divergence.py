@@ -139,6 +139,24 @@ def test_the_phases_of_a_long_task_diverge_while_they_are_finite():
 # What freezes an optimiser
 
 
+def test_tasks_that_run_away_behind_features_do_not_freeze_adam():
+    """One in four is left at a loss of 1e6 times its own, or more."""
+    run = partial(
+        train, estimator=mc.Contrastive(0.01), optimizer=optax.adam(0.1), sample_task=runs_away
+    )
+    plain, behind = run(), run(features=lambda theta, task: (theta, task))
+    close(behind.theta, plain.theta)
+    assert plain.diverged == behind.diverged > 0
+    # Adam has gone its way, of which each step is nearly its rate.
+    assert abs(behind.theta - THETA) > 0.5 * 0.1 * STEPS
+
+
+def runs_away(key):
+    """A spring that is sometimes so steep that one step throws the learner 1e9 times as far."""
+    task = spring_or_steep(key)
+    return task._replace(steepness=jnp.minimum(task.steepness, 1e9))
+
+
 class Given(mc.Estimator):
     """Its gradient is `size` where the centre of the task is below -0.5, or else 1."""
 

@@ -121,7 +121,7 @@ def meta_train(
             A loss is far above it if it is not finite, or higher by more than its own size, half of
             what was gained, and three times the largest rise between two of the last 30 looks.
             Before the tenth look ten times the size is asked for, and mean meta-losses, of tasks
-            that differ, are not compared.
+            that differ, are not compared. Where every task of a meta-step diverges, the run stops.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
