@@ -31,7 +31,7 @@ import metacontrast as mc
 from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, read_result
+from metacontrast.train import evaluator, read_result, summarise
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -109,9 +109,8 @@ def run(s: Settings) -> dict[str, Any]:
     tests = tasks(frame.TEST_SEED, s.test_tasks)
     values = scores(trained.theta, tests)
     each = scorer(s)(trained.theta, tests) if s.forgets else values
-    finite = each[np.isfinite(each)]  # as of the value itself, tasks that diverged are left out
-    own = float(np.mean(finite)) if finite.size else None
-    note = f"; from its own memory {np.nan if own is None else own:.4f}"
+    own = summarise(each)["value"]  # which leaves out tasks that diverged
+    note = "" if own is None else f"; from its own memory {own:.4f}"
     return EXPERIMENT.finish(s, values, seconds=trained.seconds, own_memory=own, note=note)
 
 
@@ -173,7 +172,7 @@ def draw_spoiled(root: Path, field: str, key: str, ax: Any, style: str, label: s
 def results(root: Path, method: str, key: str) -> np.ndarray:
     """What the seeds of a method say of `key`."""
     paths = sorted((root / method).glob("seed*/result.json"))
-    return np.array([read_result(path.parent)[key] for path in paths])
+    return np.array([read_result(path.parent)[key] for path in paths], float)  # None is NaN
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def draw(root: Path, axes: Any) -> None:
         if not folders:
             continue
         results = [read_result(folder) for folder in folders]
-        _bar(error, i, 0.7, [r["value"] for r in results], f"C{i}")
+        _bar(error, i, 0.7, [r["value"] or np.nan for r in results], f"C{i}")
         _bar(cosine, i - 0.2, 0.35, [r["cosine_first"] for r in results], "0.75")
         _bar(cosine, i + 0.2, 0.35, [r["cosine_last"] for r in results], f"C{i}")
         steps, losses = _mean_curve(folders)

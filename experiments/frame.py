@@ -95,6 +95,7 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
+        options |= dict(on_flag=settings.on_flag, on_collapse=settings.on_collapse)
         return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
 
     def finish(
@@ -116,9 +117,7 @@ class Experiment(Generic[S]):
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
-        value, half = (jnp.nan if result[key] is None else result[key] for key in ("value", "ci95"))
-        numbers = f"{value:.4g} +- {half:.2g} ({self.metric})"
-        print(f"{label}, seed {settings.seed}: {numbers}{note}", flush=True)
+        print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
 
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, ClassVar, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 import tyro
 
 from metacontrast._solver._base import check_positive_int
 from metacontrast.train import is_first, use_devices
+from metacontrast.train._collapse import OnCollapse
+from metacontrast.train._settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ class Settings:
     quick: bool = False  # A tenth of the meta-steps.
     resume: bool = False  # Continue the run in OUT.
     out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
+    on_flag: Literal["stop", "warn"] = "stop"  # Where most meta-gradients say that they are wrong.
+    on_collapse: OnCollapse = "stop"  # Where what was learned is lost; rollback: at half the rate.
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
 
-    apart: ClassVar[tuple[str, ...]] = ("quick", "resume", "out", "devices")  # of no result
+    # What is no setting of a result, or becomes one in `meta_train`.
+    apart: ClassVar[tuple[str, ...]] = (
+        *("quick", "resume", "out", "devices", "on_flag", "on_collapse"),
+    )
 
     def shorten(self) -> Self:
         """What `--quick` stands for, where the command line does not say otherwise."""
@@ -99,6 +106,7 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
         # --steps is for those that take any.
         several = [s if methods[s.method].steps else replace(s, steps=0) for s in several]
     for s in several:
+        check_seed("seed", s.seed)
         if methods[s.method].steps:
             check_positive_int("steps", s.steps)
     return several

@@ -229,7 +229,7 @@ def draw(root: Path, axes: Any) -> None:
             continue
         runs = np.array([result["curve"] for result in results])
         band(curves, runs[0, :, 0], runs[..., 1], f"C{i}", name)
-        tests = [result["value"] for result in results]
+        tests = np.array([result["value"] for result in results], float)  # None is NaN
         losses.hlines(np.mean(tests), i - 0.3, i + 0.3, color=f"C{i}")
         losses.plot(np.full(len(tests), i), tests, ".", color=f"C{i}")
     curves.set(xlabel="step of the final model", ylabel="loss on the target, validation")

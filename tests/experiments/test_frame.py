@@ -124,11 +124,43 @@ def test_the_report_has_a_row_for_what_was_not_run(command, tmp_path, capsys):
     assert "not run" in fast
 
 
-def test_a_result_of_diverged_tasks_alone_has_no_value(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("values", "value", "said"),
+    [
+        ([np.nan, np.inf], None, "no value (a number; 2 of 2 tasks diverged)"),
+        ([1.0, 2.0, np.nan, np.nan, np.nan], None, "no value (a number; 3 of 5 tasks diverged)"),
+        ([4.0, np.inf], 4.0, "4 (a number; 1 of 2 tasks diverged and is left out)"),
+        ([1.0, 1.0], 1.0, "1 +- 0 (a number)"),
+    ],
+)
+def test_a_line_says_what_diverged_and_few_tasks_have_no_value(
+    tmp_path, capsys, values, value, said
+):
     s = replace(METHODS["slow"], out=tmp_path)
-    result = EXPERIMENT.finish(s, [np.nan, np.inf], seconds=1.0, meta_steps=3)
-    assert (result["value"], result["diverged"], result["meta_steps"]) == (None, 2, 3)
-    assert "slow, seed 0: nan +- nan" in capsys.readouterr().out
+    result = EXPERIMENT.finish(s, values, seconds=1.0, meta_steps=3)
+    diverged = int(np.sum(~np.isfinite(values)))
+    assert (result["value"], result["diverged"], result["meta_steps"]) == (value, diverged, 3)
+    assert capsys.readouterr().out == f"slow, seed 0: {said}\n"
+
+
+def test_the_report_says_what_diverged(tmp_path, capsys):
+    """Of three seeds one is lost, and of another a task; of the other method too many are."""
+    values = {
+        "slow": ([1.0, 1.0], [3.0, 3.0, np.nan], [np.nan, np.nan]),
+        "fast": ([5.0, 5.0], [np.nan], [7.0, np.nan, np.nan]),
+    }
+    for name, seeds in values.items():
+        for i, of in enumerate(seeds):
+            s = replace(METHODS[name], out=tmp_path / name / str(i))
+            EXPERIMENT.finish(s, of, seconds=1.0)
+    capsys.readouterr()
+    print_report(tmp_path)
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    printed = " ".join(" ".join(row[2] for row in rows).split())  # a cell may take two lines
+    # Of 1 and 3: 12.706 times 1, the standard error.
+    assert printed == (
+        "2.0000 +- 12.7062 (3 tasks, 1 seeds diverged) no value (3 tasks, 2 seeds diverged)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,6 +173,10 @@ def test_a_result_of_diverged_tasks_alone_has_no_value(tmp_path, capsys):
             for mesh in ("2", "2x", "axb", "2x1x1")
         ),
         (("--devices", "0"), "devices: must be"),
+        (("--seed", str(2**32)), "seed: must be a whole number from 0 to 4294967295"),
+        (("--seed", "-1"), "seed: must be a whole number from 0 to 4294967295"),
+        (("--on-flag", "ignore"), "--on-flag"),
+        (("--on-collapse", "warn"), "--on-collapse"),
         (("--rate", "fast"), "--rate"),
         (("--speed", "3"), "--speed"),
     ],
@@ -150,6 +186,19 @@ def test_bad_input_is_refused(command, words, message, tmp_path, monkeypatch, ca
     assert command(*words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_does_in_trouble_is_for_its_command_to_say(command, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(frame.train, "meta_train", lambda **options: given.append(options))
+    monkeypatch.setattr(sys.modules[__name__], "run", EXPERIMENT.meta_train)
+    assert command("--out", tmp_path) == 0
+    assert command("--out", tmp_path, "--on-flag", "warn", "--on-collapse", "rollback") == 0
+    said = [(options["on_flag"], options["on_collapse"]) for options in given]
+    assert said == [("stop", "stop"), ("warn", "rollback")]
+    # Only a rollback makes another run of it, which `meta_train` says itself.
+    assert given[0]["config"] == given[1]["config"]
+    assert not {"on_flag", "on_collapse"} & given[0]["config"].keys()
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, FloatingPointError, FileNotFoundError])

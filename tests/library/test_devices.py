@@ -30,22 +30,23 @@ LOST = np.arange(TASKS) % 4 == 1  # their gradients are not finite
 
 
 def weights(layout):
-    """How often each task enters the sum: found from the sum; and how many are said to."""
+    """How often each task enters the sum, found from it; how many are said to; how many all are."""
 
     def one(direction, lost):
-        return ~lost, jnp.where(lost, jnp.nan, direction)
+        return ~lost, jnp.where(lost, jnp.nan, direction), jnp.ones((), int)
 
     total = jax.jit(lambda *rows: sum_over_tasks(one, rows, TASKS, layout))
-    n, summed = total(jnp.array(DIRECTIONS), jnp.array(LOST))
+    n, summed, every = total(jnp.array(DIRECTIONS), jnp.array(LOST))
     # Thirteen directions in 32 dimensions are independent: one combination of them gives the sum.
     found, left, rank, _ = np.linalg.lstsq(DIRECTIONS.T, np.array(summed))
     assert rank == TASKS and left[0] < 1e-24
-    return int(n), found
+    return int(n), found, int(every)
 
 
 @mesh_shapes
 def test_each_task_enters_the_mean_once_and_lost_ones_and_copies_not_at_all(shape):
-    n, found = weights(Layout(device_mesh(*shape)))
+    n, found, every = weights(Layout(device_mesh(*shape)))
+    assert every == TASKS
     assert n == TASKS - LOST.sum() > 0
     np.testing.assert_allclose(found, np.where(LOST, 0, 1), atol=1000 * EPS)
 
@@ -58,14 +59,15 @@ def wrong_layout(change, tasks):
 
 
 def test_a_sum_that_counts_copies_would_be_seen():
-    n, found = weights(wrong_layout(lambda rows, real: (rows, jnp.ones_like(real)), 4))
+    n, found, every = weights(wrong_layout(lambda rows, real: (rows, jnp.ones_like(real)), 4))
     assert n != TASKS - LOST.sum()
+    assert every != TASKS
     assert not np.allclose(found, np.where(LOST, 0, 1), atol=1e-3)
 
 
 def test_tasks_that_are_mixed_would_be_seen():
     mix = lambda rows, real: (jax.tree.map(lambda x: x[jnp.arange(len(x)) // 2], rows), real)
-    _, found = weights(wrong_layout(mix, 2))
+    _, found, _ = weights(wrong_layout(mix, 2))
     assert not np.allclose(found, np.where(LOST, 0, 1), atol=1e-3)
 
 

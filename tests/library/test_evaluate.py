@@ -75,6 +75,21 @@ def test_tasks_that_are_not_stacked_are_refused(tasks):
         evaluate(problem, forbidden, THETA, tasks)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40, 0.5, None])
+def test_a_seed_that_is_no_key_of_its_own_is_refused(seed):
+    with pytest.raises(ValueError, match=r"^seed: must be a whole number from 0 to 4294967295"):
+        evaluate(problem, forbidden, THETA, springs(2), seed=seed)
+
+
+def test_seeds_draw_as_their_keys_do_to_the_last():
+    for seed in (3, 2**32 - 1):
+        scores = evaluate(noisy, solver, THETA, springs(1), seed=seed)
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        task = jax.tree.map(lambda leaf: leaf[0], springs(1))
+        close(scores, [(mc.solve_inner(noisy, solver, THETA, task, key).phi - 1) ** 2])
+    assert evaluate(noisy, solver, THETA, springs(1), seed=2**32 - 2) != scores
+
+
 def test_an_evaluator_of_nothing_at_a_time_is_refused():
     with pytest.raises(ValueError, match=r"^batch"):
         evaluator(problem, solver, batch=0)

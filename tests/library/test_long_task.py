@@ -14,6 +14,8 @@ import metacontrast as mc
 from metacontrast.train import DivergedError, meta_train
 from metacontrast.train._checkpoints import Checkpoints
 
+# Phases of two steps have not converged.
+pytestmark = pytest.mark.filterwarnings("ignore:Of .* tasks of")
 SEED = 5
 # Momentum, and noise with a key: what a phase must remember besides phi.
 SOLVER = mc.descend(optax.chain(optax.add_noise(1e-6, 0.5, 5), optax.sgd(0.1, 0.5)), 2)
@@ -41,6 +43,7 @@ def run(**changes):
         problem=problem, solver=SOLVER, estimator=estimator, sample_task=sample_task,
         theta=jnp.full(4, 0.5), optimizer=optax.adam(0.1), steps=12, tasks=1, seed=SEED,
         log_every=4, steps_per_dispatch=2, warm_start="phases", progress=False,
+        on_flag="warn",
     )  # fmt: skip
     return meta_train(**(arguments | changes))
 
@@ -74,6 +77,12 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e5 * EPS)
 
 
+def start_phi(theta):
+    drawing, learning = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 0))
+    task, key = (jax.random.split(x, 1)[0] for x in (drawing, learning))
+    return mc.solve_inner(problem, SOLVER, jnp.full(4, theta), sample_task(task), key).phi
+
+
 @pytest.mark.parametrize("warm_start", ["phases", "free"])
 def test_the_loop_of_one_long_task_is_that_by_hand(warm_start):
     validated = []
@@ -83,7 +92,10 @@ def test_the_loop_of_one_long_task_is_that_by_hand(warm_start):
         return {"loss": -len(validated)}
 
     trained, rows = run(warm_start=warm_start, validate=validate), by_hand(warm_start)
-    for (theta, phi), row in zip(validated, rows[3::4], strict=True):
+    (theta, phi), *later = validated  # the first one is of where the phases of the first task stop
+    close(theta, 0.5)
+    close(phi, start_phi(0.5))
+    for (theta, phi), row in zip(later, rows[3::4], strict=True):
         close(theta, row[0])
         close(phi, row[1])
     close(trained.theta, rows[-1][0])

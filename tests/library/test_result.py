@@ -40,6 +40,14 @@ def test_figures_that_too_few_tasks_give_are_none():
     assert summarise([2.0])["value"] == 2.0
     assert [summarise([2.0])[name] for name in ("std", "ci95")] == [None, None]
     assert summarise([np.nan])["value"] is None
+    assert summarise([])["value"] is None
+
+
+def test_the_mean_of_fewer_than_half_of_the_tasks_is_refused():
+    assert summarise([1.0, 3.0, np.nan, np.inf])["value"] == 2.0
+    result = summarise([1.0, 3.0, np.nan, np.inf, -np.inf])
+    assert [result[name] for name in ("value", "std", "ci95")] == [None, None, None]
+    assert (result["n_tasks"], result["diverged"]) == (5, 3)
 
 
 def test_the_revision_is_that_of_the_checkout():

@@ -21,12 +21,9 @@ from springs import (
     steep_run,
     train,
 )
-from toy_run import assert_same, lines, noisy, solver, spring_or_steep
+from toy_run import assert_same, noisy, solver, spring_or_steep
 
 import metacontrast as mc
-from metacontrast.train import DivergedError
-from metacontrast.train._checkpoints import Checkpoints
-from metacontrast.train._divergence import is_far_above
 
 # What a meta-step does
 
@@ -122,78 +119,6 @@ def test_an_optimizer_is_given_the_loss_its_gradient_and_both_elsewhere():
     close(train(optimizer=ahead, steps=3, log_every=1).theta, theta)
 
 
-# Divergence
-
-
-def test_tasks_that_diverge_are_left_out_of_the_mean_and_counted():
-    kinds = [[float(x.steepness) for x in drawn(t, spring_or_steep)[0]] for t in range(STEPS)]
-    assert {x for kind in kinds for x in kind} == {1.0, 30.0, 1e200}  # of both kinds
-    steep = [sum(x != 1 for x in kind) for kind in kinds]
-    trained = train(sample_task=spring_or_steep)
-    close(trained.theta, by_hand(partial(exact_gradient, sample_task=spring_or_steep))[-1])
-    assert [x["diverged"] for x in trained.metrics] == list(np.reshape(steep, (3, 2)).sum(axis=1))
-    assert trained.diverged == sum(steep)
-
-
-def test_a_gradient_that_is_not_finite_counts_though_the_loss_is():
-    class Broken(mc.Estimator):
-        def value_and_grad(self, loss, solver, starts=None):
-            grad = jnp.where(loss.z.centre > 0, jnp.nan, 1.0)
-            return mc.MetaGradient(jnp.zeros(()), {"a": jnp.ones(2), "b": grad})
-
-    trained = train(
-        theta={"a": jnp.zeros(2), "b": THETA}, problem=two_leaves, estimator=Broken(),
-        optimizer=optax.sgd(0.1),
-    )  # fmt: skip
-    assert trained.diverged == sum(x.centre > 0 for t in range(STEPS) for x in drawn(t)[0]) > 0
-    close(trained.theta["b"], THETA - STEPS * 0.1)
-    close(trained.theta["a"], -STEPS * 0.1 * np.ones(2))
-
-
-two_leaves = mc.Problem(
-    init=lambda theta, task: theta["b"],
-    inner=lambda phi, theta, task: phi**2,
-    outer=lambda phi, theta, task: phi**2,
-)
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "is_diverged"),
-    [
-        (2.0, 21.0, False),
-        (2.0, 23.0, True),
-        (-2.0, -3.0, False),
-        (-2.0, 17.0, False),
-        (-2.0, 19.0, True),
-        (0.0, 1e-6, False),
-        (0.0, 1e-4, True),
-    ],
-)
-def test_a_loss_ten_times_its_size_above_where_it_started_has_diverged(first, last, is_diverged):
-    assert bool(is_far_above(jnp.array(first), jnp.array(last))) is is_diverged
-
-
-# The ninth meta-step throws theta so far that the loss of every task overflows.
-far = partial(
-    train, optimizer=optax.sgd(lambda t: jnp.where(t < 8, 0.1, 1e200)), steps=20, log_every=4,
-    steps_per_dispatch=4,
-)  # fmt: skip
-
-
-def test_when_all_tasks_diverge_the_run_stops_and_keeps_its_checkpoints(tmp_path):
-    with pytest.raises(DivergedError, match=r"meta-step 10: every task.*inner.*beta"):
-        far(out=tmp_path)
-    assert [line["step"] for line in lines(tmp_path)] == [4, 8]
-    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
-    with pytest.raises(DivergedError, match="meta-step 10:"):
-        far(out=tmp_path, resume=True)
-
-
-def test_an_update_that_is_not_finite_names_the_outer_optimiser():
-    with pytest.raises(DivergedError, match=r"meta-step 9: theta is not finite.*`optimizer`"):
-        far(theta=1e150)
-
-
 # Validation and the average
 
 
@@ -206,23 +131,47 @@ def test_the_average_is_of_thetas_and_is_what_is_validated():
 
     trained = train(average_from=3, validate=validate, log_every=1)
     thetas = by_hand()
-    expected = [*thetas[:2], *(thetas[2:t].mean() for t in range(3, 7))]
+    expected = [THETA, *thetas[:2], *(thetas[2:t].mean() for t in range(3, 7))]
     close(validated, expected)
     close(trained.theta, expected[-1])
 
 
-def test_best_is_the_theta_of_the_lowest_finite_validation_loss():
-    losses = iter([float("nan"), 2.0, 1.0, float("inf"), 1.0, 3.0])
-    trained = train(log_every=1, validate=lambda theta: {"loss": next(losses), "theta": theta})
-    assert [x["valid_loss"] for x in trained.metrics] == [None, 2.0, 1.0, None, 1.0, 3.0]
-    assert trained.best == trained.metrics[2]["valid_theta"] != trained.theta
+NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("losses", [None, float("nan")])
-def test_best_is_the_last_theta_if_nothing_speaks_for_another(losses):
-    trained = base() if losses is None else train(validate=lambda theta: {"loss": losses})
-    assert_same(trained.best, trained.theta)
-    assert trained.phi is None
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([4.0, NAN, 2.0, 1.0, INF, 1.0, 3.0], 3),
+        ([1.5, -INF, NAN, 1.9, 2.0, 1.9, 2.0], 0),
+        ([NAN, NAN, INF, -INF, NAN, NAN, 1e300], 6),
+        ([INF, 5.0, 6.0, 6.0, 6.0, 6.0, -INF], 1),
+    ],
+)
+def test_best_is_the_theta_of_the_lowest_finite_validation_loss(losses, step):
+    """Where it started is the first that is validated."""
+    said, seen = iter(losses), []
+
+    def validate(theta):
+        seen.append(float(theta))
+        return {"loss": next(said)}
+
+    trained = train(log_every=1, validate=validate)
+    finite = [x if np.isfinite(x) else None for x in losses[1:]]
+    assert [x["valid_loss"] for x in trained.metrics] == finite
+    assert (trained.best_step, trained.best_loss) == (step, losses[step])
+    assert seen[0] == THETA and len(set(seen)) == 7
+    assert trained.best == seen[step]
+
+
+def test_best_is_the_last_theta_if_nothing_speaks_for_another():
+    with pytest.warns(RuntimeWarning, match=r"^validate: no loss was finite") as said:
+        never = train(validate=lambda theta: {"loss": NAN})
+    assert said[0].filename.endswith("springs.py")
+    for trained in (base(), never):
+        assert_same(trained.best, trained.theta)
+        assert (trained.best_step, trained.best_loss) == (None, None)
+        assert trained.phi is None
 
 
 def test_validation_without_a_loss_is_refused():
@@ -248,6 +197,9 @@ def test_validation_without_a_loss_is_refused():
             "^log_every: must be a multiple of steps_per_dispatch=4, not 10; try log_every=12",
         ),
         (dict(seed=jax.random.key(0)), "^seed"),
+        (dict(seed=1.0), "^seed"),
+        (dict(seed=-1), "^seed: must be a whole number from 0 to 4294967295"),
+        (dict(seed=2**40), "^seed: must be a whole number .* not 1099511627776"),
         (dict(average_from=0), "^average_from"),
         (dict(average_from=7), "^average_from: .* 1 to 6, not 7"),
         (dict(config={"steps": 500}), "^config: its 'steps' is 500.*steps=6"),
@@ -261,6 +213,12 @@ def test_bad_input_is_refused_before_compute(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(**(dict(solver=forbidden, out=tmp_path / "run") | changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_seed_is_one_of_its_own():
+    run = partial(train, steps=1, log_every=1, optimizer=optax.sgd(0.1))
+    thetas = [run(seed=seed).theta for seed in (2**32 - 1, 0, 2**31 - 1)]
+    assert thetas[0] not in thetas[1:]
 
 
 def test_what_is_no_estimator_is_refused(tmp_path):

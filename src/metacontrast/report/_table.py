@@ -37,7 +37,8 @@ def print_report(runs: str | Path) -> None:
         _print_table(f"{name}: {results[0]['metric']}", results)
     print(
         "Ours: mean over seeds +- half the 95% interval (over seeds, by Student's t; with one seed "
-        "over\nits tasks). Spread: standard deviation over tasks."
+        "over\nits tasks). Spread: standard deviation over tasks. Tasks that diverged are "
+        "left\nout; where they are more than half, there is no value."
     )
 
 
@@ -63,20 +64,37 @@ def _cells(results: list[Result], published: str) -> tuple[str, ...]:
     """What stands behind the name of a method."""
     if not results:
         return "not run", "", published, "0", "", ""
-    means = np.array([result["value"] for result in results], float)
-    half = results[0]["ci95"] or math.nan if len(means) == 1 else half_width(means)
     spreads = [result["std"] for result in results if result["std"] is not None]
-    spread = f"{math.sqrt(np.mean(np.square(spreads))):.3f}" if spreads else ""
-    diverged = sum(result["diverged"] for result in results)
-    left_out = f" ({diverged} tasks diverged)" if diverged else ""
     return (
-        f"{means.mean():.4f} +- {half:.4f}{left_out}",
-        spread,
+        _mean_of_seeds(results) + _left_out(results),
+        f"{math.sqrt(np.mean(np.square(spreads))):.3f}" if spreads else "",
         published,
         str(len(results)),
         _range([result["meta_steps"] for result in results]),
         _range([round(result["seconds"]) for result in results]),
     )
+
+
+def _mean_of_seeds(results: list[Result]) -> str:
+    """With half the interval, if there is one; of seeds without a value half at most are left out.
+
+    A seed has none if most of its tasks diverged.
+    """
+    means = np.array([result["value"] for result in results if result["value"] is not None])
+    if 2 * len(means) < len(results):
+        return "no value"
+    half = half_width(means) if len(means) > 1 else None
+    if len(results) == 1:
+        half = results[0]["ci95"]
+    return f"{means.mean():.4f}" + ("" if half is None else f" +- {half:.4f}")
+
+
+def _left_out(results: list[Result]) -> str:
+    tasks = sum(result["diverged"] for result in results)
+    seeds = sum(result["value"] is None for result in results)
+    if not tasks:
+        return ""
+    return f" ({tasks} tasks" + (f", {seeds} seeds" if seeds else "") + " diverged)"
 
 
 def _range(numbers: list[int]) -> str:

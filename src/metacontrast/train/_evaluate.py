@@ -22,6 +22,7 @@ from ._features import Features, problem_inputs
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process
+from ._settings import check_seed
 
 Metric: TypeAlias = Callable[..., Float[Array, ""]]
 
@@ -61,8 +62,8 @@ def evaluator(
         one value a task, in order. Values that are not finite stay as they are: count them.
 
     Raises:
-        ValueError: batch < 1; from `scores`, leaves of tasks that differ in number, and bad input
-            (see `check`).
+        ValueError: batch < 1; from `scores`, a seed beyond 2^32 - 1, leaves of tasks that differ in
+            number, and bad input (see `check`).
 
     Example:
         >>> import jax.numpy as jnp, optax, metacontrast as mc
@@ -96,12 +97,13 @@ def evaluator(
         return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
     def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
-        firsts = range(0, _count(tasks), batch)
+        check_seed("seed", seed)
+        firsts, number = range(0, _count(tasks), batch), np.uint32(seed)
         rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
         with explain_lost_process():
             theta = layout.put_parameters(theta)
-            one_batch = lambda i: np.asarray(score(theta, layout.put_replicated(rows(i)), i, seed))
-            return np.concatenate([one_batch(i) for i in firsts])
+            batches = ((layout.put_replicated(rows(i)), i, number) for i in firsts)
+            return np.concatenate([np.asarray(score(theta, *x)) for x in batches])
 
     return scores
 

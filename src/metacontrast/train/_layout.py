@@ -122,4 +122,9 @@ def gather(tree: PyTree) -> PyTree:
 
 def to_host(tree: PyTree) -> PyTree:
     """A copy on the host, which no donation of the original's buffers can touch; see `gather`."""
-    return jax.tree.map(np.array, gather(tree))
+
+    def copy(leaf: PyTree) -> PyTree:
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        return jnp.array(leaf) if is_key else np.array(leaf)  # NumPy has no keys
+
+    return jax.tree.map(copy, gather(tree))

@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from .._estimator._base import Estimator
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
-from ._block import Line, Validate, run_block, run_validation
+from ._block import Validate
+from ._collapse import CHOICES, OnCollapse
 from ._features import Features
 from ._folder import Folder, claim
-from ._layout import Layout, gather, to_host
+from ._layout import Layout
 from ._mesh import resolve_mesh
-from ._meta_step import MetaStep, SampleTask, WarmStart, compile_dispatch
 from ._processes import by_first, explain_lost_process, is_first
-from ._settings import check_settings
-from ._state import MetaState, Snapshot, copy_arrays
+from ._run import Plan, Trained, run, start
+from ._run import first_snapshot as first_snapshot
+from ._settings import check_choice, check_settings
+from ._setup import MetaStep, SampleTask, WarmStart
 
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of meta-training.
-
-    Attributes:
-        theta: the last theta; with `average_from`, the average.
-        best: of the thetas that were validated, that of the lowest loss; without `validate`,
-            `theta`.
-        metrics: one dict for each `log_every` meta-steps, the lines of `metrics.jsonl`: `step`, the
-            means of `meta_loss` and of the diagnostics, the number of tasks that `diverged`,
-            `seconds`, and what `validate` returned as `valid_...`. None stands for "not finite".
-        phi: with a warm start, where the free phase of the long task is at the end.
-    """
-
-    theta: PyTree
-    best: PyTree
-    metrics: tuple[Line, ...]
-    phi: PyTree = None
-
-    @property
-    def diverged(self) -> int:
-        """How many tasks diverged, and were left out."""
-        return sum(line["diverged"] for line in self.metrics)
-
-    @property
-    def seconds(self) -> float:
-        """The time that the meta-steps took, with their compilation but without validation."""
-        return sum(line["seconds"] for line in self.metrics)
+OnFlag: TypeAlias = Literal["stop", "warn"]
 
 
 def meta_train(
@@ -85,13 +53,18 @@ def meta_train(
     warm_start: WarmStart | None = None,
     progress: bool = True,
     mesh: Mesh | None = None,
+    on_flag: OnFlag = "stop",
+    on_collapse: OnCollapse = "stop",
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
     All randomness follows from `seed` and the number of the meta-step, so that a run that was
     stopped, by an error or by `kill -9`, and resumed is bit for bit the run that was not. A task
     that diverged is left out of the means, and counted: one whose meta-loss or meta-gradient is not
-    finite, or whose inner loss ended more than ten times above where it started.
+    finite; whose inner loss ended more than ten times above where it started, or, if its start has
+    solved it, a hundredth of what the loss is at phi = 0; or whose meta-gradient is 1e9 times
+    larger than any mean before it, which would freeze an optimiser that divides by its square. In
+    a warm start the inner loss is looked at in every tenth meta-step.
 
     With `warm_start` there is one long task, of which each meta-step sees a fresh part (batches of
     its data), and its phases are not started anew but go on, a few steps a meta-step: for learners
@@ -108,16 +81,16 @@ def meta_train(
         optimizer: of theta, any of optax; schedules, clipping and line searches compose through it.
         steps: how many meta-steps.
         tasks: how many tasks a meta-step learns.
-        seed: a whole number.
+        seed: a whole number from 0 to 2^32 - 1.
         out: a folder for config.json, metrics.jsonl and checkpoints/. Default: nothing is written.
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
         config: further settings for config.json, as JSON. The settings tell one run from another:
             give all that the result depends on.
         log_every: meta-steps from one line of metrics, validation and checkpoint to the next.
         steps_per_dispatch: meta-steps that are dispatched together; divides `log_every`.
-        validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`); with a warm
-            start `(theta, phi) -> ...`, of which phi is not to be kept, since the next meta-step
-            overwrites it.
+        validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`), at the start
+            and after each `log_every` meta-steps; with a warm start `(theta, phi) -> ...`, of which
+            phi is not to be kept, since the next meta-step overwrites it.
         average_from: average theta, as each meta-step from this one (1 is the first) to the last
             leaves it. The average is then what is validated and returned.
         task_batch_size: how many tasks are learned side by side; divides `tasks`. Of those that are
@@ -136,11 +109,27 @@ def meta_train(
             several processes all of them call this, alike; the first one reads and writes `out`.
             Results differ from those of one device by rounding alone, and a run may be resumed on
             another mesh. Default: what `use_devices` chose, or else one device.
+        on_flag: what to do where more than half of the tasks of 10 meta-steps in a row were flagged
+            (of all meta-steps, in a shorter run): "stop", or "warn". Either way the first flags
+            of tasks that were learned are warned of, with what to do about each.
+        on_collapse: what to do where the loss (of `validate`, or else the mean meta-loss) is far
+            above its best at three looks in a row, of which there is one each `log_every`
+            meta-steps: "stop"; "rollback", which puts theta, the optimiser's state and all that
+            goes with them back to where they were at the best look, so that schedules are there
+            again too, and goes on with updates of half the size, up to five times (it keeps a
+            second copy of them); or "ignore". The best is the lowest level of three looks in a row.
+            A loss is far above it if it is not finite, or higher by more than its own size, half of
+            what was gained, and three times the largest rise between two of the last 30 looks.
+            Before the tenth look ten times the size is asked for, and mean meta-losses, of tasks
+            that differ, are not compared. Where every task of a meta-step diverges, the run stops.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
         TypeError: an estimator that cannot do what `features` or `warm_start` ask of it.
-        DivergedError: every task of a meta-step diverged, or theta did. Checkpoints are kept.
+        DivergedError: every task of a meta-step diverged, or theta or the optimiser's state did.
+            Checkpoints are kept.
+        FlaggedError: see `on_flag`. Checkpoints are kept.
+        CollapsedError: see `on_collapse`. Checkpoints are kept, and the best theta is its `best`.
         LostProcessError: another process of this run ended. Checkpoints are kept.
 
     Example:
@@ -163,67 +152,23 @@ def meta_train(
         config, steps=steps, tasks=tasks, seed=seed, log_every=log_every,
         steps_per_dispatch=steps_per_dispatch, average_from=average_from,
         task_batch_size=task_batch_size, warm_start=warm_start,
+        on_collapse="rollback" if on_collapse == "rollback" else None,
     )  # fmt: skip
+    check_choice("on_flag", on_flag, ("stop", "warn"))
+    check_choice("on_collapse", on_collapse, CHOICES)
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     if out is not None:
         by_first(partial(claim, Path(out), settings, resume))
     step = MetaStep(
         problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
-        average_from, task_batch_size, features, warm_start, layout,
+        average_from, task_batch_size, features, warm_start, layout, on_collapse == "rollback",
     )  # fmt: skip
     step.check(theta)
+    plan = Plan(
+        steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
+        progress and is_first(),
+    )  # fmt: skip
     with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)
-        first, lines = _start(step, theta, folder)
-        run = partial(_run, step, first, lines, folder, validate)
-        return run(steps, log_every, steps_per_dispatch, progress and is_first())
-
-
-def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
-    """Before the first meta-step. Its phases are abstract: to run them costs a meta-step."""
-    theta = copy_arrays(theta)
-    moments = copy_arrays(step.optimizer.init(theta))
-    average = None if step.average_from is None else copy_arrays(theta)
-    phases = jax.eval_shape(step.first_phases, theta)
-    return Snapshot(0, MetaState(theta, moments, average, phases), theta)
-
-
-def _start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
-    """The last checkpoint in the folder, or else what is before the first meta-step."""
-    snapshot = first_snapshot(step, theta)
-    snapshot = snapshot._replace(best=to_host(snapshot.best))
-    snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
-    if snapshot.step == 0 and step.warm_start is not None:
-        phases = jax.jit(step.first_phases)(snapshot.theta)
-        snapshot = snapshot._replace(state=snapshot.state._replace(phases=phases))
-    return snapshot.on_devices(step.layout), lines
-
-
-def _run(
-    step: MetaStep,
-    snapshot: Snapshot,
-    lines: list[Line],
-    folder: Folder | None,
-    validate: Validate | None,
-    steps: int,
-    log_every: int,
-    steps_per_dispatch: int,
-    progress: bool,
-) -> Trained:
-    dispatch = compile_dispatch(step)
-    with tqdm(total=steps, initial=snapshot.step, unit="step", disable=not progress) as bar:
-        while snapshot.step < steps:
-            n = min(log_every, steps - snapshot.step)
-            snapshot, line = run_block(dispatch, snapshot, n, steps_per_dispatch, bar)
-            snapshot, line = run_validation(validate, snapshot, line, bar)
-            lines.append(line)
-            if folder is not None:
-                folder.add(line, gather(snapshot))
-        theta = to_host(snapshot.theta)
-        best = snapshot.best if math.isfinite(snapshot.best_loss) else theta
-        theta, best = jax.tree.map(jnp.asarray, (theta, best))
-        trained = Trained(theta, best, tuple(lines), gather(snapshot.phi))
-        if trained.diverged and progress:
-            bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
-    return trained
+        return run(step, plan, *start(step, theta, folder), folder)

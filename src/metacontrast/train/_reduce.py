@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -13,14 +14,16 @@ from .._types import PyTree
 from ._layout import Layout
 
 Row: TypeAlias = tuple[PyTree, ...]
+One: TypeAlias = Callable[..., tuple[jax.Array, PyTree, PyTree]]
 
 
 def sum_over_tasks(
-    one: Callable[..., tuple[jax.Array, PyTree]], rows: Row, batch: int, layout: Layout
-) -> tuple[Int[Array, ""], PyTree]:
-    """How many rows counted, and the sum of what those gave: `one(*row) -> (counts, values)`.
+    one: One, rows: Row, batch: int, layout: Layout
+) -> tuple[Int[Array, ""], PyTree, PyTree]:
+    """How many rows counted, the sum of their values, and that of what counts of every row.
 
-    `batch` rows run side by side, on all devices; of those that are done only the sum is kept.
+    `one(*row) -> (counts, values, always)`. `batch` rows run side by side, on all devices; of those
+    that are done only the sums are kept.
     """
     n = len(jax.tree.leaves(rows)[0])
     if batch == n:
@@ -43,17 +46,18 @@ def first_row(rows: PyTree) -> PyTree:
 
 
 def _side_by_side(
-    one: Callable[..., tuple[jax.Array, PyTree]], rows: Row, n: int, layout: Layout
-) -> tuple[Int[Array, ""], PyTree]:
+    one: One, rows: Row, n: int, layout: Layout
+) -> tuple[Int[Array, ""], PyTree, PyTree]:
     if n == 1:  # without an axis of tasks, which would make every branch a choice between both
-        counts, values = one(*first_row(rows))
-        return counts.astype(int), jax.tree.map(lambda x: jnp.where(counts, x, 0), values)
+        counts, values, always = one(*first_row(rows))
+        return counts.astype(int), jax.tree.map(lambda x: jnp.where(counts, x, 0), values), always
     rows, real = layout.shard_tasks(rows)
-    counts, values = jax.vmap(one, spmd_axis_name=layout.task_axis)(*rows)
+    counts, values, always = jax.vmap(one, spmd_axis_name=layout.task_axis)(*rows)
     counts &= real
 
-    def total(x: jax.Array) -> jax.Array:
+    def total(of: jax.Array, x: jax.Array) -> jax.Array:
         # Selected, not weighted: NaN * 0 is NaN.
-        return jnp.sum(jnp.where(counts.reshape(-1, *[1] * (x.ndim - 1)), x, 0), axis=0)
+        return jnp.sum(jnp.where(of.reshape(-1, *[1] * (x.ndim - 1)), x, 0), axis=0)
 
-    return jnp.sum(counts), jax.tree.map(total, values)
+    total_of = lambda of, tree: jax.tree.map(partial(total, of), tree)
+    return jnp.sum(counts), total_of(counts, values), total_of(real, always)

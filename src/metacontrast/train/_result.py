@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def summarise(values: Any, **facts: Any) -> dict[str, Any]:
         The facts with `value` (the mean), `std` (over tasks), `ci95` (half the width of the 95%
         confidence interval, by Student's t), `n_tasks`, `diverged`, `versions`, `revision` (of
         the checkout this package lies in, or None). A figure that there are too few tasks for is
-        None.
+        None; all of them are where more than half of the tasks diverged, for the mean of the others
+        would be that of the easy ones.
 
     Example:
         >>> result = summarise([1.0, 3.0, float("nan")], method="maml")
@@ -47,16 +48,34 @@ def summarise(values: Any, **facts: Any) -> dict[str, Any]:
     values = np.asarray(values, np.float64).ravel()
     finite = values[np.isfinite(values)]
     n = len(finite)
-    std = float(finite.std(ddof=1)) if n > 1 else None
+    enough = n > 0 and 2 * n >= len(values)
+    std = float(finite.std(ddof=1)) if enough and n > 1 else None
     return {
         **facts,
-        "value": float(finite.mean()) if n else None,
+        "value": float(finite.mean()) if enough else None,
         "std": std,
         "ci95": None if std is None else half_width(finite),
         "n_tasks": len(values),
         "diverged": len(values) - n,
         **provenance(),
     }
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """The value of a result that `summarise` made, its interval, and what was left out of it.
+
+    Example:
+        >>> describe(summarise([1.0, 3.0, float("nan")], metric="error"))
+        '2 +- 13 (error; 1 of 3 tasks diverged and is left out)'
+        >>> describe(summarise([1.0, float("nan"), float("nan")], metric="error"))
+        'no value (error; 2 of 3 tasks diverged)'
+    """
+    n, of = result["diverged"], f"{result['diverged']} of {result['n_tasks']} tasks diverged"
+    if result["value"] is None:
+        return f"no value ({result['metric']}; {of})"
+    left_out = f"; {of} and {'is' if n == 1 else 'are'} left out" if n else ""
+    half = "" if result["ci95"] is None else f" +- {result['ci95']:.2g}"
+    return f"{result['value']:.4g}{half} ({result['metric']}{left_out})"
 
 
 def half_width(values: np.ndarray) -> float:

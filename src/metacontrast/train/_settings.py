@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from .._solver._base import check_positive_int
@@ -17,6 +18,7 @@ def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, An
             not JSON.
     """
     _check_numbers(**own)
+    own["seed"] = int(own["seed"])  # JSON does not know NumPy's
     own = {name: value for name, value in own.items() if value is not None}
     config = config or {}
     for name in own.keys() & config.keys():
@@ -35,6 +37,22 @@ def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, An
     return settings
 
 
+def check_choice(name: str, x: object, among: Sequence[str]) -> None:
+    """Raise unless `x` is one of these words."""
+    if x not in among:
+        words = ", ".join(map(repr, among[:-1]))
+        raise ValueError(f"{name}: must be {words} or {among[-1]!r}, not {x!r}.")
+
+
+def check_seed(name: str, seed: object) -> None:
+    """Raise unless `seed` is a whole number that is a key of its own, 0 to 2^32 - 1."""
+    if not (isinstance(seed, Integral) and 0 <= int(seed) < 2**32):
+        raise ValueError(
+            f"{name}: must be a whole number from 0 to 4294967295 (2^32 - 1), not {seed!r}; keys "
+            "are made from it, and beyond that several would be the same."
+        )
+
+
 def _check_numbers(
     steps: int,
     tasks: int,
@@ -44,13 +62,13 @@ def _check_numbers(
     average_from: int | None,
     task_batch_size: int | None,
     warm_start: str | None,
+    on_collapse: str | None,
 ) -> None:
     check_positive_int("steps", steps)
     check_positive_int("tasks", tasks)
     check_positive_int("log_every", log_every)
     check_positive_int("steps_per_dispatch", steps_per_dispatch)
-    if not isinstance(seed, int):
-        raise ValueError(f"seed: must be a whole number, not {seed!r}; keys are made from it.")
+    check_seed("seed", seed)
     if log_every % steps_per_dispatch:
         more = -(-log_every // steps_per_dispatch) * steps_per_dispatch
         raise ValueError(
