@@ -104,7 +104,7 @@ def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
         idle=pulled & ~moved,
         unbounded=pulled & ~bounded,
         unconverged=pulled & ~(aux["linear_residual"] <= UNCONVERGED),
-        rounded=pulled & moved & ~apart,
+        rounded=moved & ~apart,
     )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._estimator._base import Phases
+from .._flags import Flags
 from .._loss import Loss
 from .._solver._base import start_of
 from .._types import Aux, Key, PyTree, Scalar, Step
@@ -19,8 +20,10 @@ from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState
 
-# Diagnostics that cost no gradient; in a warm start, whose phases may be a step long, no others.
+# Diagnostics, and flags, that cost no gradient; in a warm start, whose phases may be a step long, no
+# others.
 CHEAP = ("inner", "outer", "nudged_inner", "nudged_outer", "distance")
+CHEAP_FLAGS = ("rounded", "nonfinite")
 # The phases of a long task are judged every so many meta-steps: it takes a few losses more.
 JUDGED_EVERY = 10
 
@@ -55,12 +58,14 @@ def task_gradient(run: MetaStep) -> Callable[..., OfTask]:
         if state.phases is None:
             is_bad = diverged()
         else:
-            aux, ends = {k: x for k, x in aux.items() if k in CHEAP}, run.starts(meta)
+            flags = Flags(**{name: getattr(aux["flags"], name) for name in CHEAP_FLAGS})
+            aux = {k: x for k, x in aux.items() if k in CHEAP} | {"flags": flags}
+            ends = run.starts(meta)
             never = lambda: jnp.zeros((), bool)
             is_bad = jax.lax.cond(jnp.asarray(t) % JUDGED_EVERY == 0, diverged, never)
         is_bad |= ~is_finite((meta.value, by_theta)) | is_runaway(by_theta, state.usual)
         values = Values(meta.value, _numbers(aux), by_theta, largest(by_theta))
-        return OfTask(~is_bad, values, seen(meta.aux, ~is_bad), ends)
+        return OfTask(~is_bad, values, seen(aux, ~is_bad), ends)
 
     return one
 
