@@ -118,12 +118,15 @@ def sensitivity(
         return jax.grad(replace(loss, theta=theta, z=z))(phi)
 
     def system(x: tuple[list[jax.Array], PyTree]) -> tuple[list[jax.Array], PyTree]:
-        pull = jax.jvp(slope, (values, phi_0), x)[1]
-        return _linear_in(x[0], jax.tree.leaves(pull)), pull
+        moves = x[0], jax.jvp(slope, (values, phi_0), x)[1]
+        return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), moves)
 
+    # JAX transposes only systems all of which depends on what any part of them does.
+    one = 1.0 + _nothing(jax.tree.leaves(phi_0))
     cross = lambda t: system((t, still))[1]
     try:
-        jax.eval_shape(system, (ways, still))
+        # JAX lets a custom_vjp pass until its derivative is run, or is to be run side by side.
+        jax.eval_shape(jax.vmap(system), jax.tree.map(lambda leaf: leaf[None], (ways, still)))
     except (TypeError, ValueError, NotImplementedError):
         cross = lambda t: _difference(lambda values: slope(values, phi_0), values, t)
         one = _once(jnp.ones(()), (values, phi_0))
@@ -141,14 +144,18 @@ def sensitivity(
         by = jax.tree.leaves(grads)
         return [old + by[i].astype(old.dtype) for i, old in zip(which, t, strict=True)], u
 
-    b = _linear_in((ways, still), ways)
-    return jax.lax.custom_linear_solve(system, b, solve, solve_transposed)[1]
+    b = _plus((ways, still), _nothing(ways))
+    moved, answer = jax.lax.custom_linear_solve(system, b, solve, solve_transposed)
+    return _plus(answer, _nothing(moved))
 
 
-def _linear_in(tree: PyTree, leaves: Sequence[jax.Array]) -> PyTree:
-    """The tree plus 0 times the leaves: JAX transposes a system all of which moves with them."""
-    nothing = sum((0.0 * jnp.sum(leaf) for leaf in leaves), jnp.zeros(()))
-    return jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), tree)
+def _nothing(leaves: Sequence[jax.Array]) -> Scalar:
+    """A 0 that depends on the leaves."""
+    return sum((0.0 * jnp.sum(leaf) for leaf in leaves), jnp.zeros(()))
+
+
+def _plus(tree: PyTree, number: Scalar) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf + number.astype(leaf.dtype), tree)
 
 
 def _difference(f: Callable[[list[jax.Array]], PyTree], x: list[jax.Array], t: list[jax.Array]):
