@@ -9,7 +9,19 @@ from cases import normal
 
 import metacontrast as mc
 
-SOLVER = mc.newton_cg(1e-13)
+
+def separable_newton(loss, phi):
+    """Newton's method on what bends each weight by itself."""
+    slope = jax.grad(loss, holomorphic=jnp.iscomplexobj(phi))
+
+    def step(_, phi):
+        g, h = jax.jvp(slope, (phi,), (jnp.ones_like(phi),))
+        return phi - g / h
+
+    return jax.lax.fori_loop(0, 12, step, phi)
+
+
+SOLVER = mc.as_solver(separable_newton, holomorphic=True)
 THETA, TASK = {"a": jnp.array([1.5, 4.0]), "b": jnp.array(0.5)}, jnp.array([2.0, 0.7])
 
 
@@ -38,37 +50,27 @@ def following(find):
     return lambda theta, task: jnp.sin(find(theta, task)) @ jnp.array([1.0, 2.0]) + theta["b"] ** 2
 
 
-@pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd])
+def in_both_modes(find):
+    modes = [mode(find, (0, 1)) for mode in (jax.jacrev, jax.jacfwd)]
+    return jax.jit(lambda theta, task: [mode(theta, task) for mode in modes])(THETA, TASK)
+
+
+TRUTH = in_both_modes(minimum)
+
+
 @pytest.mark.parametrize(
     ("scheme", "order", "within"),
-    [("symmetric", None, 1e-9), ("symmetric", 4, 1e-11), ("forward", None, 1e-7)],
+    [
+        ("symmetric", None, 1e-9),
+        ("symmetric", 4, 1e-11),
+        ("forward", None, 1e-7),
+        ("holomorphic", None, 1e-11),
+    ],
 )
-def test_both_modes(mode, scheme, order, within):
-    words = dict(scheme=scheme, order=order, init=lambda theta, task: jnp.ones(2))
-    find = mc.argmin(quartic, SOLVER, **words)
-    same(
-        jax.jit(mode(find, (0, 1)))(THETA, TASK),
-        jax.jit(mode(minimum, (0, 1)))(THETA, TASK),
-        within,
-    )
-
-
-def test_both_modes_in_complex_numbers():
-    newton = mc.as_solver(
-        lambda loss, phi: jax.lax.fori_loop(
-            0, 9, lambda _, p: p - slope(loss)(p) / bend(loss)(p), phi
-        ),
-        holomorphic=True,
-    )
-    is_complex = lambda phi: jnp.iscomplexobj(phi)
-    slope = lambda loss: lambda phi: jax.grad(loss, holomorphic=is_complex(phi))(phi)
-    bend = lambda loss: lambda phi: jax.jvp(slope(loss), (phi,), (jnp.ones_like(phi),))[1]
-    find = mc.argmin(
-        quartic, newton, scheme="holomorphic", init=lambda theta, task: jnp.full(2, 1.3)
-    )
-    for mode in (jax.jacrev, jax.jacfwd):
-        ours, true = (jax.jit(mode(f, (0, 1)))(THETA, TASK) for f in (find, minimum))
-        same(ours, true, 1e-11)
+def test_both_modes(scheme, order, within):
+    start = lambda theta, task: jnp.full(2, 1.3)
+    find = mc.argmin(quartic, SOLVER, scheme=scheme, order=order, init=start)
+    same(in_both_modes(find), TRUTH, within)
 
 
 @pytest.mark.parametrize("first", [jax.jacrev, jax.jacfwd])
@@ -104,14 +106,12 @@ rectified.defvjp(lambda x: (rectified(x), x), lambda x, v: (v * (x > 0),))
 
 def test_a_loss_that_is_differentiable_once():
     inner = lambda phi, theta, task: jnp.sum(quartic(rectified(phi), theta, task))
-    descent = mc.until_converged(optax.sgd(0.05), 1e-12)
+    descent = mc.descend(optax.sgd(0.08), 200)
     find = mc.argmin(inner, descent, init=lambda theta, task: jnp.ones(2))
-    for mode in (jax.jacrev, jax.jacfwd):
-        ours, true = (jax.jit(mode(f, (0, 1)))(THETA, TASK) for f in (find, minimum))
-        same(ours, true, 1e-6)
+    same(in_both_modes(find), TRUTH, 1e-6)
     for mode in (jax.jacrev, jax.jacfwd):
         with pytest.raises(TypeError, match="argmin: second derivatives of a minimiser need those"):
-            both(mode, jax.jacrev)(following(find))(THETA, TASK)
+            jax.eval_shape(both(mode, jax.jacrev)(following(find)), THETA, TASK)
 
 
 def test_a_following_function_of_a_part():
@@ -173,22 +173,19 @@ def test_the_units_of_phi_theta_and_the_loss_may_be_any():
         inner = lambda phi, theta, task: (
             loss_unit * quartic(phi / phi_unit, {"a": theta / theta_unit, "b": 0.5}, task)
         )
-        start = lambda theta, task: jnp.full(2, phi_unit)
-        newton = mc.newton_cg(1e-13 * loss_unit / phi_unit)
-        find = mc.argmin(inner, newton, init=start)
+        find = mc.argmin(inner, SOLVER, init=lambda theta, task: jnp.full(2, phi_unit))
         at = theta_unit * THETA["a"]
         modes = (jax.jacrev, jax.jacfwd)
         return [mode(find)(at, TASK) * theta_unit / phi_unit for mode in modes]
 
-    true = jax.jacrev(minimum)(THETA, TASK)["a"]
-    for units in ((1e-8, 1.0, 1.0), (1e8, 1e-8, 1e8), (1.0, 1e8, 1e-8)):
-        same(jax.jit(slopes, static_argnums=(0, 1, 2))(*units), [true, true], 1e-8)
+    units = 10.0 ** jnp.array([[-8, 0, 0], [8, -8, 8], [0, 8, -8], [-8, 8, 8]])
+    for ours, true in zip(jax.jit(jax.vmap(slopes))(*units.T), TRUTH, strict=True):
+        same(ours, jnp.broadcast_to(true[0]["a"], ours.shape), 1e-8)
 
 
 def test_cotangents_of_any_size_in_a_narrow_type():
     theta, task = jax.tree.map(jnp.float32, (THETA, TASK))
-    newton = mc.newton_cg(1e-6)
-    find = mc.argmin(quartic, newton, init=lambda theta, task: jnp.ones(2, jnp.float32))
+    find = mc.argmin(quartic, SOLVER, init=lambda theta, task: jnp.ones(2, jnp.float32))
     pull_back = lambda v: jax.vjp(find, theta, task)[1](v)
     # The square of the first is no float32, nor of the last.
     sizes = jnp.float32(10.0) ** jnp.array([-28, 0, 28])
@@ -211,15 +208,13 @@ def test_logistic_regression_in_single_precision():
 
     log_lam = jnp.linspace(-6.0, -2.0, 8)
     init = lambda theta, task: jnp.zeros_like(theta)
-    find = mc.argmin(inner, mc.newton_cg(1e-12), init=init)
-    w = find(log_lam, (x, y))
+    w = mc.newton_cg(1e-12)(lambda w: inner(w, log_lam, (x, y)), jnp.zeros(8)).phi
     mixed = jax.jacfwd(jax.grad(inner), 1)(w, log_lam, (x, y))
     true = -jnp.linalg.solve(jax.hessian(inner)(w, log_lam, (x, y)), mixed)
     narrow = mc.argmin(inner, mc.until_converged(optax.sgd(1.0, 0.9), 1e-5), init=init)
     single = jax.tree.map(jnp.float32, (log_lam, (x, y)))
-    for mode in (jax.jacrev, jax.jacfwd):
-        error = jnp.linalg.norm(jax.jit(mode(narrow))(*single) - true)
-        assert error < 0.01 * jnp.linalg.norm(true)
+    error = jnp.linalg.norm(jax.jit(jax.jacrev(narrow))(*single) - true)
+    assert error < 0.01 * jnp.linalg.norm(true)
 
 
 def test_the_gradient_of_the_nearest_minimiser_where_they_are_many():
@@ -237,11 +232,10 @@ def test_the_gradient_of_the_nearest_minimiser_where_they_are_many():
     assert all(jnp.all(jnp.isnan(leaf)) for leaf in jax.tree.leaves(pull_back(flat)))
 
 
-@pytest.mark.parametrize("solver", [mc.descend(optax.sgd(0.1), 50), mc.newton_cg(1e-9)])
-def test_no_number_where_phi_is_no_minimum(solver):
+def test_no_number_where_phi_is_no_minimum():
     # At the top of a double well, where its slope is 0.
     well = lambda phi, theta, task: (phi**2 - 1) ** 2 - theta * phi
-    find = mc.argmin(well, solver, init=lambda theta, task: jnp.zeros(()))
+    find = mc.argmin(well, mc.descend(optax.sgd(0.1), 50), init=lambda theta, task: jnp.zeros(()))
     assert find(0.0, None) == 0.0
-    for mode in (jax.jacrev, jax.jacfwd):
-        assert jnp.isnan(mode(lambda theta: find(theta, None))(0.0))
+    slopes = [mode(lambda theta: find(theta, None)) for mode in (jax.jacrev, jax.jacfwd)]
+    assert jnp.all(jnp.isnan(jnp.stack(jax.jit(lambda t: [f(t) for f in slopes])(0.0))))
