@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import ArrayLike
 
 from ._check import check_shapes
 from ._loss import Loss
@@ -115,7 +114,7 @@ def argmin(
     return checked
 
 
-def _way(tangent: ArrayLike | SymbolicZero) -> jax.Array | None:
+def _way(tangent: jax.Array | SymbolicZero) -> jax.Array | None:
     """The tangent of a leaf; None where it does not move."""
     still = isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
     return None if still else jnp.asarray(tangent)

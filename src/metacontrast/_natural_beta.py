@@ -40,7 +40,7 @@ def natural_beta(
     order: int = 2,
     damping: float | None = None,
     tol: float | None = None,
-    rtol: float = 0.0,
+    rtol: Scalar | float = 0.0,
 ) -> Scalar:
     """The beta at which `beta <v / |v|, phi>` moves phi_0 by the right fraction of its own size.
 

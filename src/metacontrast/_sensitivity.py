@@ -41,7 +41,7 @@ class Nudging:
     scheme: Scheme = "symmetric"
     order: int | None = None
     damping: float | None = None
-    rtol: float = 0.0
+    rtol: Scalar | float = 0.0
 
     def __post_init__(self) -> None:
         stencil(self.scheme, self.order, 1.0 if self.beta is None else self.beta)
@@ -114,7 +114,9 @@ def sensitivity(
 
     def slope(values: list[jax.Array], phi: PyTree) -> PyTree:
         moved = dict(zip(which, values, strict=True))
-        theta, z = structure.unflatten([moved.get(i, leaf) for i, leaf in enumerate(leaves)])
+        theta, z = jax.tree.unflatten(
+            structure, [moved.get(i, leaf) for i, leaf in enumerate(leaves)]
+        )
         return jax.grad(replace(loss, theta=theta, z=z))(phi)
 
     def system(x: tuple[list[jax.Array], PyTree]) -> tuple[list[jax.Array], PyTree]:
@@ -158,7 +160,9 @@ def _plus(tree: PyTree, number: Scalar) -> PyTree:
     return jax.tree.map(lambda leaf: leaf + number.astype(leaf.dtype), tree)
 
 
-def _difference(f: Callable[[list[jax.Array]], PyTree], x: list[jax.Array], t: list[jax.Array]):
+def _difference(
+    f: Callable[[list[jax.Array]], PyTree], x: list[jax.Array], t: list[jax.Array]
+) -> PyTree:
     """The derivative of `f` at x along t, by a central difference."""
     largest = lambda tree: jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in tree]))
     size, scale = largest(t), largest(x)

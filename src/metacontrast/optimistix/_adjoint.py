@@ -23,6 +23,8 @@ from .._types import PyTree, Scalar
 # Of optimistix: all that goes into the loop which runs a solver, and the loop.
 Inputs: TypeAlias = tuple[PyTree, ...]
 Loop: TypeAlias = Callable[[Inputs], tuple[PyTree, PyTree]]
+Minimiser: TypeAlias = "optx.AbstractMinimiser[PyTree, PyTree, PyTree]"
+IterativeSolver: TypeAlias = "optx.AbstractIterativeSolver[PyTree, PyTree, PyTree, PyTree]"
 
 MOVED, CLOSE = 0.5, 0.01  # of the nudge, that a nudged solve may leave if it succeeds, and if not
 FAILED = (
@@ -82,12 +84,12 @@ class ContrastiveAdjoint(optx.AbstractAdjoint):
     scheme: Scheme = "symmetric"
     order: int | None = None
     damping: float | None = None
-    nudged: optx.AbstractMinimiser | None = None
+    nudged: Minimiser | None = None
     throw: bool = True
 
     def __check_init__(self) -> None:
-        known = self.beta is not None and not isinstance(self.beta, jax.core.Tracer)
-        if known and not self.beta > 0:
+        known = None if isinstance(self.beta, jax.core.Tracer) else self.beta
+        if known is not None and not known > 0:
             raise ValueError(f"beta: must be positive, not {self.beta}; try 0.1.")
         if self.scheme == "holomorphic":
             raise ValueError(
@@ -126,7 +128,7 @@ def _solution(inputs: Inputs, adjoint: ContrastiveAdjoint, loop: Loop) -> tuple[
     return jax.tree.map(jnp.asarray, loop(inputs))
 
 
-@_solution.def_jvp
+@_solution.def_jvp  # type: ignore[untyped-decorator]
 def _solution_and_tangent(
     primals: tuple[Inputs, ContrastiveAdjoint, Loop], tangents: tuple[PyTree, ...]
 ) -> tuple[tuple[PyTree, PyTree], tuple[PyTree, PyTree]]:
@@ -154,7 +156,7 @@ def _solution_and_tangent(
     return (y, report), (moved, jax.tree.map(lambda _: None, report))
 
 
-def _minimised(solver: optx.AbstractIterativeSolver, y: PyTree, value: PyTree) -> Scalar:
+def _minimised(solver: IterativeSolver, y: PyTree, value: PyTree) -> Scalar:
     """What is least at y: what `fn` returned, or half the squares of what it makes 0."""
     if isinstance(solver, optx.AbstractMinimiser):
         return value
@@ -172,8 +174,7 @@ def _solve_nudged(
     if adjoint.nudged is not None or not isinstance(solver, optx.AbstractMinimiser):
         scalar = jax.eval_shape(loss, start)
         f_struct, options = eqxi.Static(jax.ShapeDtypeStruct((), scalar.dtype)), {}
-        default = optx.BFGS(solver.rtol, solver.atol, solver.norm)
-        solver = default if adjoint.nudged is None else adjoint.nudged
+        solver = adjoint.nudged or optx.BFGS(solver.rtol, solver.atol, solver.norm)
     nudged = lambda y, args: (loss(y), fn(y, args)[1])
     found, (_, result, *_) = loop(
         (nudged, solver, start, args, options, max_steps, f_struct, *rest)
@@ -188,7 +189,7 @@ def _solve_nudged(
     return jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.nan), found)
 
 
-def _accuracy(solver: optx.AbstractIterativeSolver, y: PyTree) -> Scalar:
+def _accuracy(solver: IterativeSolver, y: PyTree) -> Scalar:
     """The relative distance from the minimum at which it may stop; searches by value, at best."""
     size = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(y)]))
     eps = float(jnp.finfo(size.dtype).eps)
