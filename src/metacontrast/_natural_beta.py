@@ -83,7 +83,7 @@ def natural_beta(
     """
     x, unravel = ravel_pytree(phi_0)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    eps = float(jnp.finfo(x.dtype).eps)
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
     largest = jnp.max(jnp.abs(x)).astype(wide)
     scale = jnp.where(largest > eps**ZERO, largest, eps**UNIT)
 

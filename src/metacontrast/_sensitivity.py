@@ -17,7 +17,7 @@ from ._stencil import DEFAULT_ORDER, Scheme, stencil
 from ._types import PyTree, Scalar
 
 ONCE = (
-    "argmin: second derivatives of a minimiser need those of its inner loss, which this one does "
+    "inner: second derivatives of a minimiser need those of its inner loss, which this one does "
     "not have (a custom_vjp or a callback); write it with jax.numpy, or take first derivatives."
 )
 

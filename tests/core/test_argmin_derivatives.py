@@ -110,7 +110,7 @@ def test_a_loss_that_is_differentiable_once():
     find = mc.argmin(inner, descent, init=lambda theta, task: jnp.ones(2))
     same(in_both_modes(find), TRUTH, 1e-6)
     for mode in (jax.jacrev, jax.jacfwd):
-        with pytest.raises(TypeError, match="argmin: second derivatives of a minimiser need those"):
+        with pytest.raises(TypeError, match="inner: second derivatives of a minimiser need those"):
             jax.eval_shape(both(mode, jax.jacrev)(following(find)), THETA, TASK)
 
 
@@ -143,6 +143,18 @@ def test_arguments_that_are_closed_over(how):
         a, b, task = jax.core.eval_jaxpr(program.jaxpr, program.consts, unseen)
         grads = {"a": a, "b": b}, task
     same(grads, whole(minimum)(THETA, TASK), 1e-8)
+
+
+def test_leaves_of_two_precisions():
+    # The nudge is long enough for the narrower one.
+    inner = lambda phi, theta, task: sum(
+        jnp.sum(jnp.cosh(p - theta.astype(p.dtype))) for p in jax.tree.leaves(phi)
+    )
+    start = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.float32)}
+    find = mc.argmin(inner, mc.descend(optax.sgd(0.5), 60), init=lambda theta, task: start)
+    modes = [mode(lambda theta: find(theta, None)["b"]) for mode in (jax.jacrev, jax.jacfwd)]
+    for ours in jax.jit(lambda theta: [mode(theta) for mode in modes])(THETA["a"]):
+        same(ours, jnp.eye(2), 2e-3)
 
 
 def test_what_the_inner_loss_closes_over():

@@ -35,6 +35,10 @@ def test_phi_is_moved_by_a_part_of_its_size(order):
     )
 
 
+def test_the_way_is_no_shorter_than_what_a_solver_is_off():
+    assert moved(natural_beta(bowl(), PHI, V, rtol=0.5)) == pytest.approx(0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(("word", "value"), [("rtol", 1e-6), ("tol", 1e-6)])
 def test_what_the_solver_is_content_with_counts(word, value):
     # A gradient of tol is a distance of tol |u|, over the size of PHI.

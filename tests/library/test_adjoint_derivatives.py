@@ -182,6 +182,19 @@ def test_a_nudged_solve_that_fails_is_an_error_or_no_number(solver, beta, y0, ma
         slope(throw=True)
 
 
+def test_a_cotangent_of_0_asks_for_nothing():
+    # What is left of a slope in such units is large, and no part of a nudge.
+    fn = lambda y, theta: 1e12 * quartic(y, theta)
+    find = lambda theta: (
+        optx.minimise(
+            fn, optx.BFGS(1e-8, 1e-8), jnp.ones(2), theta, adjoint=ContrastiveAdjoint()
+        ).value
+    )
+    y, pull_back = jax.vjp(find, THETA)
+    assert jnp.linalg.norm(jax.grad(fn)(y, THETA)) > 1
+    assert jnp.all(pull_back(jnp.zeros(2))[0] == 0)
+
+
 def test_no_error_where_the_minimum_itself_may_fail():
     # Far from it after 3 steps, which minimise was told to put up with.
     solve = minimised(
