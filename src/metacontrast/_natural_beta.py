@@ -17,7 +17,7 @@ from ._types import PyTree, Scalar
 STEPS = 4  # of conjugate gradient, two gradients each
 ENOUGH = 0.1  # relative residual at which a displacement is known well enough
 SMALLER = 0.3  # than phi is the way on which a loss bends: a guess, on the safe side
-NOISE = 8.0  # curvatures below so many eps^(2/3) of the largest met are round-off
+NOISE = 2.0  # curvatures below so many eps^(2/3) of the largest met are round-off
 ZERO, UNIT = 0.6, 1 / 6  # powers of eps: a phi below is taken for 0, and what it is then moved by
 
 
@@ -25,6 +25,7 @@ class _Search(NamedTuple):
     u: Vector  # towards H^-1 v
     r: Vector  # v - H u
     p: Vector
+    rest: Vector  # H (p - r)
     first: Float[Array, ""]  # the curvature along v
     top: Float[Array, ""]  # the largest curvature met
     sound: Bool[Array, ""]  # no curvature was negative or NaN
@@ -123,16 +124,18 @@ def _search(curved: Callable[[Vector], Vector], v: Vector, noise: float) -> _Sea
         hp = curved(at.p)
         pp, php, rr = at.p @ at.p, at.p @ hp, at.r @ at.r
         curvature = php / pp
-        top = jnp.maximum(at.top, jnp.linalg.norm(hp) / jnp.sqrt(pp))
+        top = jnp.maximum(at.top, jnp.linalg.norm(hp - at.rest) / jnp.sqrt(rr))
         first = jnp.where(at.k == 0, curvature, at.first)
         bent = curvature > noise * top
         alpha = jnp.where(bent, rr / php, 0.0)
         r = at.r - alpha * hp
-        p = r + (r @ r / rr) * at.p
+        again = r @ r / rr
         sound = (curvature >= -noise * top) & (first > noise * top)
         going = bent & sound & (r @ r > ENOUGH**2) & (at.k + 1 < STEPS)
-        return _Search(at.u + alpha * at.p, r, p, first, top, sound, going, at.k + 1)
+        p, rest = r + again * at.p, again * hp
+        return _Search(at.u + alpha * at.p, r, p, rest, first, top, sound, going, at.k + 1)
 
     zero, moves = jnp.zeros((), v.dtype), v @ v > 0
-    start = _Search(jnp.zeros_like(v), v, v, zero, zero, ~jnp.isnan(v @ v), moves, jnp.array(0))
+    nothing, known = jnp.zeros_like(v), ~jnp.isnan(v @ v)
+    start = _Search(nothing, v, v, nothing, zero, zero, known, moves, jnp.array(0))
     return jax.lax.while_loop(lambda at: at.going, step, start)

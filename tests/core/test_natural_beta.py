@@ -122,6 +122,23 @@ def test_no_number_where_there_is_no_minimum(loss, phi, v, dtype):
     assert np.isnan(natural_beta(loss, jnp.asarray(phi, dtype), jnp.asarray(v, dtype)))
 
 
+def test_no_number_along_what_is_flat_beside_the_round_off_of_the_rest():
+    loss = as_loss(lambda p: 1e-12 * p[0] ** 2 + (p[1] - 1) ** 2)
+    assert np.isnan(natural_beta(loss, jnp.ones(2), jnp.array([1.0, 1e-7])))
+
+
+def test_it_takes_nine_gradients_at_most():
+    calls, curvatures = [], jnp.arange(1.0, 13.0)
+
+    def loss(phi):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.sum(curvatures * (phi - 1.0) ** 2)
+
+    natural_beta(as_loss(loss), jnp.ones(12), jnp.ones(12)).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) <= 9
+
+
 def test_flat_directions_besides_v_do_no_harm():
     phi = jnp.linalg.pinv(WIDE) @ jnp.ones(3)
     assert 1e-8 < float(natural_beta(UNDERDETERMINED, phi, normal(6, 8))) < 1e-3

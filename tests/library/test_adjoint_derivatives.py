@@ -9,6 +9,7 @@ import optimistix as optx
 import pytest
 
 from metacontrast.optimistix import ContrastiveAdjoint
+from metacontrast.optimistix._adjoint import _accuracy
 
 THETA = jnp.array([1.0, 2.0])
 MATRIX = jnp.array([[2.0, 1.0], [-0.5, 1.5]])  # not symmetric
@@ -150,6 +151,14 @@ def test_the_nudged_minimiser():
     assert jnp.isnan(backward(problem(ContrastiveAdjoint(nudged=few, throw=False)))).all()
 
 
+def test_how_far_from_the_minimum_a_minimiser_may_stop():
+    y = jnp.array([2.0, -0.5])
+    assert float(_accuracy(optx.BFGS(1e-3, 1e-4), y)) == pytest.approx(1e-3 + 1e-4 / 2)
+    # Values tell no smaller way than this.
+    tightest = float(jnp.finfo(jnp.float64).eps) ** 0.5
+    assert float(_accuracy(optx.BFGS(1e-15, 1e-15), y)) == pytest.approx(tightest)
+
+
 def test_a_root_by_a_minimiser_is_refused():
     with pytest.raises(ValueError, match="adjoint: a minimiser finds a root as the least norm"):
         root(optx.BFGS(1e-6, 1e-6))(ContrastiveAdjoint())(THETA)
@@ -162,7 +171,8 @@ def well(y, theta):
 @pytest.mark.parametrize(
     ("solver", "beta", "y0", "max_steps"),
     {
-        "too few steps for the nudge": (optx.GradientDescent(1e-3, 1e-9, 1e-9), 1.0, 1.0, 20),
+        # The curvature is 8, of which each step takes 8%: after 20, 19% of the nudge is left.
+        "too few steps for the nudge": (optx.GradientDescent(1e-2, 1e-9, 1e-9), 0.1, 1.0, 20),
         "a nudge below the tolerance": (optx.GradientDescent(1e-2, 1e-6, 1e-6), 1e-5, 1.0, 100),
         "a nudge over the hill": (optx.GradientDescent(1e-2, 1e-9, 1e-9), 40.0, 1.0, 3),
         "the top of the hill": (optx.BFGS(1e-9, 1e-9), None, 0.0, 100),
