@@ -1,4 +1,4 @@
-"""A differentiable minimiser whose reverse rule is to learn again."""
+"""A differentiable minimiser whose derivative is to learn again."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import ArrayLike
 
 from ._check import check_shapes
-from ._contrast import linear_contrast
 from ._loss import Loss
 from ._problem import LossFunction, Problem
+from ._sensitivity import Nudging, sensitivity
 from ._solver._base import SolverLike, Start, run_solver
 from ._solver._function import as_solver
-from ._stencil import Scheme, stencil
+from ._stencil import Scheme
 from ._types import Key, PyTree, Scalar
 
 
 def argmin(
     inner: LossFunction,
     solver: SolverLike,
-    beta: Scalar | float,
+    beta: Scalar | float | None = None,
     *,
     init: Callable[[PyTree, PyTree], PyTree],
     scheme: Scheme = "symmetric",
@@ -44,10 +43,26 @@ def argmin(
     negative beta is harmless and the symmetric scheme is exact for quadratic inner losses, whatever
     beta. Its unit length makes one beta fit cotangents of all sizes.
 
+    Forward mode goes the other way with the same nudges: `dphi_0 = -H^-1 c` is how far phases go
+    that are nudged along `c`, the derivative of `dL_in/dphi` along the tangent. Second derivatives
+    differentiate the linear system behind both. These two need a second derivative of `L_in` at
+    phi_0, the gradient needs none.
+
+    Where minimisers are many, `L_in` being flat between them, a gradient is meant as of the
+    minimiser nearest to phi_0: of `argmin_phi |phi - phi_0|` among those of the new theta, the
+    pseudo-inverse's. What `v` has along flat directions is left out, so long as the nudged solver
+    only drifts along them, as gradient descent does. `Contrastive` with its outer nudge gives that
+    of the best minimiser instead, which may differ. A `v` that is flat altogether, and a phi_0 at
+    which the curvature along v is negative or no number, have no gradient: with beta left to the
+    curvature, it is NaN.
+
     Args:
         inner: the loss to minimise.
         solver: how; the nudged solves start at phi_0.
-        beta: length of the nudge, in units of the gradient `dL_in/dphi`.
+        beta: length of the nudge, in units of the gradient `dL_in/dphi`; may be traced. Default:
+            by the curvature along the nudge, so that phi moves by a small part of its size; see
+            `natural_beta`. It is meant for solvers that converge: to learners that stop early give
+            a beta, or `damping`.
         init: `(theta, z) -> phi`, where the first solve starts; gets no gradient.
         scheme: "symmetric", "forward" (one solve less, error `O(beta)`) or "holomorphic".
         order: in beta, see `Contrastive`.
@@ -57,6 +72,7 @@ def argmin(
 
     Raises:
         ValueError: a bad beta, scheme or order; bad input, see `check`.
+        TypeError: second derivatives of an inner loss that has none.
 
     Reference: Scellier and Bengio, "Equilibrium propagation", 2017; Laborieux et al., 2021.
 
@@ -65,38 +81,31 @@ def argmin(
         >>> centre = mc.argmin(
         ...     lambda phi, theta, task: (phi - task) ** 2 + theta * phi**2,
         ...     mc.closed_form(),
-        ...     beta=0.1,
         ...     init=lambda theta, task: task,
         ... )
         >>> by_theta, by_task = jax.grad(centre, (0, 1))(jnp.array(1.0), jnp.array(4.0))
         >>> round(float(by_theta), 4), round(float(by_task), 4)  # of task / (1 + theta)
         (-1.0, 0.5)
     """
-    points = stencil(scheme, order, beta)
     problem = Problem(init, inner, lambda phi, theta, z: jnp.zeros(()), sample)
     free_solver = as_solver(solver)
     nudged_solver = free_solver if nudged is None else as_solver(nudged)
+    nudging = Nudging(nudged_solver, beta, scheme, order, damping)
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def minimise(theta: PyTree, z: PyTree, key: Key | None) -> PyTree:
         return run_solver(free_solver, Loss(problem, theta, z, key), Start(init(theta, z))).phi
 
-    def forward(*leaves: PyTree) -> tuple[PyTree, tuple[PyTree, ...]]:
-        arguments = jax.tree.map(lambda leaf: leaf.value, leaves)
-        phi = minimise(*arguments)
-        # The problem need not be differentiable by a task by which no gradient is asked. Structure,
-        # unlike a truth value, stays known where values are traced.
-        by_z = () if any(leaf.perturbed for leaf in jax.tree.leaves(leaves[1])) else None
-        return phi, (*arguments, phi, by_z)
+    def derivative(
+        primals: tuple[PyTree, PyTree, Key | None], tangents: tuple[PyTree, PyTree, PyTree]
+    ) -> tuple[PyTree, PyTree]:
+        phi = minimise(*primals)
+        by_theta, by_z = ([_way(t) for t in jax.tree.leaves(tree)] for tree in tangents[:2])
+        # The problem need not be differentiable by a task by which no gradient is asked.
+        loss = Loss(problem, *primals, by_z=any(t is not None for t in by_z))
+        return phi, sensitivity(loss, phi, by_theta + by_z, nudging)
 
-    def backward(residuals: tuple[PyTree, ...], v: PyTree) -> tuple[PyTree, PyTree, None]:
-        theta, z, key, phi, by_z = residuals
-        loss = Loss(problem, theta, z, key, by_z=by_z is not None)
-        v = jax.tree.map(_instantiate, v)
-        grads, _ = linear_contrast(loss, phi, v, nudged_solver, points, damping=damping)
-        return *grads, None
-
-    minimise.defvjp(forward, backward, symbolic_zeros=True)
+    minimise.defjvp(derivative, symbolic_zeros=True)
 
     def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
         check_shapes(Loss(problem, theta, z, key))
@@ -105,5 +114,7 @@ def argmin(
     return checked
 
 
-def _instantiate(v: ArrayLike | SymbolicZero) -> jax.Array:
-    return jnp.zeros(v.shape, v.dtype) if isinstance(v, SymbolicZero) else jnp.asarray(v)
+def _way(tangent: jax.Array | SymbolicZero) -> jax.Array | None:
+    """The tangent of a leaf; None where it does not move."""
+    still = isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+    return None if still else jnp.asarray(tangent)

@@ -103,18 +103,21 @@ def test_aux_whole_numbers_and_vmap():
     same(jax.jit(jax.vmap(jax.grad(loss)))(thetas), thetas / 2, 1e-9)
 
 
-@pytest.mark.parametrize("y", [jnp.ones(2), jnp.array(1.0)])
-def test_another_problem_is_refused(y):
-    with pytest.raises(ValueError, match="ContrastiveAdjoint differentiates minima, and Newton"):
-        optx.root_find(
-            lambda y, theta: y * y - theta,
-            optx.Newton(1e-6, 1e-6),
-            y,
-            2.0,
-            adjoint=ContrastiveAdjoint(),
-        )
-
-
 def test_a_bad_beta_is_named():
     with pytest.raises(ValueError, match="beta: must be positive"):
         ContrastiveAdjoint(beta=0.0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"scheme": "holomorphic"}, "scheme: the minimisers of optimistix do not learn in complex"),
+        ({"scheme": "backward"}, "scheme: unknown 'backward'"),
+        ({"order": 3}, "order: the symmetric scheme needs an even whole number"),
+        ({"damping": -1.0}, "damping: must be at least 0"),
+        ({"damping": float("nan")}, "damping: must be at least 0"),
+    ],
+)
+def test_bad_settings_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        ContrastiveAdjoint(**bad)
