@@ -137,7 +137,7 @@ def build(c: Configuration) -> Example:
         "momentum": optax.sgd(c.rate, 0.9),
         "adam": optax.adam(c.rate, eps_root=1e-12),
     }
-    linear = {"scheme": "symmetric", "nudge": "linear"}
+    linear: dict[str, object] = {"scheme": "symmetric", "nudge": "linear"}
     settings: dict[str, dict[str, object]] = {
         "forward": {},
         "symmetric": {"scheme": "symmetric"},

@@ -111,7 +111,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     """The error that was expected against the one that was measured."""
     from metacontrast.report import figure as drawing
 
-    def draw_errors(axes: Any) -> None:
+    def draw_errors(grid: Any) -> None:
+        axes = grid[0, 0]
         colours = {"trust": "C2", "doubt": "C1", "do not trust": "C3"}
         for verdict, colour in colours.items():
             points = [
@@ -129,7 +130,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_ylabel("error expected by diagnose")
         axes.legend()
 
-    drawing(path, draw_errors)
+    drawing(path, draw_errors, size=(5.0, 4.0))
 
 
 def main() -> None:
@@ -145,9 +146,8 @@ def main() -> None:
     part, parts = map(int, options.share.split("/"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first, options.first + options.configurations)
-    for seed in [
-        s for s in seeds if s % parts == part and s not in {r["seed"] for r in _read(options.out)}
-    ]:
+    done = {row["seed"] for row in _read(options.out)}
+    for seed in [s for s in seeds if s % parts == part and s not in done]:
         row = judge(seed)
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

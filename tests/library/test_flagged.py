@@ -192,11 +192,11 @@ def test_one_long_task_is_counted_too():
     class Long(mc.Contrastive):
         def value_and_grad(self, loss, solver, starts=None):
             meta = super().value_and_grad(loss, solver, starts)
-            return meta._replace(aux=meta.aux | {"flags": Flags(unbounded=True)})
+            return meta._replace(aux=meta.aux | {"flags": Flags(rounded=True)})
 
     run = partial(train, tasks=1, estimator=Long(0.1), warm_start="phases", log_every=6)
-    assert run(on_flag="warn").metrics[0]["flags"] == {"unbounded": STEPS}
-    with pytest.raises(FlaggedError, match=rf"^meta-step {STEPS}: .*{remedies(('unbounded', 1))}"):
+    assert run(on_flag="warn").metrics[0]["flags"] == {"rounded": STEPS}
+    with pytest.raises(FlaggedError, match=rf"^meta-step {STEPS}: .*{remedies(('rounded', 1))}"):
         run()
 
 

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 import optimistix as optx
 
-from .._loss import LinearNudge, Loss, dot
+from .._loss import LinearNudge, Loss
 from .._problem import Problem
 from .._sensitivity import Nudging, sensitivity
 from .._solver._function import as_solver
 from .._stencil import Scheme
+from .._tree import dot
 from .._types import PyTree, Scalar
 
 # Of optimistix: all that goes into the loop which runs a solver, and the loop.

@@ -20,7 +20,7 @@ from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState
 
-# Diagnostics, and flags, that cost no gradient; in a warm start, whose phases may be a step long, no
+# Diagnostics and flags that cost no gradient: a warm start, whose phases may be a step long, has no
 # others.
 CHEAP = ("inner", "outer", "nudged_inner", "nudged_outer", "distance")
 CHEAP_FLAGS = ("rounded", "nonfinite")
