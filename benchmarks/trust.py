@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the errors there, without a suffix")
     options = parser.parse_args()
     part, parts = map(int, options.share.split("/"))
+    # Small networks, each compiled six times and run a few: compiling is all that takes time.
+    jax.config.update("jax_disable_most_optimizations", True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     seeds = range(options.first, options.first + options.configurations)
     done = {row["seed"] for row in _read(options.out)}

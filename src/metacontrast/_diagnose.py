@@ -175,7 +175,8 @@ class _Run:
             verdict = "do not trust"
         elif is_smooth and cosine >= TRUSTED:
             verdict = "trust"
-        half = gradient(0.5, self.key)[0] if isinstance(self.estimator, Contrastive) else None
+        has_beta = isinstance(self.estimator, Contrastive) and self.estimator.beta is not None
+        half = gradient(0.5, self.key)[0] if has_beta else None
         other = None
         if self.key is not None and self.problem.sample is not None:
             other = gradient(None, jax.random.fold_in(self.key, 1))[0]
@@ -201,7 +202,7 @@ class _Run:
 
         def run(factor: Scalar, key: Key | None) -> MetaGradient:
             rule = estimator
-            if isinstance(rule, Contrastive):
+            if isinstance(rule, Contrastive) and rule.beta is not None:
                 rule = replace(rule, beta=factor * rule.beta)
             return meta_gradient(self.problem, self.solver, rule, by_z=False)(
                 self.theta, self.z, key

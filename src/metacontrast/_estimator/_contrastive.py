@@ -12,9 +12,10 @@ from .._complex import require_analytic
 from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
+from .._natural_beta import natural_beta
 from .._solver._base import Solver, SolverLike, Start
 from .._solver._function import as_solver
-from .._stencil import Scheme, Stencil, stencil
+from .._stencil import DEFAULT_ORDER, Scheme, Stencil, stencil
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
@@ -43,7 +44,9 @@ class Contrastive(Estimator):
     gradient of the nearest one, and that of the outer nudge the gradient of the best.
 
     Args:
-        beta: the nudge, finite and not 0. If negative, the nudge is away from the test loss.
+        beta: the nudge, finite and not 0. If negative, the nudge is away from the test loss. None,
+            with the linear nudge alone: by the curvature along it, so that phi moves by a small
+            part of its size; for learners that converge.
         scheme: "forward" (0, beta), the paper's; or "symmetric" (-beta, beta). A negative outer
             nudge makes `L_in - |beta| L_out` unbounded below where `L_out` grows faster than
             `L_in`, as in over-parameterised regression: keep beta below the ratio of their
@@ -93,7 +96,7 @@ class Contrastive(Estimator):
         4.0 2.0
     """
 
-    beta: Scalar | float
+    beta: Scalar | float | None
     scheme: Scheme = "forward"
     order: int | None = None
     nudge: Literal["outer", "linear"] = "outer"
@@ -105,9 +108,14 @@ class Contrastive(Estimator):
     through: ClassVar[tuple[str, ...]] = ("inner", "outer")
 
     def __post_init__(self) -> None:
-        stencil(self.scheme, self.order, self.beta)
+        self._stencil(1.0 if self.beta is None else self.beta)
         if self.nudge not in ("outer", "linear"):
             raise ValueError(f"nudge: must be 'outer' or 'linear', not {self.nudge!r}.")
+        if self.beta is None and self.nudge != "linear":
+            raise ValueError(
+                "beta: only that of a linear nudge follows from the curvature along it; say "
+                "nudge='linear', or give a number (accuracy.suggest_beta finds a good one)."
+            )
         if self.damping is None:
             return
         if self.nudge != "linear" or self.control:
@@ -127,8 +135,8 @@ class Contrastive(Estimator):
         Its aux: `inner` and `outer` loss of the free phase and its `residual` (the norm of
         `dL/dphi` where it stopped); the same of each nudged phase, `nudged_inner`,
         `nudged_outer`, `nudged_residual`, its `distance` from `phi_0`, and `nudged_curvature`, that
-        of its loss between `phi_0` and where it stopped, as lists. A curvature that is not positive
-        tells that the phase has no minimum.
+        of its loss between `phi_0` and where it stopped, as lists; of all phases together the
+        `linear_residual`, what they left undone beside the nudge; and the `flags`.
         """
         nudged = solver if self.nudged is None else as_solver(self.nudged)
         if self.scheme == "holomorphic":
@@ -137,15 +145,14 @@ class Contrastive(Estimator):
             require_analytic(loss, phi, outer=self.nudge == "outer")
         free = free_phase(loss, solver, starts)
         loss = loss.with_state(free.model)
-        points = stencil(self.scheme, self.order, self.beta)
         warm = None if starts is None else starts.nudged
-        if self.nudge == "outer":
-            value = loss.outer(free.phi)
+        if self.nudge == "outer" and self.beta is not None:
+            value, points = loss.outer(free.phi), self._stencil(self.beta)
             grads, phases = contrast(
                 loss, free.phi, nudged, points, OuterNudge, control=self.control, starts=warm
             )
         else:
-            value, grads, phases = self._linear(loss, free.phi, nudged, points, warm)
+            value, grads, phases = self._linear(loss, free.phi, nudged, warm)
         return MetaGradient(
             value,
             *grads,
@@ -153,20 +160,26 @@ class Contrastive(Estimator):
             Phases(start_from(free), tuple(start_from(phase.solution) for phase in phases)),
         )
 
+    def _stencil(self, beta: Scalar | float) -> Stencil:
+        return stencil(self.scheme, self.order, beta)
+
     def _linear(
         self,
         loss: Loss,
         phi_0: PyTree,
         nudged: Solver,
-        points: Stencil,
         starts: tuple[Start, ...] | None,
     ) -> tuple[Scalar, tuple[PyTree, PyTree], list[Phase]]:
         outer = jax.value_and_grad(
             lambda phi, theta, z: loss.at(theta, z).outer(phi), (0, 1, 2), allow_int=True
         )
         value, (v, *direct) = outer(phi_0, loss.theta, loss.z)
+        beta = self.beta
+        if beta is None:
+            order = DEFAULT_ORDER[self.scheme] if self.order is None else self.order
+            beta = natural_beta(loss, phi_0, v, order=order, damping=self.damping, tol=nudged.tol)
         through_phi, phases = linear_contrast(
-            loss, phi_0, v, nudged, points,
+            loss, phi_0, v, nudged, self._stencil(beta),
             damping=self.damping, control=self.control, starts=starts,
         )  # fmt: skip
         return value, jax.tree.map(_add, tuple(direct), through_phi), phases

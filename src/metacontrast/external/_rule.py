@@ -168,4 +168,5 @@ def real_stencil(rule: Contrastive) -> Stencil:
             "nudged: the rule's is a solver in JAX; give that of a learner outside JAX to the "
             "learner, Learner(nudged=...), or in PyTorch to backward(nudged=...)."
         )
+    assert rule.beta is not None  # as with any nudge but the linear one
     return stencil(rule.scheme, rule.order, float(rule.beta))
