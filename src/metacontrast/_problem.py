@@ -14,7 +14,7 @@ from ._synapse import Synapse
 from ._types import Key, PyTree, Scalar
 
 # `(phi, theta, z) -> scalar`; with a model state `(phi, theta, z, state) -> (scalar, state)`.
-LossFunction: TypeAlias = Callable[..., Scalar]
+LossFunction: TypeAlias = Callable[..., PyTree]
 
 
 class Data(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from cases import CASES, distance, exact
+from problems import EPS
 
 import metacontrast as mc
 
@@ -154,3 +155,17 @@ def test_nothing_to_nudge_along():
 def test_errors(words, name):
     with pytest.raises(ValueError, match=name):
         mc.Contrastive(**({"beta": 0.1, "nudge": "linear"} | words))
+
+
+@pytest.mark.parametrize("scheme", ["forward", "symmetric"])
+def test_without_a_beta_it_is_the_one_that_the_curvature_asks_for(scheme):
+    """To the error of that scheme, at a displacement of 0.3 eps^(1/(1+order)) of phi."""
+    order = {"forward": 1, "symmetric": 2}[scheme]
+    learner, theta, task, _ = CASES["network"]()
+    rule = mc.Contrastive(None, scheme, nudge="linear", nudged=mc.newton_cg(1e-12))
+    meta = jax.jit(mc.meta_gradient(learner, mc.newton_cg(1e-12), rule))(theta, task)
+    moved = 0.3 * EPS ** (1 / (1 + order))
+    error = distance(meta.by_theta, exact("network")[1]) / float(optax.tree.norm(meta.by_theta))
+    assert error < 100 * moved**order
+    with pytest.raises(ValueError, match=r"^beta: only that of a linear nudge"):
+        mc.Contrastive(None)
