@@ -159,7 +159,7 @@ def test_errors(words, name):
 
 @pytest.mark.parametrize("scheme", ["forward", "symmetric"])
 def test_without_a_beta_it_is_the_one_that_the_curvature_asks_for(scheme):
-    """At a displacement of 0.3 eps^(1/(1+order)): the scheme's error there, and round-off over it."""
+    """At a displacement of 0.3 eps^(1/(1+order)): the error of the scheme, and round-off."""
     order = {"forward": 1, "symmetric": 2}[scheme]
     learner, theta, task, _ = CASES["network"]()
     rule = mc.Contrastive(None, scheme, nudge="linear", nudged=mc.newton_cg(1e-12))
