@@ -111,11 +111,24 @@ def squares(phi: PyTree, data: mc.Data) -> jax.Array:
     return jnp.sum((jax.vmap(partial(NET.apply, phi))(data.x) - data.y) ** 2)
 
 
-PROBLEM = mc.Problem(
-    init=lambda theta, task: theta.omega,
-    inner=lambda phi, theta, task: squares(phi, task.train) + theta.pull(phi),
-    outer=lambda phi, theta, task: squares(phi, task.test),
-)
+def problem(s: Settings) -> mc.Problem:
+    """The complex synapse; where theta has no strengths, they stay what they were at first."""
+
+    def synapse(theta: mc.Synapse) -> mc.Synapse:
+        fixed = mc.Synapse(theta.omega, jnp.log(s.first_lambda))
+        return fixed if theta.log_lam is None else theta
+
+    return mc.Problem(
+        init=lambda theta, task: theta.omega,
+        inner=lambda phi, theta, task: squares(phi, task.train) + synapse(theta).pull(phi),
+        outer=lambda phi, theta, task: squares(phi, task.test),
+    )
+
+
+def first_theta(s: Settings) -> mc.Synapse:
+    """A random network with equal strengths; without them for rules that cannot learn them."""
+    theta = frame.synapses(NET.init, s.seed, s.first_lambda)
+    return mc.Synapse(theta.omega, None) if s.method in ("first-order", "reptile") else theta
 
 
 def run(s: Settings) -> dict[str, Any]:
@@ -130,7 +143,7 @@ def run(s: Settings) -> dict[str, Any]:
     EXPERIMENT.claim(s)
     tasks = partial(frame.stack_tasks, partial(sine, shots=s.shots, queries=s.test_queries))
     error = lambda phi, theta, task: squares(phi, task.test) / len(task.test.x)
-    scores = evaluator(PROBLEM, nesterov(s.rate, s.free), metric=error)
+    scores = evaluator(problem(s), nesterov(s.rate, s.free), metric=error)
     losses = validate(s, scores, tasks(frame.VALID_SEED, s.valid_tasks))
     rate = min(losses, key=lambda rate: losses[rate])
     theta = theta_or_none(s, s.steps, rate)
@@ -204,11 +217,11 @@ _optimizer = optax.inject_hyperparams(_outer, static_args="last")
 
 def _meta_train(s: Settings, steps: int, rate: float) -> Any:
     return meta_train(
-        PROBLEM,
+        problem(s),
         nesterov(s.rate, s.free),
         estimator(s),
         partial(sine, shots=s.shots, queries=s.queries),
-        frame.synapses(NET.init, s.seed, s.first_lambda),
+        first_theta(s),
         _optimizer(peak=rate, steps=float(steps), last=s.last_rate),
         steps=steps,
         tasks=s.tasks,

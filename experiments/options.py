@@ -65,7 +65,8 @@ class Settings:
     quick: bool = False  # A tenth of the meta-steps.
     resume: bool = False  # Continue the run in OUT.
     out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
-    on_flag: Literal["stop", "warn"] = "stop"  # Where most meta-gradients say that they are wrong.
+    # The published settings are run as they are: what is flagged is counted.
+    on_flag: Literal["stop", "warn"] = "warn"  # Where most meta-gradients say that they are wrong.
     on_collapse: OnCollapse = "stop"  # Where what was learned is lost; rollback: at half the rate.
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
 

@@ -181,8 +181,9 @@ def initialisation() -> mc.Problem:
 
 
 def first_theta(s: Settings) -> mc.Synapse:
-    """A random network, and equal strengths of all that is fast."""
-    return frame.synapses(NET.init, s.seed, s.first_lambda, partial(fast, s))
+    """A random network, and equal strengths of all that is fast; MAML's has none."""
+    theta = frame.synapses(NET.init, s.seed, s.first_lambda, partial(fast, s))
+    return theta if s.method.startswith("cml") else mc.Synapse(theta.omega, None)
 
 
 def run(s: Settings) -> dict[str, Any]:

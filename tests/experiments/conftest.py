@@ -1,6 +1,7 @@
 """Experiments are beside the library, and run in seconds here."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,12 @@ def start(monkeypatch):
         return 0
 
     return called
+
+
+@pytest.fixture(autouse=True)
+def learners_of_few_steps():
+    """What takes seconds has not converged, and says so."""
+    with warnings.catch_warnings():
+        for said in ("the meta-gradient may be wrong", "Of .* some are flagged"):
+            warnings.filterwarnings("ignore", said)
+        yield

@@ -73,8 +73,8 @@ def test_bad_input_is_refused(
 def test_every_estimator_has_a_meta_gradient(name):
     s = estimators.EXPERIMENT.methods[name]
     solver = estimators.nesterov(s.rate, s.free)
-    theta = estimators.frame.synapses(estimators.NET.init, 0, s.first_lambda)
-    rule = mc.meta_gradient(estimators.PROBLEM, solver, estimators.estimator(s))
+    theta = estimators.first_theta(s)
+    rule = mc.meta_gradient(estimators.problem(s), solver, estimators.estimator(s))
     grad = rule(theta, sine(jax.random.key(1)), jax.random.key(2)).by_theta
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grad))
     assert bool((grad.omega.layers[0].weight != 0).any())

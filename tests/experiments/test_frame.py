@@ -195,7 +195,7 @@ def test_what_a_run_does_in_trouble_is_for_its_command_to_say(command, tmp_path,
     assert command("--out", tmp_path) == 0
     assert command("--out", tmp_path, "--on-flag", "warn", "--on-collapse", "rollback") == 0
     said = [(options["on_flag"], options["on_collapse"]) for options in given]
-    assert said == [("stop", "stop"), ("warn", "rollback")]
+    assert said == [("warn", "stop"), ("warn", "rollback")]
     # Only a rollback makes another run of it, which `meta_train` says itself.
     assert given[0]["config"] == given[1]["config"]
     assert not {"on_flag", "on_collapse"} & given[0]["config"].keys()

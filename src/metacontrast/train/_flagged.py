@@ -12,8 +12,7 @@ from jaxtyping import Array, Bool, Int
 from .._flags import REMEDIES, Flags
 from .._types import Aux
 
-# A run stops where more than half of the tasks of so many meta-steps in a row were flagged; a
-# shorter run, where those of all its meta-steps were.
+# A run stops where more than half of the tasks of so many meta-steps in a row were flagged.
 PATIENCE = 10
 # The flags that stop it; all others are only counted and warned of.
 STOPPING = ("idle", "unbounded", "unconverged", "rounded", "nonfinite")

@@ -109,9 +109,9 @@ def meta_train(
             several processes all of them call this, alike; the first one reads and writes `out`.
             Results differ from those of one device by rounding alone, and a run may be resumed on
             another mesh. Default: what `use_devices` chose, or else one device.
-        on_flag: what to do where more than half of the tasks of 10 meta-steps in a row were flagged
-            (of all meta-steps, in a shorter run): "stop", or "warn". Either way the first flags
-            of tasks that were learned are warned of, with what to do about each.
+        on_flag: what to do where more than half of the tasks of 10 meta-steps in a row were
+            flagged: "stop", or "warn". Either way the first flags of tasks that were learned are
+            warned of, with what to do about each.
         on_collapse: what to do where the loss (of `validate`, or else the mean meta-loss) is far
             above its best at three looks in a row, of which there is one each `log_every`
             meta-steps: "stop"; "rollback", which puts theta, the optimiser's state and all that

@@ -115,7 +115,7 @@ def run(
 ) -> Trained:
     """Take the meta-steps that are left, look at where they lead, and keep it in the folder."""
     dispatch, validate, warned = compile_dispatch(step), plan.validate, not is_first()
-    check = partial(_check, step, min(PATIENCE, plan.steps) if plan.stops_at_flags else None)
+    check = partial(_check, step, PATIENCE if plan.stops_at_flags else None)
     bar = tqdm(total=plan.steps, initial=snapshot.step, unit="step", disable=not plan.progress)
     with bar:
         if snapshot.step == 0 and validate is not None:
