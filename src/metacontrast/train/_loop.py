@@ -11,13 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from .._estimator._base import Estimator
+from .._features import Features
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
 from ._collapse import CHOICES, OnCollapse
-from ._features import Features
 from ._folder import Folder, claim
 from ._layout import Layout
 from ._mesh import resolve_mesh

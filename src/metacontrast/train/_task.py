@@ -10,18 +10,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._estimator._base import Phases
+from .._features import vjp_features
 from .._flags import Flags
 from .._loss import Loss
 from .._solver._base import start_of
 from .._types import Aux, Key, PyTree, Scalar, Step
 from ._divergence import is_far_above, is_finite, is_runaway, largest, start_and_scale
-from ._features import vjp_features
 from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState
 
-# Diagnostics, and flags, that cost no gradient; in a warm start, whose phases may be a step long, no
-# others.
+# Diagnostics, and flags, that cost no gradient; in a warm start, whose phases may be a step long,
+# there are no others.
 CHEAP = ("inner", "outer", "nudged_inner", "nudged_outer", "distance")
 CHEAP_FLAGS = ("rounded", "nonfinite")
 # The phases of a long task are judged every so many meta-steps: it takes a few losses more.
