@@ -60,14 +60,14 @@ class Configuration:
         """`(factor of beta, key) -> (the estimate in one row, all of it)`, one program."""
 
         @jax.jit
-        def run(factor: Scalar, key: Key | None) -> tuple[PyTree, MetaGradient]:
+        def run(factor: Scalar, *at: PyTree) -> tuple[PyTree, MetaGradient]:
             rule = estimator
             if isinstance(rule, Contrastive):
                 rule = replace(rule, beta=factor * rule.beta)
-            return self._estimate(self.problem, rule, self.theta, self.z, key)
+            return self._estimate(self.problem, rule, *at)
 
         def gradient(factor: float, key: Key | None) -> tuple[Numbers, MetaGradient]:
-            by_theta, meta = run(factor, key)
+            by_theta, meta = run(factor, self.theta, self.z, key)
             return flat(by_theta), meta
 
         return gradient
@@ -111,12 +111,12 @@ class Configuration:
         here = np.asarray(row, float)
 
         @jax.jit
-        def value(row: Float[Array, " n"]) -> tuple[PyTree, Scalar]:
+        def value(row: Float[Array, " n"], z: PyTree, key: Key | None) -> tuple[PyTree, Scalar]:
             theta = unravel(row)
-            return theta, loss(*problem_inputs(self.features, theta, self.z), self.key)
+            return theta, loss(*problem_inputs(self.features, theta, z), key)
 
         def at(way: Numbers) -> tuple[Numbers, float]:
-            theta, found = value(jnp.asarray(here + way, row.dtype))
+            theta, found = value(jnp.asarray(here + way, row.dtype), self.z, self.key)
             return flat(theta) - here, float(found)
 
         return at
@@ -140,15 +140,15 @@ class Configuration:
         """The size of the curvature along the nudge at `phi_0`, and that of `phi_0`."""
 
         @jax.jit
-        def curvature(free: Start, key: Key | None) -> tuple[Scalar, Scalar]:
-            loss = Loss(self.problem, *self.inputs, key).with_state(free.model)
+        def curvature(free: Start, *at: PyTree) -> tuple[Scalar, Scalar]:
+            loss = Loss(self.problem, *at).with_state(free.model)
             x, unravel = ravel_pytree(free.phi)
             v = jax.grad(lambda x: loss.outer(unravel(x)))(x)
             slope = jax.grad(lambda x: loss.inner(unravel(x)))
             along = widened(v) / or_one(norm(v))
             return jnp.abs(dot(along, central_difference(slope, x, along))), norm(x)
 
-        stiff, size = curvature(free, self.key)
+        stiff, size = curvature(free, *self.inputs, self.key)
         return float(stiff), float(size)
 
 
