@@ -110,7 +110,7 @@ def _advice(
         if name in flags:
             return REMEDIES[name] + "."
     if look.is_zero:
-        return "the estimate is exactly 0: see that theta is in a loss, and is not at its best."
+        return "the estimate is exactly 0: raise beta, and see that theta is in a loss."
     if not look.is_smooth:
         return (
             "the meta-loss is not smooth in theta on the scale of its own round-off, so that no "
@@ -118,7 +118,9 @@ def _advice(
         )
     beyond = lambda name, least: (known[name] or 0.0) > least
     if beyond("nudge", 0.3):
-        return "beta is too large for how the losses bend: halve it, or take nudge='linear'."
+        return (
+            "beta is too large for how the losses bend: halve it, or (in JAX) take nudge='linear'."
+        )
     if beyond("precision", 0.1):
         return "round-off decides: raise beta, or learn in a wider type."
     keys = known["keys"]
