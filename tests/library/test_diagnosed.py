@@ -100,6 +100,12 @@ def test_a_warm_start_says_why_there_is_none(tmp_path):
     assert "not diagnosed: the phases of a warm" in (tmp_path / _diagnosed.REPORT).read_text()
 
 
+def test_the_environment_switches_it_off(monkeypatch, tmp_path):
+    monkeypatch.setenv(_diagnosed.VARIABLE, "off")
+    assert run(out=tmp_path, steps=1).diagnosis is None
+    assert not (tmp_path / _diagnosed.REPORT).exists()
+
+
 def test_nor_is_there_one_of_several_processes(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert "one process cannot learn" in _diagnosed._skipped(None)

@@ -95,7 +95,7 @@ def test_a_start_that_slow_parameters_set_is_displaced_with_them():
     inner = lambda net, task: loss("train")(net, task) + net.pull()
     problem = mct.Problem(net, inner, loss("test"), ["omega.*", "log_lam.*"], init)
     converged = mct.diagnose(
-        problem, mct.descend(SGD, 300), mc.Contrastive(0.01, "symmetric"), regression_task()
+        problem, mct.descend(SGD, 150), mc.Contrastive(0.01, "symmetric"), regression_task()
     )
     assert converged.verdict == "trust"
 
