@@ -52,6 +52,8 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 least = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 os.environ["METACONTRAST_COMPILED"] = "off"
+# Nor do the small runs of tests look at their first meta-gradient; see test_diagnosed.py.
+os.environ["METACONTRAST_DIAGNOSE"] = "off"
 
 # The same examples every time; and the first one compiles, so there is no deadline.
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=25)

@@ -95,7 +95,7 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
-        options |= dict(on_flag=settings.on_flag, on_collapse=settings.on_collapse)
+        options |= {x: getattr(settings, x) for x in ("on_flag", "on_collapse", "diagnose")}
         return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
 
     def finish(

@@ -68,11 +68,12 @@ class Settings:
     # The published settings are run as they are: what is flagged is counted.
     on_flag: Literal["stop", "warn"] = "warn"  # Where most meta-gradients say that they are wrong.
     on_collapse: OnCollapse = "stop"  # Where what was learned is lost; rollback: at half the rate.
+    diagnose: bool = True  # Compare the first meta-gradient with what the learner does.
     devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
 
     # What is no setting of a result, or becomes one in `meta_train`.
     apart: ClassVar[tuple[str, ...]] = (
-        *("quick", "resume", "out", "devices", "on_flag", "on_collapse"),
+        *("quick", "resume", "out", "devices", "on_flag", "on_collapse", "diagnose"),
     )
 
     def shorten(self) -> Self:

@@ -189,16 +189,16 @@ def test_bad_input_is_refused(command, words, message, tmp_path, monkeypatch, ca
 
 
 def test_what_a_run_does_in_trouble_is_for_its_command_to_say(command, tmp_path, monkeypatch):
-    given = []
+    given, quiet = [], ["--no-diagnose"]
     monkeypatch.setattr(frame.train, "meta_train", lambda **options: given.append(options))
     monkeypatch.setattr(sys.modules[__name__], "run", EXPERIMENT.meta_train)
     assert command("--out", tmp_path) == 0
-    assert command("--out", tmp_path, "--on-flag", "warn", "--on-collapse", "rollback") == 0
-    said = [(options["on_flag"], options["on_collapse"]) for options in given]
-    assert said == [("warn", "stop"), ("warn", "rollback")]
+    assert command("--out", tmp_path, "--on-flag", "stop", "--on-collapse", "rollback", *quiet) == 0
+    said = [(o["on_flag"], o["on_collapse"], o["diagnose"]) for o in given]
+    assert said == [("warn", "stop", True), ("stop", "rollback", False)]
     # Only a rollback makes another run of it, which `meta_train` says itself.
     assert given[0]["config"] == given[1]["config"]
-    assert not {"on_flag", "on_collapse"} & given[0]["config"].keys()
+    assert not {"on_flag", "on_collapse", "diagnose"} & given[0]["config"].keys()
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, FloatingPointError, FileNotFoundError])

@@ -2,6 +2,7 @@
 
 from ._black_box import black_box as black_box
 from ._black_box import nelder_mead as nelder_mead
+from ._diagnose import diagnose as diagnose
 from ._parallel import MeanMetaGradient as MeanMetaGradient
 from ._parallel import mean_meta_gradient as mean_meta_gradient
 from ._rule import Learner as Learner

@@ -152,7 +152,7 @@ def _attempt(
         first = phases.inner(phases.start)
         phi_0 = phases.run(solver, 0.0, phases.start)
         after = phases.random_state()
-        meta = contrast_from(_learner(phases, phi_0, nudged), None, task, rule, phi_0)
+        meta = contrast_from(learner_of(phases, phi_0, nudged), None, task, rule, phi_0)
         go_on(after, phases.batches)
     if not (math.isfinite(meta.value) and all(map(_is_finite, meta.by_theta.values()))):
         return "its value or gradient is not finite"
@@ -165,7 +165,7 @@ def _is_finite(grad: torch.Tensor) -> bool:
     return bool(torch.isfinite(grad).all())
 
 
-def _learner(phases: Phases, phi_0: Weights, nudged: Solver) -> Learner:
+def learner_of(phases: Phases, phi_0: Weights, nudged: Solver) -> Learner:
     """The task as a learner outside JAX: theta is in the module, the free phase has run."""
     return Learner(
         solve=lambda theta, task, beta, start: phi_0,

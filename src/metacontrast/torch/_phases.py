@@ -99,7 +99,7 @@ class Phases:
         with freeze(self.slow.values()):
             self.put(phi)
             total = self._grads(beta, self.fast)
-            draws = DRAWS if self._has_drawn() else 1
+            draws = DRAWS if self.has_drawn() else 1
             for _ in range(draws - 1):
                 load(self.problem.module, self.fast, phi)
                 total = [a + b for a, b in zip(total, self._grads(beta, self.fast), strict=True)]
@@ -176,7 +176,7 @@ class Phases:
                     "nothing to learn; use the module it is handed, and no torch.no_grad()."
                 )
 
-    def _has_drawn(self) -> bool:
+    def has_drawn(self) -> bool:
         """Whether random numbers or batches have been drawn since `put`."""
         now = self.random_state()
         moved = any(not torch.equal(now[x], self.random[x]) for x in ("torch", *self.devices))

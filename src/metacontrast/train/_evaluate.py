@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .._check import check_shapes
+from .._features import Features, problem_inputs
 from .._loss import Loss
 from .._problem import Problem
 from .._solver._base import SolverLike, check_positive_int
 from .._solver._function import solve_inner
 from .._types import Key, PyTree, Step
-from ._features import Features, problem_inputs
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process

@@ -107,12 +107,17 @@ class Folder:
     """A claimed folder, open for writing. Several processes use it together; the first writes."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._metrics = path / METRICS
+        self._path, self._metrics = path, path / METRICS
         self._settings = settings
         # Before anything else is touched: what is cut back below depends on these settings.
         by_first(partial(path.mkdir, parents=True, exist_ok=True))
         write_json(path / CONFIG, settings)
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file by this text."""
+        if is_first():
+            write_atomically(self._path / name, text)
 
     def restore(self, first: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
         """The last checkpoint, or `first`, and the metrics up to it; all later is cut off.

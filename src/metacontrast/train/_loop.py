@@ -11,13 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from .._estimator._base import Estimator
+from .._features import Features
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
 from ._collapse import CHOICES, OnCollapse
-from ._features import Features
 from ._folder import Folder, claim
 from ._layout import Layout
 from ._mesh import resolve_mesh
@@ -55,6 +55,7 @@ def meta_train(
     mesh: Mesh | None = None,
     on_flag: OnFlag = "stop",
     on_collapse: OnCollapse = "stop",
+    diagnose: bool = True,
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
@@ -122,6 +123,12 @@ def meta_train(
             what was gained, and three times the largest rise between two of the last 30 looks.
             Before the tenth look ten times the size is asked for, and mean meta-losses, of tasks
             that differ, are not compared. Where every task of a meta-step diverges, the run stops.
+        diagnose: compare the meta-gradient of the first task with what learning it does, before a
+            run starts; see `metacontrast.diagnose`. It costs up to ten meta-gradients of one task
+            and their compilation, and changes no number of the run. The report is in `out`, as
+            `diagnosis.txt`, and in the `diagnosis` that is returned; if the verdict is not
+            "trust", a `RuntimeWarning` says what to do. Not of a run that is resumed, has a warm
+            start or several processes, nor where the environment says METACONTRAST_DIAGNOSE=off.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
@@ -167,7 +174,7 @@ def meta_train(
     step.check(theta)
     plan = Plan(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
-        progress and is_first(),
+        progress and is_first(), diagnose,
     )  # fmt: skip
     with explain_lost_process():
         folder = None if out is None else Folder(Path(out), settings)

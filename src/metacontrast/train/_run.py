@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from .._diagnosis import Diagnosis
 from .._types import PyTree
 from ._block import Fetched, Line, Validate, run_block, run_validation
 from ._collapse import MOST_ROLLBACKS, Looks, OnCollapse, collapse, finite, looks_of
+from ._diagnosed import diagnosed
 from ._divergence import before_trouble, check_trouble
 from ._flagged import PATIENCE, check_flagged, warn_flagged
 from ._folder import Folder
@@ -41,6 +43,8 @@ class Trained:
             is `theta` for want of a finite loss.
         best_loss: the loss of its validation.
         phi: with a warm start, where the free phase of the long task is at the end.
+        diagnosis: of the meta-gradient of the first task; None where it was not asked for, the run
+            was resumed, has a warm start or several processes. Print it.
     """
 
     theta: PyTree
@@ -49,6 +53,7 @@ class Trained:
     phi: PyTree = None
     best_step: int | None = None
     best_loss: float | None = None
+    diagnosis: Diagnosis | None = None
 
     @property
     def diverged(self) -> int:
@@ -82,6 +87,7 @@ class Plan:
     stops_at_flags: bool
     on_collapse: OnCollapse
     progress: bool
+    diagnose: bool
 
 
 def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
@@ -114,6 +120,9 @@ def run(
     step: MetaStep, plan: Plan, snapshot: Snapshot, lines: list[Line], folder: Folder | None
 ) -> Trained:
     """Take the meta-steps that are left, look at where they lead, and keep it in the folder."""
+    diagnosis = None
+    if plan.diagnose and snapshot.step == 0:
+        diagnosis = diagnosed(step, snapshot.state.theta, folder)
     dispatch, validate, warned = compile_dispatch(step), plan.validate, not is_first()
     check = partial(_check, step, PATIENCE if plan.stops_at_flags else None)
     bar = tqdm(total=plan.steps, initial=snapshot.step, unit="step", disable=not plan.progress)
@@ -141,7 +150,7 @@ def run(
             bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
         if trained.rollbacks and plan.progress:
             bar.write(f"It collapsed and was rolled back {trained.rollbacks} times.", sys.stderr)
-    return trained
+    return replace(trained, diagnosis=diagnosis)
 
 
 def _check(step: MetaStep, limit: int | None, metrics: Fetched, t: int) -> None:

@@ -12,11 +12,11 @@ import optax
 
 from .._check import check, check_floating
 from .._estimator._base import Estimator, MetaGradient, Phases
+from .._features import Features, problem_inputs
 from .._meta_loss import meta_gradient
 from .._problem import Problem
 from .._solver._base import Solver
 from .._types import Key, PyTree, Step
-from ._features import Features, problem_inputs
 from ._layout import Layout
 from ._reduce import first_row
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._estimator._base import Phases
+from .._features import vjp_features
 from .._flags import Flags
 from .._loss import Loss
 from .._solver._base import start_of
 from .._types import Aux, Key, PyTree, Scalar, Step
 from ._divergence import is_far_above, is_finite, is_runaway, largest, start_and_scale
-from ._features import vjp_features
 from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState

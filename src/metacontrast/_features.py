@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import jax
 
-from .._estimator._base import MetaGradient
-from .._types import PyTree
+from ._estimator._base import MetaGradient
+from ._types import PyTree
 
 # `(theta, task) -> (theta_in, z)`: what the problem's functions are called with.
 Features: TypeAlias = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]

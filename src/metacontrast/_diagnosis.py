@@ -1,0 +1,143 @@
+"""Whether a meta-gradient is to be trusted: the report, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ._directional import REFUSED, Look, Verdict
+from ._estimator._contrastive import Contrastive
+from ._flags import REMEDIES
+
+LENGTH = 0.5  # the relative error from which on more than the direction is to be spoken of
+
+
+class Proposal(NamedTuple):
+    """An estimator that was tried in place of the one asked about, and its cosine."""
+
+    estimator: Contrastive
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found; it prints as a short report.
+
+    Attributes:
+        verdict: "trust", "do not trust", or "doubt" where the tests do not tell.
+        cosine: between the estimate and the gradient of what the learner did, as far as the tests
+            see it; NaN where the estimate is 0 or not finite.
+        error: the relative error to be expected, `|estimate - gradient| / |gradient|`.
+        flags: those of the estimate that are up.
+        linear_residual: what the phases left undone beside the nudge, see `Contrastive`; None for
+            estimators that have none.
+        nudge: `|estimate(beta) - estimate(beta/2)| / |estimate(beta)|`; None without a beta.
+        keys: the cosine of the estimates with two keys; None where nothing is drawn.
+        precision: the relative change of the estimate in the next wider type, or None.
+        proposal: what else was tried, if the estimate is not trusted, and helped.
+        advice: one line.
+    """
+
+    verdict: Verdict
+    cosine: float
+    error: float
+    flags: tuple[str, ...]
+    linear_residual: float | None
+    nudge: float | None
+    keys: float | None
+    precision: float | None
+    proposal: Proposal | None
+    advice: str
+
+    def __str__(self) -> str:
+        """The report."""
+        rows = [
+            ("cosine with differences of the meta-loss", self.cosine),
+            ("relative error to be expected", self.error),
+            ("beta against beta/2, relative change", self.nudge),
+            ("two keys, cosine", self.keys),
+            ("wider arithmetic, relative change", self.precision),
+            ("residual of the phases beside the nudge", self.linear_residual),
+        ]
+        lines = [f"{self.verdict}: {self.advice}"]
+        lines += [f"  {name}: {x:.3g}" for name, x in rows if x is not None]
+        lines += [f"  flags: {', '.join(self.flags) or 'none'}"]
+        return "\n".join(lines)
+
+
+def conclude(
+    rule: object, look: Look, *, flags: list[str], proposal: Proposal | None = None, **numbers: Any
+) -> Diagnosis:
+    """The diagnosis.
+
+    Args:
+        rule: the estimator that was asked about.
+        look: what differences of the meta-loss say.
+        flags: those that are up.
+        proposal: what was tried instead.
+        numbers: the others of `Diagnosis`; None if left out.
+    """
+    names = ("linear_residual", "nudge", "keys", "precision")
+    known = {name: None if numbers.get(name) is None else float(numbers[name]) for name in names}
+    advice = "the estimate agrees with differences of the meta-loss."
+    if look.verdict == "trust" and look.error > LENGTH:
+        advice = (
+            "the direction agrees with differences of the meta-loss, but its length is not "
+            f"the slope's: the relative error is {look.error:.2g}."
+        )
+    elif look.verdict != "trust":
+        advice = _advice(rule, look, flags, known, proposal)
+    return Diagnosis(
+        look.verdict, look.cosine, look.error, tuple(flags), **known, proposal=proposal,
+        advice=advice,
+    )  # fmt: skip
+
+
+def _advice(
+    rule: object,
+    look: Look,
+    flags: list[str],
+    known: dict[str, float | None],
+    proposal: Proposal | None,
+) -> str:
+    """What to do, in one line; the surest thing first."""
+    if "idle" in flags:
+        return REMEDIES["idle"] + "."
+    # In this order: a cosine that is NaN is none to be beaten.
+    if proposal is not None and proposal.cosine >= max(REFUSED, look.cosine):
+        return f"try {_spelled(proposal.estimator)}, whose cosine is {proposal.cosine:.2g} here."
+    for name in ("nonfinite", "rounded", "unbounded"):
+        if name in flags:
+            return REMEDIES[name] + "."
+    if look.is_zero:
+        return "the estimate is exactly 0: raise beta, and see that theta is in a loss."
+    if not look.is_smooth:
+        return (
+            "the meta-loss is not smooth in theta on the scale of its own round-off, so that no "
+            "gradient says much of it; smoother activations, smaller inner rates, more examples."
+        )
+    beyond = lambda name, least: (known[name] or 0.0) > least
+    if beyond("nudge", 0.3):
+        return (
+            "beta is too large for how the losses bend: halve it, or (in JAX) take nudge='linear'."
+        )
+    if beyond("precision", 0.1):
+        return "round-off decides: raise beta, or learn in a wider type."
+    keys = known["keys"]
+    if keys is not None and keys < 0.5:
+        return (
+            "noise decides: symmetric with a linear nudge and damping, a larger beta, or "
+            "Problem(views=...)."
+        )
+    if known["linear_residual"] is None and not isinstance(rule, Contrastive):
+        return (
+            f"{type(rule).__name__} does not point where the meta-loss falls: Contrastive does "
+            "where learning converges, Unrolled where it does not."
+        )
+    return REMEDIES["unconverged"] + "."
+
+
+def _spelled(rule: Contrastive) -> str:
+    """The rule as one would write it."""
+    text = f"beta={rule.beta}, scheme={rule.scheme!r}, nudge={rule.nudge!r}"
+    return f"Contrastive({text}, damping={rule.damping})"

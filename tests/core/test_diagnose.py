@@ -1,0 +1,276 @@
+"""The verdict on a meta-gradient is that of its true error, and costs what it is said to."""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import relative_error
+
+import metacontrast as mc
+from metacontrast._directional import Judge
+from metacontrast._flags import REMEDIES
+
+# phi is pulled to x by springs of these strengths and to theta by springs of 1, and should be at y.
+STRENGTHS = jnp.array([0.5, 4.0, 20.0])
+TASK = {"train": jnp.array([1.0, -2.0, 0.5]), "test": jnp.array([0.3, 1.0, -1.0])}
+THETA = jnp.array([0.4, 0.1, -0.7])
+LONG, LINEAR = mc.descend(optax.sgd(0.04), 400), {"nudge": "linear"}
+
+
+def inner(phi, theta, task):
+    strengths = STRENGTHS.astype(phi.dtype)
+    return 0.5 * jnp.sum(strengths * (phi - task["train"]) ** 2 + (phi - theta) ** 2)
+
+
+problem = mc.Problem(
+    init=lambda theta, task: theta,
+    inner=inner,
+    outer=lambda phi, theta, task: 0.5 * jnp.sum((phi - task["test"]) ** 2),
+)
+
+
+def ask(rule, solver=LONG, problem=problem, theta=THETA, task=TASK, key=None, **more):
+    return mc.diagnose(problem, solver, rule, theta, task, key, **more)
+
+
+def true_error(rule, solver=LONG, problem=problem, theta=THETA, task=TASK, key=None):
+    """Relative to the gradient of all that the learner did."""
+    run = lambda rule: mc.meta_gradient(problem, solver, rule, by_z=False)(theta, task, key)
+    return relative_error(run(rule).by_theta, run(mc.Unrolled()).by_theta)
+
+
+# Closed forms
+
+
+def test_an_exact_contrast_is_trusted():
+    found = ask(mc.Contrastive(0.01, "symmetric", **LINEAR))
+    assert found.verdict == "trust" and found.flags == () and found.proposal is None
+    assert found.cosine == pytest.approx(1, abs=1e-9) and found.error < 1e-8
+    assert found.nudge < 1e-8 and found.keys is None and found.precision is None
+    text = str(found).splitlines()
+    assert text[0] == "trust: the estimate agrees with differences of the meta-loss."
+    assert text[-1] == "  flags: none" and len(text) < 9
+
+
+@pytest.mark.parametrize("beta", [0.1, 20.0])
+def test_the_error_is_the_true_one(beta):
+    """The contrast is `(phi_0 - y) / (h + 1 + beta)` in place of `(phi_0 - y) / (h + 1)`."""
+    rule = mc.Contrastive(beta)
+    phi = (STRENGTHS * TASK["train"] + THETA) / (STRENGTHS + 1)
+    slope = [(phi - TASK["test"]) / (STRENGTHS + 1 + b) for b in (0.0, beta)]
+    found, expected = ask(rule), relative_error(slope[1], slope[0])
+    assert found.error == pytest.approx(expected, rel=0.02)
+    cosine = float(slope[0] @ slope[1] / jnp.linalg.norm(slope[0]) / jnp.linalg.norm(slope[1]))
+    assert found.cosine == pytest.approx(cosine, abs=1e-3)
+
+
+bent = mc.Problem(
+    init=problem.init,
+    inner=lambda phi, theta, task: jnp.sum((phi - task["train"]) ** 2 + (phi - theta) ** 2),
+    outer=lambda phi, theta, task: jnp.sum(jnp.cos(4 * phi) * jnp.array([1.0, 2.0, 3.0])),
+)
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+def test_a_beta_that_is_far_too_large():
+    found = ask(mc.Contrastive(30.0), problem=bent)
+    assert found.verdict == "do not trust" and found.nudge > 0.1
+    assert found.error == pytest.approx(true_error(mc.Contrastive(30.0), problem=bent), rel=0.1)
+    assert found.proposal.cosine > 0.95
+    assert str(found).startswith(f"do not trust: try Contrastive(beta={found.proposal[0].beta}, ")
+    assert ask(mc.Contrastive(0.01), problem=bent).verdict == "trust"
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+def test_a_learner_that_did_not_converge():
+    rule, short = mc.Contrastive(0.01), mc.descend(optax.sgd(0.04), 1)
+    found = ask(rule, short)
+    assert found.verdict == "do not trust" and "unconverged" in found.flags
+    assert 0.5 < found.error / true_error(rule, short) < 2
+    assert found.linear_residual > 0.5
+    assert ask(mc.Unrolled(), short).verdict == "trust"
+
+
+def test_a_tolerance_above_the_nudge():
+    found = ask(mc.Contrastive(1e-4), mc.until_converged(optax.sgd(0.04), 1e-2))
+    assert found.verdict == "do not trust" and "idle" in found.flags
+    assert np.isnan(found.cosine) and found.advice == REMEDIES["idle"] + "."
+
+
+# Types, and sizes of theta
+
+
+def halved(kind, theta=THETA):
+    """The theta and the task in this type."""
+    return {"theta": theta.astype(kind), "task": jax.tree.map(lambda x: x.astype(kind), TASK)}
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+def test_a_tiny_beta_in_float32():
+    at, rule, solver = halved(jnp.float32), mc.Contrastive(1e-7), mc.newton_cg(1e-9, 5)
+    found = ask(rule, solver, **at)
+    phi = (STRENGTHS * TASK["train"] + THETA) / (STRENGTHS + 1)
+    exact = ((phi - TASK["test"]) / (STRENGTHS + 1)).astype(jnp.float32)
+    estimate = mc.meta_gradient(problem, solver, rule)(*at.values()).by_theta
+    assert found.verdict != "trust" and "rounded" in found.flags and found.precision > 0.1
+    assert found.error == pytest.approx(relative_error(estimate, exact), rel=0.1)
+
+
+def test_a_moderate_beta_in_float32():
+    found = ask(mc.Contrastive(0.05, "symmetric", **LINEAR), **halved(jnp.float32))
+    assert found.verdict == "trust" and found.precision < 1e-3
+
+
+@pytest.mark.parametrize("beta, verdict", [(0.3, "trust"), (1e-6, "do not trust")])
+def test_a_theta_of_bfloat16(beta, verdict):
+    """The learner computes in float32."""
+    wide = replace(problem, init=lambda theta, task: theta.astype(jnp.float32))
+    at = halved(jnp.float32) | {"theta": THETA.astype(jnp.bfloat16)}
+    found = ask(mc.Contrastive(beta, "symmetric", **LINEAR), problem=wide, **at)
+    assert found.verdict == verdict
+
+
+def test_a_theta_of_a_single_number():
+    """No direction is left beside the estimate."""
+    found = ask(mc.Contrastive(20.0), theta=jnp.array(0.4), problem=problem_of_one)
+    assert found.cosine == pytest.approx(1) and found.verdict == "trust"
+    expected = true_error(mc.Contrastive(20.0), theta=jnp.array(0.4), problem=problem_of_one)
+    assert found.error == pytest.approx(expected, rel=0.01) and expected > 0.5
+    assert "its length is not" in found.advice
+
+
+problem_of_one = replace(problem, init=lambda theta, task: theta * jnp.ones(3))
+
+
+def test_a_theta_of_several_leaves():
+    parts = lambda theta: jnp.stack([theta["a"], *theta["b"]])
+    tree = mc.Problem(
+        init=lambda theta, task: parts(theta),
+        inner=lambda phi, theta, task: inner(phi, parts(theta), task),
+        outer=problem.outer,
+    )
+    found = ask(mc.Contrastive(1.0), problem=tree, theta={"a": THETA[0], "b": THETA[1:]})
+    assert found.error == pytest.approx(ask(mc.Contrastive(1.0)).error, rel=1e-6)
+
+
+# What is random, what has a body
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+def test_a_learner_that_draws():
+    jitter = lambda task, key: task | {"train": task["train"] + jax.random.normal(key, (3,))}
+    noisy = replace(problem, sample=jitter)
+    found = ask(mc.Contrastive(0.1), problem=noisy, key=jax.random.key(0))
+    assert -1 <= found.keys <= 1 and found.precision is None
+
+
+def test_features_are_composed():
+    """A body in front of theta and of the task, which no phase runs again."""
+
+    def body(theta, task):
+        seen.append(theta)
+        return theta["w"] * theta["head"], task | {"train": theta["w"] * task["train"]}
+
+    seen, slow = [], {"w": jnp.array(0.8), "head": THETA}
+    rule = mc.Contrastive(1.0)
+    found = ask(rule, theta=slow, features=body)
+    joined = lambda rule: jax.grad(
+        lambda theta: mc.meta_loss(problem, LONG, rule)(*body(theta, TASK))
+    )(slow)
+    expected = relative_error(joined(rule), joined(mc.Unrolled()))
+    assert found.error == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+@pytest.mark.parametrize(
+    "rule, verdict",
+    [
+        (mc.Unrolled(), "trust"),
+        (mc.Implicit(), "trust"),
+        (mc.FirstOrder(), "doubt"),
+        (mc.Reptile(), "do not trust"),
+        (mc.Evolution(0.01, 40), None),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_every_estimator(rule, verdict):
+    found = ask(rule, key=jax.random.key(0))
+    assert found.nudge is None and found.verdict == (verdict or found.verdict)
+    if verdict is None:
+        return
+    # Two directions beside the estimate are all there are.
+    assert found.error == pytest.approx(true_error(rule), rel=0.05, abs=1e-5)
+
+
+# The price
+
+
+@dataclass(frozen=True, eq=False)
+class Counter(mc.Solver):
+    """A solver that counts the phases that are run."""
+
+    solver: mc.Solver
+    phases: list = field(default_factory=list)
+
+    def init(self, loss, phi, memory=None):
+        jax.debug.callback(lambda: self.phases.append(1))
+        return self.solver.init(loss, phi, memory)
+
+    def step(self, loss, state, t):
+        return self.solver.step(loss, state, t)
+
+
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
+@pytest.mark.parametrize(
+    "rule, phases",
+    [
+        (mc.Contrastive(0.01), 2),
+        (mc.Contrastive(30.0), 2),
+        (mc.Contrastive(30.0, "symmetric"), 3),
+        (mc.FirstOrder(), 2),
+    ],
+)
+def test_at_most_ten_meta_gradients(rule, phases):
+    solver = Counter(LONG, steps=20)
+    wide = replace(bent, sample=lambda task, key: task)
+    at = {"theta": jnp.concatenate([THETA, THETA, THETA])}
+    many = replace(
+        wide,
+        init=lambda theta, task: theta[:3],
+        inner=lambda phi, theta, task: inner(phi, theta.reshape(3, 3).sum(axis=0), task),
+    )
+    mc.diagnose(many, solver, rule, **at, z=TASK, key=jax.random.key(0))
+    jax.effects_barrier()
+    assert 10 < len(solver.phases) <= 10 * phases
+
+
+# The judge
+
+
+def test_more_directions_where_a_few_say_that_all_is_well():
+    rows = np.linspace(-1, 1, 50)
+    calls = []
+
+    def at(way):
+        calls.append(way)
+        return way, float(rows @ (np.ones(50) + way))
+
+    judge = Judge(at, np.ones(50), float(rows.sum() + 1), 2e-16, 2e-16)
+    assert judge.look(rows).verdict == "trust" and len(calls) == 14
+    assert all(abs(rows @ way) < 1e-12 * np.linalg.norm(way) * 6 for way in calls[4:])
+    assert judge.look(np.ones(50) + rows).verdict == "do not trust" and len(calls) == 24
+
+
+def test_a_function_with_jumps_is_no_judge():
+    rough = lambda way: (way, float(np.sum(way) + 1e3 * np.sin(1e9 * np.sum(way))))
+    look = Judge(rough, np.ones(2), 1.0, 2e-16, 2e-16).look(np.ones(2))
+    assert look.verdict == "do not trust" or not look.is_smooth
+
+
+@pytest.mark.parametrize("d", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
+def test_an_estimate_that_is_no_direction(d):
+    look = Judge(lambda way: pytest.fail(), np.ones(2), 1.0, 2e-16, 2e-16).look(np.array(d))
+    assert look.verdict == "do not trust" and look.is_zero == (not any(d))
