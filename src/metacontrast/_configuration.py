@@ -62,8 +62,8 @@ class Configuration:
         @jax.jit
         def run(factor: Scalar, *at: PyTree) -> tuple[PyTree, MetaGradient]:
             rule = estimator
-            if isinstance(rule, Contrastive) and rule.beta is not None:
-                rule = replace(rule, beta=factor * rule.beta)
+            if isinstance(rule, Contrastive):
+                rule = rule.scaled(factor)
             return self._estimate(self.problem, rule, *at)
 
         def gradient(factor: float, key: Key | None) -> tuple[Numbers, MetaGradient]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import jax
@@ -159,6 +159,10 @@ class Contrastive(Estimator):
             phase_diagnostics(loss, free.phi, phases),
             Phases(start_from(free), tuple(start_from(phase.solution) for phase in phases)),
         )
+
+    def scaled(self, factor: Scalar | float) -> Contrastive:
+        """The same with beta times a factor; itself, where beta follows from the curvature."""
+        return self if self.beta is None else replace(self, beta=factor * self.beta)
 
     def _stencil(self, beta: Scalar | float) -> Stencil:
         return stencil(self.scheme, self.order, beta)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import numpy as np
 
@@ -61,7 +59,7 @@ def diagnose(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -
     phi_0, unseen = free_phase(learner, theta, task)
     refuse_unseen(unseen)
     estimate = lambda rule: contrast_from(learner, theta, task, rule, phi_0)
-    meta, half = estimate(rule), estimate(replace(rule, beta=rule.beta / 2))
+    meta, half = estimate(rule), estimate(rule.scaled(0.5))
     d, here = flat(meta.by_theta), flat(theta)
 
     def at(way: Numbers) -> tuple[Numbers, float]:

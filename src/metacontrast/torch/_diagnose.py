@@ -82,7 +82,7 @@ def diagnose(
             phi_0 = phases.run(solver, 0.0, phases.start)
             draws, after = phases.has_drawn(), phases.random_state()
             meta = _estimate(phases, phi_0, solvers, rule)
-            half = _estimate(phases, phi_0, solvers, replace(rule, beta=rule.beta / 2))
+            half = _estimate(phases, phi_0, solvers, rule.scaled(0.5))
             move = _meta_loss(phases, solver, before, began)
             d, here, eps = _flat(meta.by_theta), _flat(phases.slow), eps_of(phi_0)
             judge = Judge(move, here, float(meta.value), eps, eps_of(phases.slow))
