@@ -23,6 +23,7 @@ from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_fr
 
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
 UNSOLVED = 0.1  # the relative residual of the linear system from which on it is flagged
+ROUND_OFF = 8.0  # units of it, of which a slope that a solver can reach no further is made
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
 
 
@@ -123,12 +124,14 @@ class Implicit(Estimator):
         grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)
         aux = free_diagnostics(loss, free.phi)
         aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
-        aux["flags"] = self._flags(aux, norm(b), u.definite)
+        # What round-off of phi leaves of a slope, whatever the units of the two losses.
+        round_off = ROUND_OFF * jnp.finfo(phi.dtype).eps * norm(product(slope, phi, phi))
+        aux["flags"] = self._flags(aux, norm(b), round_off, u.definite)
         return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
 
-    def _flags(self, aux: Aux, size: Scalar, definite: Flag) -> Flags:
+    def _flags(self, aux: Aux, size: Scalar, round_off: Scalar, definite: Flag) -> Flags:
         """Where the outer loss has a slope of this `size`. Each comparison is one NaN fails."""
-        settled = aux["residual"] <= UNCONVERGED * size
+        settled = aux["residual"] <= jnp.maximum(UNCONVERGED * size, round_off)
         if self.method != "identity":  # which does not solve, nor claims to
             settled &= aux["linear_residual"] <= UNSOLVED
         pulled = ~(size == 0)  # else nothing is to come through phi
