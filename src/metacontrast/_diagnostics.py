@@ -20,6 +20,8 @@ from ._types import Aux, PyTree, Scalar
 
 # What is left undone, relative to the nudge, from which on a meta-gradient is flagged.
 UNCONVERGED = 0.5
+# Phases nearer to each other than so many units of round-off of phi tell little more than those.
+APART = 10.0
 FAR = 10.0  # how many times its own size an outer loss may move in a nudged phase
 
 
@@ -90,7 +92,7 @@ def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
     Each comparison is one that NaN fails.
     """
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
-    resolved = eps * norm(phi_0)
+    resolved = APART * eps * norm(phi_0)
     moved = apart = bounded = jnp.array(True)
     names = ("distance", "nudged_curvature", "nudged_residual", "nudged_outer")
     for far, curvature, residual, outer in zip(*(aux[name] for name in names), strict=True):

@@ -40,13 +40,15 @@ class LinearSolution(NamedTuple):
 
     `linear_residual` is `|b - A x| / |b|`, `curvature` the smallest `p' A p / p' p` met. If it is
     negative, A is indefinite, if it is 0, A is singular to round-off, and `x` is that of the step
-    before; if it is NaN, so is x.
+    before; if it is NaN, which an infinite one is taken for, so is x. `definite` is whether A is
+    positive, where more than the curvature tells it.
     """
 
     x: Vector
     iterations: Int[Array, ""]
     linear_residual: Float[Array, ""]
     curvature: Float[Array, ""]
+    definite: Bool[Array, ""] | bool = True
 
 
 class _Iterate(NamedTuple):
@@ -85,7 +87,8 @@ def cg(
     def step(at: _Iterate) -> _Iterate:
         ap = matvec(at.p)
         pap, pp = dot(at.p, ap), dot(at.p, at.p)
-        here = pap / pp
+        # An infinite one would be a step of 0, and pass for a solution.
+        here = jnp.where(jnp.isfinite(pap), pap / pp, jnp.nan)
         # What round-off leaves of a curvature of 0 would be a step of 1 / eps.
         here = jnp.where(jnp.abs(here) <= 16 * eps * at.largest, 0.0, here)
         alpha = jnp.where(here > 0, at.rr / pap, jnp.where(here <= 0, 0.0, jnp.nan))
@@ -105,9 +108,19 @@ def cg(
 
 
 def solve(a: Float[Array, "n n"], b: Vector) -> Vector:
-    """`a^-1 b` by a factorisation, which is of float32 at least."""
+    """`a^-1 b` by a factorisation, which is of float32 at least; NaN if a is not finite."""
     wide = jnp.promote_types(b.dtype, jnp.float32)
-    return jnp.linalg.solve(a.astype(wide), b.astype(wide)).astype(b.dtype)
+    x = jnp.linalg.solve(a.astype(wide), b.astype(wide)).astype(b.dtype)
+    # Dividing by what is infinite would leave something finite.
+    return jnp.where(jnp.all(jnp.isfinite(a)), x, jnp.nan)
+
+
+def is_positive(a: Float[Array, "n n"]) -> Bool[Array, ""]:
+    """Whether the symmetric `a` has no eigenvalue below 0, to within round-off; NaN has."""
+    a = widened(a)
+    size = jnp.max(jnp.sum(jnp.abs(a), axis=-1))
+    raised = a + 16 * jnp.finfo(a.dtype).eps * size * jnp.eye(len(a), dtype=a.dtype)
+    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(raised))) | (size == 0)
 
 
 def jvp(function: Callable[[Vector], Array], at: Vector, v: Vector) -> Array:

@@ -126,7 +126,8 @@ def meta_loss(
     Raises:
         ValueError: bad input, see `check`.
         TypeError: when the gradient by z is asked of an estimator that does not give it (it must
-            not pass for zero); code that JAX cannot trace.
+            not pass for zero), or by what the solver or the problem closes over; code that JAX
+            cannot trace.
 
     Example: learn an l2 penalty for ridge regression.
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -228,6 +229,14 @@ def _traced(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     """What `run` returns; where it cannot be traced, an error that says what to do."""
     try:
         return run(*arguments)
+    except jax.errors.UnexpectedTracerError as error:
+        raise TypeError(
+            "solver: it, or the problem, closes over a value that is being differentiated (a "
+            "learning rate, say), by which a meta-loss has no derivative: put that value into "
+            "theta, where the losses read it as theta and a solver of your own as loss.theta, and "
+            "differentiate by theta with an estimator that sees it (Unrolled or Evolution for what "
+            "the solver alone uses); or hide it from jax.grad by jax.lax.stop_gradient."
+        ) from error
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
             "solver: it, or the problem, asks for numbers where JAX traces arrays "

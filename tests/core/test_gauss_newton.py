@@ -198,7 +198,7 @@ def test_a_plain_function_is_refused():
         mc.gauss_newton(3)(lambda phi: jnp.sum(phi**2), jnp.ones(2))
 
 
-@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
 def test_damping_that_is_not_positive_is_refused(damping):
     with pytest.raises(ValueError, match=r"^damping"):
         mc.gauss_newton(3, damping=damping)

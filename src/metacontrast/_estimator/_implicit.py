@@ -10,10 +10,11 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from .._diagnostics import UNCONVERGED, free_diagnostics
-from .._flags import Flags
-from .._linear import LinearSolution, Vector, central_difference, cg, jvp, solve
+from .._flags import Flag, Flags
+from .._linear import LinearSolution, Vector, central_difference, cg, is_positive, jvp, solve
 from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
 from .._tree import dot, norm, or_one, widened
@@ -22,6 +23,7 @@ from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_fr
 
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
 UNSOLVED = 0.1  # the relative residual of the linear system from which on it is flagged
+ROUND_OFF = 8.0  # units of it, of which a slope that a solver can reach no further is made
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
 
 
@@ -99,8 +101,9 @@ class Implicit(Estimator):
 
         Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
         `iterations` taken; `curvature`, the smallest that cg met, or that along u. It is flagged
-        "unbounded" where that is negative; "unconverged" where the slope of the inner loss is not
-        small beside that of the outer one, or the linear residual is not small.
+        "unbounded" where that is negative, or, for "exact", any other is; "unconverged" where the
+        slope of the inner loss is not small beside that of the outer one, or the linear residual is
+        not small.
         """
         free = free_phase(loss, solver, starts)
         loss = loss.with_state(free.model)
@@ -121,16 +124,18 @@ class Implicit(Estimator):
         grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)
         aux = free_diagnostics(loss, free.phi)
         aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
-        aux["flags"] = self._flags(aux, norm(b))
+        # What round-off of phi leaves of a slope, whatever the units of the two losses.
+        round_off = ROUND_OFF * jnp.finfo(phi.dtype).eps * norm(product(slope, phi, phi))
+        aux["flags"] = self._flags(aux, norm(b), round_off, u.definite)
         return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
 
-    def _flags(self, aux: Aux, size: Scalar) -> Flags:
+    def _flags(self, aux: Aux, size: Scalar, round_off: Scalar, definite: Flag) -> Flags:
         """Where the outer loss has a slope of this `size`. Each comparison is one NaN fails."""
-        settled = aux["residual"] <= UNCONVERGED * size
+        settled = aux["residual"] <= jnp.maximum(UNCONVERGED * size, round_off)
         if self.method != "identity":  # which does not solve, nor claims to
             settled &= aux["linear_residual"] <= UNSOLVED
         pulled = ~(size == 0)  # else nothing is to come through phi
-        bounded = aux["curvature"] >= 0
+        bounded = (aux["curvature"] >= 0) & definite
         return Flags(unbounded=pulled & ~bounded, unconverged=pulled & ~settled)
 
     def check_aux(self, aux: Aux) -> None:
@@ -147,9 +152,10 @@ class Implicit(Estimator):
     def _solve(self, matvec: Callable[[Vector], Vector], b: Vector) -> LinearSolution:
         if self.method == "cg":
             return cg(matvec, b, self.iterations)
-        u, iterations = b, 0
+        u, iterations, definite = b, 0, jnp.array(True)
         if self.method == "exact":
-            u = _dense(matvec, b)
+            matrix = _dense(matvec, b)
+            u, definite = solve(matrix, b), is_positive(matrix)
         elif self.method == "neumann":
             rate, iterations = self.rate or 0.0, self.iterations
             u = jax.lax.fori_loop(0, iterations, lambda _, u: u + rate * (b - matvec(u)), 0 * b)
@@ -157,16 +163,16 @@ class Implicit(Estimator):
         unit = widened(u) / or_one(norm(u))
         curvature = dot(unit, product) / or_one(norm(u))
         residual = norm(product - b) / or_one(norm(b))
-        return LinearSolution(u, jnp.array(iterations), residual, curvature)
+        return LinearSolution(u, jnp.array(iterations), residual, curvature, definite)
 
 
-def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Vector:
+def _dense(matvec: Callable[[Vector], Vector], b: Vector) -> Float[Array, "n n"]:
     if b.size > LARGEST:
         raise ValueError(
             f"method: 'exact' makes a matrix of all pairs of the {b.size} weights, and is meant "
             f"for {LARGEST} at most; use 'cg'."
         )
-    return solve(jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype)), b)
+    return jax.vmap(matvec)(jnp.eye(b.size, dtype=b.dtype))
 
 
 def _nan_where(indefinite: jax.Array, grad: jax.Array) -> jax.Array:

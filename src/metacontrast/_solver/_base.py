@@ -211,9 +211,10 @@ def check_positive_int(name: str, n: object) -> None:
 
 
 def check_positive(name: str, x: float, hint: str = "") -> None:
-    """Raise unless `x` is a positive number; NaN is none."""
-    if not x > 0:
-        raise ValueError(f"{name}: must be positive, not {x}{'; ' + hint if hint else ''}.")
+    """Raise unless `x` is a positive number; NaN and infinity are none."""
+    if not 0 < x < float("inf"):
+        what_to_do = f"; {hint}" if hint else ""
+        raise ValueError(f"{name}: must be positive and finite, not {x}{what_to_do}.")
 
 
 def check_tol(tol: float, max_steps: int) -> None:
