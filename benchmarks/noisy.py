@@ -115,6 +115,14 @@ def cosines(seed: int) -> dict[str, float]:
     return found
 
 
+def table(rows: dict[str, list[float]]) -> str:
+    """A line a rule: mean and range."""
+    return "\n".join(
+        f"{name:36}{np.mean(values):6.3f}  ({min(values):.3f} to {max(values):.3f})"
+        for name, values in rows.items()
+    )
+
+
 def main() -> None:
     """Print a line a rule."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -123,8 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     each = [cosines(seed) for seed in range(options.seeds)]
     rows = {name: [one[name] for one in each] for name in each[0]}
-    for name, values in rows.items():
-        print(f"{name:36} {np.mean(values):6.3f}  ({min(values):.3f} to {max(values):.3f})")
+    print(table(rows))
     if options.result:
         facts = {"command": "python -m benchmarks.noisy", "seeds": list(range(options.seeds))}
         text = json.dumps(facts | {"cosines": rows} | provenance(), indent=1)

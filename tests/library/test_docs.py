@@ -1,9 +1,13 @@
 """The documentation leans on tests and figures that exist."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from benchmarks.noisy import table
+from benchmarks.trust import report, summary
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -32,3 +36,18 @@ def test_every_number_in_the_table_is_explained():
     table, notes = page.split("## What holds it")
     used = {int(n) for n in re.findall(r"\[(\d+)\]", table)}
     assert used == {int(n) for n in re.findall(r"^(\d+)\. ", notes, re.MULTILINE)}
+
+
+def blocks(page):
+    """The tables that a program printed."""
+    return re.findall(r"```text\n(.*?)\n```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
+    trust, noisy = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("trust", "noisy")
+    )
+    assert blocks("trust.md") == [report(summary(trust["rows"])), table(noisy["cosines"])]
+    assert trust["configurations"] >= 200
+    assert trust["trust_is_right"] >= 0.97
+    assert trust["do_not_trust_is_right"] >= 0.9
