@@ -22,6 +22,7 @@ from ._types import Aux, PyTree, Scalar
 UNCONVERGED = 0.5
 # Phases nearer to each other than so many units of round-off of phi tell little more than those.
 APART = 10.0
+STILL = 0.01  # the slope of the inner loss beside the outer one's, at which a phase may stand still
 FAR = 10.0  # how many times its own size an outer loss may move in a nudged phase
 
 
@@ -36,7 +37,9 @@ def free_diagnostics(loss: Loss, phi: PyTree) -> Aux:
     }
 
 
-def phase_diagnostics(loss: Loss, phi_0: PyTree, phases: Sequence[Phase]) -> Aux:
+def phase_diagnostics(
+    loss: Loss, phi_0: PyTree, phases: Sequence[Phase], start: PyTree = None
+) -> Aux:
     """`free_diagnostics`, and of each nudged phase the same, its distance and its curvature.
 
     The curvature is `d' (g(phi) - g(phi_0)) / d'd` with `d = phi - phi_0` and `g` the slope of the
@@ -83,7 +86,11 @@ def phase_diagnostics(loss: Loss, phi_0: PyTree, phases: Sequence[Phase]) -> Aux
         ],
         "linear_residual": norm(undone) / or_one(size),
     }
-    return aux | {"flags": _flags(aux, size, phi_0)}
+    flags = _flags(aux, size, phi_0)
+    if start is not None:  # of a free phase that went on: it stands still where it should not
+        stuck = (norm(_way(start, phi_0)) == 0) & ~(aux["residual"] <= STILL * size)
+        flags = flags._replace(idle=flags.idle | stuck)
+    return aux | {"flags": flags}
 
 
 def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:

@@ -121,6 +121,7 @@ def test_diagnostics():
     assert diverged["linear_residual"] > 1
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_negative_curvature_is_explained():
     problem, solve, theta, task = saddle(-0.5)
     with pytest.raises(ValueError, match=r"negative curvature .*add damping"):

@@ -156,7 +156,7 @@ class Contrastive(Estimator):
         return MetaGradient(
             value,
             *grads,
-            phase_diagnostics(loss, free.phi, phases),
+            phase_diagnostics(loss, free.phi, phases, None if starts is None else starts.free.phi),
             Phases(start_from(free), tuple(start_from(phase.solution) for phase in phases)),
         )
 

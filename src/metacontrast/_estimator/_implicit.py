@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .._diagnostics import UNCONVERGED, free_diagnostics
+from .._diagnostics import free_diagnostics
 from .._flags import Flag, Flags
 from .._linear import LinearSolution, Vector, central_difference, cg, is_positive, jvp, solve
 from .._loss import Loss
@@ -24,6 +24,8 @@ from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_fr
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
 UNSOLVED = 0.1  # the relative residual of the linear system from which on it is flagged
 ROUND_OFF = 8.0  # units of it, of which a slope that a solver can reach no further is made
+AWAY = 0.1  # how far from its minimum phi may be, in units of its own size, unless the slope
+SMALL = 0.01  # of the inner loss is at most so large as that of the outer one
 LARGEST = 4096  # weights, of which "exact" makes a square matrix
 
 
@@ -102,8 +104,8 @@ class Implicit(Estimator):
         Its aux: inner, outer, residual; `linear_residual`, `|(H + damping) u - b| / |b|`;
         `iterations` taken; `curvature`, the smallest that cg met, or that along u. It is flagged
         "unbounded" where that is negative, or, for "exact", any other is; "unconverged" where the
-        slope of the inner loss is not small beside that of the outer one, or the linear residual is
-        not small.
+        inner loss has a slope that would lead phi away by more than a tenth of itself, at that
+        curvature, or the linear residual is not small.
         """
         free = free_phase(loss, solver, starts)
         loss = loss.with_state(free.model)
@@ -126,12 +128,16 @@ class Implicit(Estimator):
         aux |= {k: getattr(u, k) for k in ("linear_residual", "iterations", "curvature")}
         # What round-off of phi leaves of a slope, whatever the units of the two losses.
         round_off = ROUND_OFF * jnp.finfo(phi.dtype).eps * norm(product(slope, phi, phi))
-        aux["flags"] = self._flags(aux, norm(b), round_off, u.definite)
+        near = jnp.maximum(AWAY * u.curvature * norm(phi), round_off)
+        aux["flags"] = self._flags(aux, norm(b), near, u.definite)
         return MetaGradient(aux["outer"], grads[0], grads[1], aux, Phases(start_from(free)))
 
-    def _flags(self, aux: Aux, size: Scalar, round_off: Scalar, definite: Flag) -> Flags:
-        """Where the outer loss has a slope of this `size`. Each comparison is one NaN fails."""
-        settled = aux["residual"] <= jnp.maximum(UNCONVERGED * size, round_off)
+    def _flags(self, aux: Aux, size: Scalar, near: Scalar, definite: Flag) -> Flags:
+        """Where the outer loss has a slope of this `size`. Each comparison is one NaN fails.
+
+        A residual below `near` is one of a phi that is as good as at its minimum.
+        """
+        settled = aux["residual"] <= jnp.maximum(SMALL * size, near)
         if self.method != "identity":  # which does not solve, nor claims to
             settled &= aux["linear_residual"] <= UNSOLVED
         pulled = ~(size == 0)  # else nothing is to come through phi
