@@ -1,4 +1,4 @@
-"""Learners whose optimiser does something else than the inner loss says: frozen, decayed, run out."""
+"""Learners whose optimiser does something else than the inner loss says: frozen, decayed, ended."""
 
 import warnings
 
