@@ -30,7 +30,7 @@ test-torch: .venv/torch
 test-types: .venv/ready
 	$(PYTEST) tests/core -m "not wrong_types" --jaxtyping-packages=metacontrast,typechecked.check
 
-# The other Pythons at hand: the core tier, but for the matrix's cells, on the newest of them with the
+# The other Pythons at hand: the core tier, but for what compiles longest, on the newest of them with the
 # newest versions of everything (requirements-newest.lock); the README's example on every one.
 test-pythons: .venv/ready
 	.venv/bin/python tools/pythons.py

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._tree import kinds
 from ._types import PyTree, Scalar
 
 
@@ -52,8 +53,16 @@ class Synapse(NamedTuple):
         return jax.tree.map(jnp.exp, broadcast(self.log_lam, phi))
 
     def resting_point(self, phi: PyTree) -> PyTree:
-        """omega, of phi's structure."""
-        return jax.tree.map(jnp.zeros_like, phi) if self.omega is None else self.omega
+        """omega, of phi's structure and shapes."""
+        if self.omega is None:
+            return jax.tree.map(jnp.zeros_like, phi)
+        ours, its = (list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (self.omega, phi))
+        if ours != its:
+            raise ValueError(
+                f"omega: must have phi's shapes, {kinds(phi)}, not {kinds(self.omega)}; each "
+                "weight is pulled to a resting point of its own."
+            )
+        return self.omega
 
     def contrast(self, phi_0: PyTree, phi_beta: PyTree, beta: Float[Array, ""] | float) -> Synapse:
         """The contrastive rule of this synapse in closed form; each weight sees only itself.

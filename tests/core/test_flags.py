@@ -282,6 +282,8 @@ def test_no_alarm_on_what_is_well_posed(name):
     solver = mc.descend(optax.sgd(rate, momentum=0.5), 500)
     rules = {row: rule for row, rule in ROWS.items() if row in {**CONTRASTS, **IMPLICIT}}
     rules["implicit neumann"] = mc.Implicit("neumann", 500, rate=rate)
+    if name == "network":  # of which a row compiles for a second
+        rules = {row: rules[row] for row in ("forward", "linear damped", "implicit cg")}
     gradients = {row: mc.meta_gradient(problem, solver, rule) for row, rule in rules.items()}
     told = jax.jit(lambda *at: {row: f(*at).aux["flags"] for row, f in gradients.items()})
     alarms = {row: flags.raised() for row, flags in told(theta, z).items()}

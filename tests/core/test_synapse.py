@@ -153,3 +153,10 @@ def test_each_synapse_sees_only_itself():
     for one, other in zip(before, after, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one["in"], other["in"])
         assert not np.array_equal(one["out"]["w"], other["out"]["w"])
+
+
+def test_a_resting_point_of_another_shape_is_refused():
+    """It would be spread out, or phi be, in silence."""
+    for omega, phi in ((jnp.zeros(1), jnp.ones(3)), (jnp.zeros((3, 1)), jnp.ones(3))):
+        with pytest.raises(ValueError, match=r"^omega: must have phi's shapes, float64\[3\]"):
+            mc.Synapse(omega).pull(phi)

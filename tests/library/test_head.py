@@ -224,3 +224,16 @@ def test_it_refuses_other_losses():
         ridge_newton(0)
     with pytest.raises(ValueError, match="classes"):
         ridge_head(0)
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_label_that_is_no_class_is_no_other_one_either(half, label):
+    body, task = example()
+    task = features(body, task)
+    data = getattr(task, half)
+    task = task._replace(**{half: data._replace(y=data.y.at[0].set(label))})
+    rule = mc.meta_gradient(PROBLEM, ridge_newton(), mc.Contrastive(1.0, "symmetric"), by_z=False)
+    with pytest.raises(ValueError, match=r"^problem\.(inner|outer): the loss is nan"):
+        rule(head(), task)
+    assert jax.jit(rule)(head(), task).aux["flags"].nonfinite

@@ -62,7 +62,7 @@ class RidgeLoss(Objective):
         """The scalar loss."""
         f, y = z.train
         classes = phi.shape[-1]
-        centred = jax.nn.one_hot(y, classes, dtype=f.dtype) - 1 / classes
+        centred = known(jax.nn.one_hot(y, classes, dtype=f.dtype), y, classes) - 1 / classes
         misfit = f @ phi - jnp.exp(theta.log_scale) * centred
         return jnp.sum(phi**2) + jnp.exp(theta.log_fit) * jnp.sum(misfit**2)
 
@@ -91,10 +91,10 @@ def ridge_head(classes: int) -> Problem:
     lets a fixed nudge outgrow it, and meta-learning collapses.)
 
     A task is a `Task` whose x are features: support (n, d) and query (m, d), in rows of length
-    about one, and whose y are integers below C. The features of a slow body come in by composition,
-    `loss(theta.head, features(theta.body, task))`: they are computed once a task, and gone back
-    through once by the contrast. Of `Splits` there is one head each; their `L_in` add up, while
-    `L_out` is their mean.
+    about one, and whose y are integers from 0 to C - 1, or the loss is NaN. The features of a slow
+    body come in by composition, `loss(theta.head, features(theta.body, task))`: they are computed
+    once a task, and gone back through once by the contrast. Of `Splits` there is one head each;
+    their `L_in` add up, while `L_out` is their mean.
 
     Args:
         classes: C.
@@ -125,9 +125,15 @@ def ridge_head(classes: int) -> Problem:
         return jnp.zeros((*splits, width, classes), z.train.x.dtype)
 
     def outer(phi: PyTree, theta: HeadTheta, z: Task | Splits) -> Scalar:
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(z.test.x @ phi, z.test.y))
+        scores, y = known(z.test.x @ phi, z.test.y, classes), z.test.y
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, y))
 
     return Problem(init, RidgeLoss(), outer)
+
+
+def known(rows: Float[Array, "... c"], y: Array, classes: int) -> Float[Array, "... c"]:
+    """The rows, NaN where the label is no class: it would pass for another one, or for none."""
+    return jnp.where(((y >= 0) & (y < classes))[..., None], rows, jnp.nan)
 
 
 @dataclass(frozen=True)
