@@ -123,7 +123,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             if points:
                 label = f"{verdict} ({len(points)})"
                 axes.loglog(*zip(*points, strict=True), "o", color=colour, ms=4, label=label)
-        axes.axline((1, 1), slope=1, color="0.7", lw=1, zorder=0)
+        axes.plot([1e-4, 1e3], [1e-4, 1e3], color="0.7", lw=1, zorder=0)
         axes.set_xlim(1e-4, 1e3)
         axes.set_ylim(1e-4, 1e3)
         axes.set_xlabel("measured error, relative")
