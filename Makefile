@@ -8,7 +8,7 @@ PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
-.PHONY: demo test test-core test-library test-experiments test-torch test-types test-pythons mutation bench lock clean \
+.PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench lock clean \
   lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
@@ -19,6 +19,10 @@ demo: .venv/ready
 test: lint
 	$(PYTEST)
 
+# What `make test` leaves out: more cases of what it holds, in three minutes.
+test-thorough: .venv/ready
+	$(PYTEST) tests -m thorough
+
 # The rule itself, in about two minutes.
 test-core test-library test-experiments: .venv/ready
 	$(PYTEST) $(patsubst test-%,tests/%,$@)
@@ -28,7 +32,7 @@ test-torch: .venv/torch
 
 # The core again, with what its annotations say checked at every call.
 test-types: .venv/ready
-	$(PYTEST) tests/core -m "not wrong_types" --jaxtyping-packages=metacontrast,typechecked.check
+	$(PYTEST) tests/core -m "not wrong_types and not thorough" --jaxtyping-packages=metacontrast,typechecked.check
 
 # The other Pythons at hand: the core tier, but for what compiles longest, on the newest of them with the
 # newest versions of everything (requirements-newest.lock); the README's example on every one.

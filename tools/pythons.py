@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The cells of the matrix, and mathematics that no version changes.
-SPENT = ("test_cell", "test_scale", "test_natural_beta", "test_argmin_derivatives", "test_diagnose")
+SPENT = ("test_cell", "test_flags", "test_unseen", "test_model_state", "test_diagnose", "test_warm")
 # Where pyenv and uv keep theirs, which need not be on the path.
 FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
 # The README's Python as it stands; what it computes is tested by the suite.

@@ -9,6 +9,8 @@ from cases import normal
 
 import metacontrast as mc
 
+pytestmark = pytest.mark.thorough
+
 
 def separable_newton(loss, phi):
     """Newton's method on what bends each weight by itself."""

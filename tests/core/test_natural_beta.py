@@ -11,6 +11,8 @@ import metacontrast as mc
 from metacontrast._loss import as_loss
 from metacontrast._natural_beta import natural_beta
 
+pytestmark = pytest.mark.thorough
+
 ROOT = normal(0, 3, 3)
 HESSIAN, PHI, V = ROOT @ ROOT.T + jnp.eye(3), normal(1, 3), normal(2, 3)
 EPS = float(jnp.finfo(jnp.float64).eps)

@@ -13,6 +13,8 @@ import pytest
 
 import metacontrast as mc
 
+pytestmark = pytest.mark.thorough
+
 H, T = np.array([1.0, 3.0, 10.0]), np.array([1.0, 2.0, -1.0])
 PHI = H * T / (H + 1)
 EXACT = -(PHI - 1) * PHI / (H + 1)

@@ -11,6 +11,8 @@ import pytest
 from metacontrast.optimistix import ContrastiveAdjoint
 from metacontrast.optimistix._adjoint import _accuracy
 
+pytestmark = pytest.mark.thorough
+
 THETA = jnp.array([1.0, 2.0])
 MATRIX = jnp.array([[2.0, 1.0], [-0.5, 1.5]])  # not symmetric
 
