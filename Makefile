@@ -34,8 +34,8 @@ test-torch: .venv/torch
 test-types: .venv/ready
 	$(PYTEST) tests/core -m "not wrong_types and not thorough" --jaxtyping-packages=metacontrast,typechecked.check
 
-# The other Pythons at hand: the core tier, but for what compiles longest, on the newest of them with the
-# newest versions of everything (requirements-newest.lock); the README's example on every one.
+# The other Pythons at hand: tests of what a newer JAX may take another way on the newest of them, with
+# the newest versions of everything (requirements-newest.lock); the README's example on every one.
 test-pythons: .venv/ready
 	.venv/bin/python tools/pythons.py
 
