@@ -33,7 +33,6 @@ def free_diagnostics(loss: Loss, phi: PyTree) -> Aux:
         "inner": loss.inner(phi),
         "outer": loss.outer(phi),
         "residual": residual,
-        "flags": Flags(),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -35,7 +36,8 @@ class Flags(NamedTuple):
 
     def raised(self) -> list[str]:
         """The names of those that are up, where they are known."""
-        return [name for name, flag in zip(self._fields, self, strict=True) if bool(flag)]
+        known = jax.device_get(tuple(self))
+        return [name for name, flag in zip(self._fields, known, strict=True) if flag]
 
 
 # What to do about each.

@@ -11,11 +11,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_seen, check_shapes, start_losses
 from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
-from ._flags import Flag, Flags
+from ._flags import Flags
 from ._loss import Loss
 from ._problem import Problem
 from ._solver._base import Solver, SolverLike
 from ._solver._function import as_solver
+from ._tree import is_finite
 from ._types import Key, PyTree, Scalar
 
 
@@ -83,7 +84,7 @@ def _meta_gradient(
     def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
         meta = estimator.value_and_grad(Loss(problem, theta, z, key, by_z=wanted), solver, starts)
         flags = meta.aux.get("flags", Flags())
-        finite = _all_finite((meta.value, meta.by_theta, meta.by_z if wanted else None))
+        finite = is_finite((meta.value, meta.by_theta, meta.by_z if wanted else None))
         return meta._replace(
             by_theta=_typed_like(theta, meta.by_theta),
             by_z=_typed_like(z, meta.by_z) if wanted else None,
@@ -218,11 +219,6 @@ def _kind(leaf: PyTree) -> PyTree:
         if isinstance(leaf, jax.Array | np.ndarray)
         else (type(leaf), jnp.shape(leaf))
     )
-
-
-def _all_finite(tree: PyTree) -> Flag:
-    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floating]))
 
 
 def _traced(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._linear import Vector
 from ._loss import Loss
+from ._tree import norm, or_one
 from ._types import PyTree, Scalar
 
 STEPS = 4  # of conjugate gradient, two gradients each
@@ -94,9 +95,8 @@ def natural_beta(
 
     phi_dtype, x = x.dtype, x.astype(wide)
     v = ravel_pytree(direction)[0].astype(wide)
-    peak = jnp.max(jnp.abs(v))
-    v = v / jnp.where(peak > 0, peak, 1.0)
-    v = v / jnp.where(peak > 0, jnp.linalg.norm(v), 1.0)
+    length = norm(v)
+    v = v / or_one(length)
 
     def curved(p: Vector) -> Vector:
         size = jnp.max(jnp.abs(p))
@@ -110,7 +110,7 @@ def natural_beta(
     q = jnp.maximum(jnp.maximum(residual, tol or 0.0) / unit, rtol)
     s = jnp.maximum(SMALLER * jnp.maximum(eps, q) ** (1 / (1 + order)), q)
     beta = jnp.where(found.sound, s * unit, jnp.nan)
-    return jnp.where(peak == 0, scale, beta)  # where nothing is asked, any will do
+    return jnp.where(length == 0, scale, beta)  # where nothing is asked, any will do
 
 
 def _search(curved: Callable[[Vector], Vector], v: Vector, noise: float) -> _Search:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ._contrast import linear_contrast
 from ._loss import Loss
 from ._natural_beta import natural_beta
 from ._solver._base import Solver
-from ._stencil import DEFAULT_ORDER, Scheme, stencil
+from ._stencil import Scheme, order_of, stencil
+from ._tree import norm
 from ._types import PyTree, Scalar
 
 ONCE = (
@@ -53,24 +53,20 @@ class Nudging:
 
         `u` is how far the nudged phases went, and the other is their contrast.
         """
-        peak = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(v)]))
-        v = jax.tree.map(lambda leaf: leaf / jnp.where(peak > 0, peak, 1.0), v)
         beta = self._natural_beta(loss, phi_0, v) if self.beta is None else self.beta
         points = stencil(self.scheme, self.order, beta)
         grads, phases = linear_contrast(loss, phi_0, v, self.solver, points, damping=self.damping)
-        size = optax.tree.norm(v)
+        size = norm(v)
 
         def back(start: jax.Array, *ends: jax.Array) -> jax.Array:
             pairs = zip(points.weights, ends, strict=True)
             way = sum(jnp.real(w * (end - start)) for w, end in pairs)
-            return (-peak * size * way).astype(start.dtype)
+            return (-size * way).astype(start.dtype)
 
-        u = jax.tree.map(back, phi_0, *(phase.solution.phi for phase in phases))
-        scaled = lambda g: g if g.dtype == jax.dtypes.float0 else (peak * g).astype(g.dtype)
-        return u, jax.tree.map(scaled, grads)
+        return jax.tree.map(back, phi_0, *(phase.solution.phi for phase in phases)), grads
 
     def _natural_beta(self, loss: Loss, phi_0: PyTree, v: PyTree) -> Scalar:
-        order = DEFAULT_ORDER[self.scheme] if self.order is None else self.order
+        order = order_of(self.scheme, self.order)
         return natural_beta(
             loss, phi_0, v,
             order=order, damping=self.damping, tol=self.solver.tol, rtol=self.rtol,

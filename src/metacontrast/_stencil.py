@@ -61,7 +61,7 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
         raise ValueError(
             f"scheme: unknown {scheme!r}; choose one of {', '.join(get_args(Scheme))}."
         )
-    p = _checked_order(scheme, order)
+    p = order_of(scheme, order)
     # A traced beta is not known before it runs; any other is, whatever type of number holds it.
     if not isinstance(beta, jax.core.Tracer) and not _is_nudge(beta):
         raise ValueError(f"beta: the nudge must be finite and not zero, not {beta!r}; try 0.1.")
@@ -84,7 +84,7 @@ def _is_nudge(beta: Scalar | float) -> bool:
         return False
 
 
-def _checked_order(scheme: Scheme, order: int | None) -> int:
+def order_of(scheme: Scheme, order: int | None) -> int:
     p = DEFAULT_ORDER[scheme] if order is None else order
     least = 1 if scheme == "forward" else 2
     if not isinstance(p, int) or p < least or (scheme == "symmetric" and p % 2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._types import PyTree, Scalar
 
@@ -43,9 +43,10 @@ def norm(tree: PyTree) -> Float[Array, ""]:
     return unit * jnp.sqrt(jnp.sum(jnp.stack([jnp.sum((size / unit) ** 2) for size in sizes])))
 
 
-def difference(a: PyTree, b: PyTree) -> PyTree:
-    """`a - b`, in the types of `a`."""
-    return jax.tree.map(lambda x, y: x - jnp.asarray(y, x.dtype), a, b)
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all numbers in the tree are; what is not floating is."""
+    floating = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floating]))
 
 
 def or_one(x: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from .._loss import Loss, OuterNudge
 from .._natural_beta import natural_beta
 from .._solver._base import Solver, SolverLike, Start
 from .._solver._function import as_solver
-from .._stencil import DEFAULT_ORDER, Scheme, Stencil, stencil
+from .._stencil import Scheme, Stencil, order_of, stencil
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
@@ -180,7 +180,7 @@ class Contrastive(Estimator):
         value, (v, *direct) = outer(phi_0, loss.theta, loss.z)
         beta = self.beta
         if beta is None:
-            order = DEFAULT_ORDER[self.scheme] if self.order is None else self.order
+            order = order_of(self.scheme, self.order)
             beta = natural_beta(loss, phi_0, v, order=order, damping=self.damping, tol=nudged.tol)
         through_phi, phases = linear_contrast(
             loss, phi_0, v, nudged, self._stencil(beta),

@@ -16,7 +16,7 @@ from .._loss import Loss
 from .._problem import Problem
 from .._solver._base import SolverLike, check_positive_int
 from .._solver._function import as_solver
-from .._stencil import DEFAULT_ORDER, Scheme
+from .._stencil import Scheme, order_of
 from .._types import Key, PyTree
 from ._trial import Trial, natural_unit, polished
 
@@ -146,7 +146,7 @@ def _choose(trial: Trial, trials: int) -> Suggestion:
 
 def _powers(scheme: Scheme, order: int | None) -> list[int]:
     """The powers of beta in the error; of a symmetric difference they are even."""
-    p = DEFAULT_ORDER[scheme] if order is None else order
+    p = order_of(scheme, order)
     return [p + i * (2 if scheme == "symmetric" else 1) for i in range(ELIMINATED)]
 
 

@@ -10,7 +10,6 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-import optax
 import optimistix as optx
 
 from .._loss import LinearNudge, Loss
@@ -18,7 +17,7 @@ from .._problem import Problem
 from .._sensitivity import Nudging, sensitivity
 from .._solver._function import as_solver
 from .._stencil import Scheme
-from .._tree import dot
+from .._tree import dot, norm
 from .._types import PyTree, Scalar
 
 # Of optimistix: all that goes into the loop which runs a solver, and the loop.
@@ -182,8 +181,8 @@ def _solve_nudged(
     )
     assert isinstance(loss.nudge, LinearNudge)
     allowed = jnp.where(result == optx.RESULTS.successful, MOVED, CLOSE)
-    left = optax.tree.norm(jax.grad(loss)(found))
-    asked = optax.tree.norm(loss.nudge.direction) > 0
+    left = norm(jax.grad(loss)(found))
+    asked = norm(loss.nudge.direction) > 0
     fine = ~asked | (left <= allowed * jnp.abs(loss.nudge.beta))
     if adjoint.throw:
         found = eqx.error_if(found, ~fine & (free == optx.RESULTS.successful), FAILED)

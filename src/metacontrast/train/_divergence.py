@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .._tree import is_finite
 from .._types import PyTree, Scalar
 
 # Why a meta-step cannot be followed by another.
@@ -23,11 +24,6 @@ RUNAWAY = 1e9
 
 class DivergedError(ArithmeticError):
     """Meta-training cannot go on: all tasks of a meta-step diverged, or its update of theta did."""
-
-
-def is_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether all numbers in the tree are."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def is_far_above(

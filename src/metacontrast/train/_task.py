@@ -14,8 +14,9 @@ from .._features import vjp_features
 from .._flags import Flags
 from .._loss import Loss
 from .._solver._base import start_of
+from .._tree import is_finite
 from .._types import Aux, Key, PyTree, Scalar, Step
-from ._divergence import is_far_above, is_finite, is_runaway, largest, start_and_scale
+from ._divergence import is_far_above, is_runaway, largest, start_and_scale
 from ._flagged import Seen, seen
 from ._setup import MetaStep
 from ._state import MetaState
