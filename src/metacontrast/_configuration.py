@@ -12,7 +12,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ._directional import Judge, Move, Numbers
+from ._arrays import Numbers, flat
+from ._directional import Judge, Move
 from ._estimator._base import Estimator, MetaGradient
 from ._estimator._contrastive import Contrastive
 from ._estimator._first_order import FirstOrder
@@ -150,12 +151,6 @@ class Configuration:
 
         stiff, size = curvature(free, *self.inputs, self.key)
         return float(stiff), float(size)
-
-
-def flat(tree: PyTree) -> Numbers:
-    """The numbers of the tree in one row."""
-    leaves = [np.ravel(np.asarray(leaf, float)) for leaf in jax.tree.leaves(tree)]
-    return np.concatenate(leaves)
 
 
 def _widened(kind: type, tree: PyTree) -> PyTree:

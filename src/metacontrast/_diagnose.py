@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ._arrays import Numbers, norm
 from ._check import check
 from ._configuration import Configuration
 from ._diagnosis import Diagnosis as Diagnosis
 from ._diagnosis import Proposal, conclude
-from ._directional import MORE, Judge, Look, Numbers, change, cosine, norm
+from ._directional import MORE, Judge, Look, change, cosine
 from ._estimator._base import Estimator, MetaGradient
 from ._estimator._contrastive import Contrastive
 from ._estimator._implicit import Implicit

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+
+from ._arrays import Numbers, norm
 
 Verdict: TypeAlias = Literal["trust", "doubt", "do not trust"]
-Numbers: TypeAlias = Float[np.ndarray, "..."]
 # `displacement of theta -> (that which theta's type holds, the meta-loss there)`.
 Move: TypeAlias = Callable[[Numbers], tuple[Numbers, float]]
 
@@ -148,14 +148,6 @@ def _judged(size: float, along: float, slopes: list[float], is_smooth: bool, n: 
 
 def _ratio(rise: float, way: float) -> float:
     return rise / way if way else math.nan
-
-
-def norm(x: Numbers) -> float:
-    """The length, of numbers so large that their squares are none, too."""
-    largest = float(np.max(np.abs(x), initial=0.0))
-    if not 0 < largest < math.inf:
-        return largest
-    return largest * float(np.linalg.norm(x / largest))
 
 
 def change(new: Numbers, old: Numbers) -> float:

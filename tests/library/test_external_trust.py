@@ -8,8 +8,9 @@ import pytest
 
 import metacontrast as mc
 from metacontrast import external
+from metacontrast._arrays import norm
 from metacontrast._flags import Flags
-from metacontrast.external._diagnostics import eps_of, norm
+from metacontrast.external._diagnostics import eps_of
 
 RULE = mc.Contrastive(1e-3, "symmetric")
 

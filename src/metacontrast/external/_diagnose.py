@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from .._arrays import Numbers, flat
 from .._diagnosis import Diagnosis, conclude
-from .._directional import Judge, Numbers, change
+from .._directional import Judge, change
 from .._estimator._contrastive import Contrastive
 from .._types import PyTree
 from ._rule import Learner, contrast_from, free_phase, real_stencil
@@ -76,11 +77,6 @@ def diagnose(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -
         linear_residual=meta.aux.get("linear_residual"),
         nudge=change(flat(half.by_theta), d),
     )
-
-
-def flat(tree: PyTree) -> Numbers:
-    """The numbers of the tree in one row."""
-    return np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(tree)])
 
 
 def _put(tree: PyTree, row: Numbers) -> PyTree:

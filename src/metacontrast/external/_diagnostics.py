@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import norm, total
+from .._diagnostics import FAR, UNCONVERGED
 from .._flags import REMEDIES, Flags
 from .._types import Aux, PyTree
 from ._unseen import SIZES, displaced
-
-# What is left undone, relative to the nudge, from which on a meta-gradient is flagged; and how many
-# times its own size an outer loss may move in a nudged phase.
-UNCONVERGED, FAR = 0.5, 10.0
 
 
 class Phase(NamedTuple):
@@ -117,16 +114,12 @@ def _slopes(
         way = difference(phase.phi, phi_0)
         far = norm(way) or 1.0
         rises = [
-            _sum((c - a - phase.beta * b) * (x / far))
+            total((c - a - phase.beta * b) * (x / far))
             for a, b, c, x in zip(inner, outer, last, way, strict=True)
         ]
         # By more than round-off: a hundredth of the slope that the phase has reached.
         convex = convex and (not phase.beta or sum(rises) >= -0.01 * norm(last))
     return Slopes(norm(left), norm(outer), convex)
-
-
-def _sum(x: PyTree) -> float:
-    return float(x.sum() if np.ndim(x) else x)
 
 
 def _is_flat(outer: Callable[[PyTree], float], phi: PyTree) -> bool:
@@ -142,17 +135,6 @@ def difference(a: PyTree, b: PyTree) -> list[PyTree]:
     """`a - b`, leaf by leaf."""
     # By the arrays' own arithmetic: they may be PyTorch's, on a device that NumPy cannot read.
     return [x - y for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
-
-
-def norm(tree: PyTree) -> float:
-    """The Euclidean norm, of numbers so small or large that their squares would be no numbers."""
-    leaves = [x for x in jax.tree.leaves(tree) if math.prod(np.shape(x))]
-    if not leaves:
-        return 0.0
-    largest = float(np.max([float(abs(x).max() if np.ndim(x) else abs(x)) for x in leaves]))
-    if not (largest > 0 and math.isfinite(largest)):
-        return largest
-    return largest * math.sqrt(sum(_sum((x / largest) ** 2) for x in leaves))
 
 
 def eps_of(phi: PyTree) -> float:

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import torch
 
+from .._arrays import Numbers
 from .._diagnosis import Diagnosis, conclude
-from .._directional import Judge, Move, Numbers, change, cosine
+from .._directional import Judge, Move, change, cosine
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._types import PyTree
