@@ -16,6 +16,7 @@ from ._estimator._evolution import Evolution as Evolution
 from ._estimator._first_order import FirstOrder as FirstOrder
 from ._estimator._first_order import Reptile as Reptile
 from ._estimator._implicit import Implicit as Implicit
+from ._estimator._trajectory import Trajectory as Trajectory
 from ._estimator._unrolled import Unrolled as Unrolled
 from ._flags import Flags as Flags
 from ._loss import Loss as Loss

@@ -90,8 +90,8 @@ def check_seen(loss: Loss, through: Sequence[str], learned: Sequence[bool]) -> N
 
 INSTEAD = (
     "Put it into a loss (a Synapse's pull, say, which draws phi to it); or choose an estimator "
-    "that sees all that the learner does, Unrolled or Evolution; or keep what is not to be learned "
-    "out of theta (a closure, jax.lax.stop_gradient)."
+    "that sees all that the learner does, Trajectory, Unrolled or Evolution; or keep what is not "
+    "to be learned out of theta (a closure, jax.lax.stop_gradient)."
 )
 
 

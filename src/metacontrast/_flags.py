@@ -1,4 +1,4 @@
-"""What may be wrong with a meta-gradient, in five words."""
+"""What may be wrong with a meta-gradient, in six words."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Flags(NamedTuple):
             positive, or its outer loss ended far from that of the free phase.
         unconverged: what the phases left undone is not small beside the nudge.
         rounded: the phases lie closer together than the arithmetic can tell apart.
+        inexact: products by differences of gradients change too much where these are taken over
+            half the way.
         nonfinite: the value, the gradient or a diagnostic is NaN or infinite.
     """
 
@@ -28,6 +30,7 @@ class Flags(NamedTuple):
     unbounded: Flag = False
     unconverged: Flag = False
     rounded: Flag = False
+    inexact: Flag = False
     nonfinite: Flag = False
 
     def any(self) -> Flag:
@@ -51,6 +54,9 @@ REMEDIES = {
     "which needs no convergence",
     "rounded": "the phases lie closer together than the arithmetic can tell apart: raise beta, "
     "or learn in a wider type",
+    "inexact": "the gradient bends sharply between the two points of a difference (ReLU, "
+    "max-pooling, clipping, narrow arithmetic): use product='exact', smooth activations (GELU, "
+    "tanh), or larger batches with a larger h",
     "nonfinite": "a loss or a gradient is not finite: lower the inner learning rate or |beta|, "
     "clip the inner gradient, or look for logarithms and divisions of 0",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Int
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
 from .._solver._base import Solver, State, advance, begin, check_positive_int, start_of
-from .._types import Aux, PyTree, Scalar, Step
+from .._types import PyTree, Scalar, Step
 from ._base import Estimator, MetaGradient, Starts
 
 
@@ -61,29 +62,15 @@ class Unrolled(Estimator):
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""
-        if solver.tol is not None:
-            raise TypeError(
-                f"solver: Unrolled goes back through a fixed number of steps, and {solver!r} stops "
-                "at a tolerance; use descend, or another estimator (Contrastive, Implicit)."
-            )
+        require_fixed_steps(self, solver)
 
-        def trained(theta: PyTree, z: PyTree) -> tuple[Scalar, Aux]:
+        def trained(theta: PyTree, z: PyTree) -> tuple[Scalar, State]:
             at = loss.at(theta, z)
             end = self._train(solver, at)
-            at = at.with_state(end.model)
-            return at.outer(end.phi), jax.lax.stop_gradient(free_diagnostics(at, end.phi))
+            return at.with_state(end.model).outer(end.phi), end
 
-        grad = jax.value_and_grad(trained, (0, 1), has_aux=True, allow_int=True)
-        try:
-            (value, aux), (by_theta, by_z) = grad(loss.theta, loss.z)
-        except ValueError as error:
-            if "Reverse-mode" not in str(error):
-                raise
-            raise TypeError(
-                f"solver: Unrolled goes back through all that {solver!r} does, and that has a loop "
-                "of no fixed number of turns (a line search, a while_loop); use descend with an "
-                "optimiser that has none, or another estimator (Contrastive, Implicit)."
-            ) from error
+        (value, end), (by_theta, by_z) = back_through(self, solver, trained, loss.theta, loss.z)
+        aux = free_diagnostics(loss.with_state(end.model), end.phi)
         return MetaGradient(value, by_theta, by_z, aux)
 
     def _train(self, solver: Solver, loss: Loss) -> State:
@@ -97,6 +84,36 @@ class Unrolled(Estimator):
         # Of one step there is nothing to keep between; and it may be a run that no loop can take.
         run = _advance_rematerialised if self.remat and steps > 1 else _advance
         return run(solver, loss, state, skipped, steps)
+
+
+def require_fixed_steps(estimator: Estimator, solver: Solver) -> None:
+    """Raise if the solver stops at a tolerance."""
+    if solver.tol is not None:
+        raise TypeError(
+            f"solver: {type(estimator).__name__} goes back through a fixed number of steps, and "
+            f"{solver!r} stops at a tolerance; use descend, or another estimator (Contrastive, "
+            "Implicit)."
+        )
+
+
+def back_through(
+    estimator: Estimator,
+    solver: Solver,
+    trained: Callable[..., tuple[Scalar, State]],
+    *at: PyTree,
+) -> tuple[tuple[Scalar, State], tuple[PyTree, ...]]:
+    """The outer loss of what a solver learned, where that ended, and the gradient by `at`."""
+    by_all = tuple(range(len(at)))
+    try:
+        return jax.value_and_grad(trained, by_all, has_aux=True, allow_int=True)(*at)
+    except ValueError as error:
+        if "Reverse-mode" not in str(error):
+            raise
+        raise TypeError(
+            f"solver: {type(estimator).__name__} goes back through all that {solver!r} does, and "
+            "that has a loop of no fixed number of turns (a line search, a while_loop); use "
+            "descend with an optimiser that has none, or another estimator (Contrastive, Implicit)."
+        ) from error
 
 
 _stop = jax.lax.stop_gradient

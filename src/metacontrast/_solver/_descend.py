@@ -15,6 +15,9 @@ from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
 Value: TypeAlias = Callable[[PyTree], Scalar]
+Optimizer: TypeAlias = (
+    optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation]
+)
 
 
 def in_type_of(phi: PyTree, loss: Loss) -> Value:
@@ -33,15 +36,20 @@ def value_and_slope(loss: Value, phi: PyTree) -> tuple[Scalar, PyTree]:
 class Descend(Solver):
     """What `descend` and `until_converged` return: steps of an optax optimiser."""
 
-    optimizer: optax.GradientTransformation = field(repr=False)
+    optimizer: Optimizer = field(repr=False)
 
     def gradient(self, loss: Value, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """The value and the gradient along which step t goes."""
         return value_and_slope(loss, phi)
 
+    def _optimizer(self, loss: Loss) -> optax.GradientTransformation:
+        """The optimiser, where theta says which."""
+        given = self.optimizer
+        return given if isinstance(given, optax.GradientTransformation) else given(loss.theta)
+
     def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
         """The optimiser's own state; with a tolerance also the gradient, which is tested first."""
-        moments = self.optimizer.init(phi) if memory is None else memory[0]
+        moments = self._optimizer(loss).init(phi) if memory is None else memory[0]
         return self._state(loss, phi, moments, 0)
 
     def step(self, loss: Loss, state: State, t: Step) -> State:
@@ -49,7 +57,7 @@ class Descend(Solver):
         (moments, known), value_fn = state.memory, in_type_of(state.phi, loss)
         value, slope = self.gradient(value_fn, state.phi, t, moments) if known is None else known
         # Optimisers with a line search ask for more than the gradient; the others ignore it.
-        updates, moments = optax.with_extra_args_support(self.optimizer).update(
+        updates, moments = optax.with_extra_args_support(self._optimizer(loss)).update(
             slope, moments, state.phi, value=value, grad=slope, value_fn=value_fn
         )
         return self._state(loss, optax.apply_updates(state.phi, updates), moments, t + 1)
@@ -61,23 +69,24 @@ class Descend(Solver):
         return State(phi, (moments, known), norm(known[1]))
 
 
-def descend(optimizer: optax.GradientTransformation, steps: int) -> Solver:
+def descend(optimizer: Optimizer, steps: int) -> Solver:
     """A fixed number of steps of any optax optimiser.
 
     Full-batch, or on one random view a step where the problem samples. Differentiable (a `scan`),
     so it can be unrolled.
 
     Args:
-        optimizer: for example `optax.adam(1e-2)`; also one that searches a line.
+        optimizer: for example `optax.adam(1e-2)`; also one that searches a line. Or a function
+            `theta -> optimizer`, whose numbers are learned: `lambda theta:
+            optax.adam(jnp.exp(theta.log_rate))`, by an estimator that sees them (`Trajectory`,
+            `Unrolled`, `Evolution`).
         steps: how many, at least 1.
     """
     check_positive_int("steps", steps)
     return Descend(optimizer, steps=steps, holomorphic=True, carries=True)
 
 
-def until_converged(
-    optimizer: optax.GradientTransformation, tol: float, max_steps: int = 10_000
-) -> Solver:
+def until_converged(optimizer: Optimizer, tol: float, max_steps: int = 10_000) -> Solver:
     """Steps of any optax optimiser, on all data, until the gradient's norm is at most `tol`.
 
     A `while_loop`: it costs what the task needs, and cannot be unrolled. Under `vmap` all tasks

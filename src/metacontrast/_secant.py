@@ -1,0 +1,109 @@
+"""Products with second derivatives by differences of first ones, and what these are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._tree import norm, or_one, widened
+from ._types import PyTree, Scalar
+
+Numbers: TypeAlias = list[jax.Array]
+Value: TypeAlias = Callable[[Numbers, PyTree], Scalar]  # of what moves, and of the rest
+
+LONGEST = 0.1  # of the steps that are tried
+# What round-off makes of a difference, at most, relative to it and in units of eps / h.
+ROUND_OFF = 100.0
+
+
+def secant(f: Value, xs: Numbers, rest: PyTree, d: Numbers, way: Scalar) -> Numbers:
+    """`d' d2f/dx2` by a central difference over so long a way, in float32 at least."""
+    size = or_one(norm(d))
+    xs, unit = [widened(x) for x in xs], [widened(x) / size for x in d]
+
+    def slope(way: Scalar) -> Numbers:
+        at = [x + (way * u).astype(x.dtype) for x, u in zip(xs, unit, strict=True)]
+        return jax.grad(f)(at, rest)
+
+    ahead, behind = slope(way), slope(-way)
+    return [(a - b) * (size / (2 * way)) for a, b in zip(ahead, behind, strict=True)]
+
+
+def apart(a: Numbers, b: Numbers) -> Scalar:
+    """`|a - b|`."""
+    return norm([x - y for x, y in zip(a, b, strict=True)])
+
+
+def size_of(phi: Numbers) -> Scalar:
+    """`|phi|`; a phi of 0 has no size of its own, and is moved as if its unit were 1."""
+    return or_one(norm(phi))
+
+
+def round_off(xs: Numbers) -> float:
+    """Of the arithmetic in which differences of these are taken."""
+    return max(float(jnp.finfo(jnp.promote_types(x.dtype, jnp.float32)).eps) for x in xs)
+
+
+class Errors(NamedTuple):
+    """Of a difference: the part that falls as its step is shortened, and the part that grows."""
+
+    bent: Float[Array, "..."]  # by third derivatives, O(h^2)
+    rough: Float[Array, "..."]  # by round-off, O(1/h)
+
+
+def errors(first: Array, second: Array, ratio: float = 2.0) -> Errors:
+    """From the changes by a step `ratio` times as short, and by one that is shorter still.
+
+    With independent errors, a step of h and one of h / ratio differ by
+
+        first^2 = bent^2 (1 - ratio^-2)^2 + rough^2 (1 + ratio^2).
+    """
+    whole = ratio**2 - ratio**-4
+    bent = (ratio**2 * first**2 - second**2) / ((1 - ratio**-2) ** 2 * whole)
+    rough = (second**2 - ratio**-4 * first**2) / ((1 + ratio**2) * whole)
+    # What grows is round-off alone. Not `max(x, 0)`, which of a NaN may be 0.
+    bent = jnp.where((bent < 0) | (second >= first), 0, bent)
+    return Errors(jnp.sqrt(bent), jnp.sqrt(jnp.where(rough < 0, 0, rough)))
+
+
+def best_step(f: Value, xs: Numbers, rest: PyTree, d: Numbers, size: Scalar, steps: int) -> Scalar:
+    """The h at which so many differences along `d`, over `h size`, sum to the smallest error.
+
+    Errors by bends have the same sign at every step, and add up; they are below `bent h`, which
+    holds for kinks too, and where the loss bends more later on. Those by round-off, `rough / h`,
+    are independent. One is told by the change from a long way to its half, the other from a short
+    one.
+    """
+    shortest = round_off(xs) ** 0.5
+    trials = jnp.array([LONGEST, LONGEST / 2, shortest, shortest / 2])
+    found = jax.lax.map(lambda h: secant(f, xs, rest, d, h * size), trials)
+    long, short = (apart([x[i] for x in found], [x[i + 1] for x in found]) for i in (0, 2))
+    bent, rough = long / (0.75 * LONGEST), short * shortest / 5**0.5
+    h = jnp.sqrt(rough / or_one(steps**0.5 * bent))
+    return jnp.where(h < LONGEST, jnp.maximum(h, shortest), LONGEST)
+
+
+def expected_error(
+    errors: Errors, sizes: Array, adjoints: Array, h: Scalar, eps: float, every: int
+) -> Scalar:
+    """The relative error of a sweep, of which every so many steps were checked; the others are 0.
+
+    Each step's is relative to the adjoint that it is added to. What round-off explains is
+    independent from step to step; the rest, of bends and of kinks, may add up, and is taken to.
+
+    Args:
+        errors: of each step's product.
+        sizes: of the products.
+        adjoints: sizes of the adjoints.
+        h: the step.
+        eps: of the arithmetic.
+        every: how many steps each checked one stands for.
+    """
+    share = lambda x: jnp.where(x == 0, 0, x / or_one(adjoints))
+    known = jnp.where(errors.rough <= ROUND_OFF * eps / h * sizes, errors.rough, 0)
+    steady = share(errors.bent + errors.rough - known)
+    return every * jnp.sum(steady) + jnp.sqrt(every * jnp.sum(share(known) ** 2))
