@@ -124,7 +124,7 @@ def test_a_moderate_beta_in_float32():
     assert found.verdict == "trust" and found.precision < 1e-3
 
 
-@pytest.mark.parametrize("beta, verdict", [(0.3, "trust"), (1e-6, "do not trust")])
+@pytest.mark.parametrize("beta, verdict", [(0.3, "trust"), (1e-7, "do not trust")])
 def test_a_theta_of_bfloat16(beta, verdict):
     """The learner computes in float32."""
     wide = replace(problem, init=lambda theta, task: theta.astype(jnp.float32))
