@@ -49,8 +49,17 @@ STOPPING = {
 }
 
 
-@pytest.mark.parametrize("nudge", ["outer", "linear"])
-@pytest.mark.parametrize("name", STOPPING)
+NUDGES = dict(zip(STOPPING, ["outer", "outer", "linear", "linear"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "nudge"),
+    [
+        pytest.param(x, nudge, marks=() if NUDGES[x] == nudge else pytest.mark.thorough)
+        for x in STOPPING
+        for nudge in ("outer", "linear")
+    ],
+)
 def test_a_nudge_below_the_tolerance(name, nudge):
     rule = mc.Contrastive(1e-3, "symmetric", nudge=nudge)
     phi = H * TARGET / (H + 1)
@@ -110,7 +119,7 @@ def saddle(slopes):
     )
 
 
-@pytest.mark.parametrize("slopes", [[1.0], [1.0, 1.0], [0.05, 0.5, 1.0]])
+@pytest.mark.parametrize("slopes", [[1.0], [0.05, 0.5, 1.0]])
 def test_the_top_of_a_double_well(slopes):
     solver = mc.descend(optax.sgd(0.1), 50)
     linear = mc.Contrastive(0.01, "symmetric", nudge="linear", damping=0.1)
