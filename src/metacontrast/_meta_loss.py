@@ -218,7 +218,7 @@ def _kind(leaf: PyTree) -> PyTree:
     return (
         (leaf.shape, leaf.dtype)
         if isinstance(leaf, jax.Array | np.ndarray)
-        else (type(leaf), jnp.shape(leaf))
+        else (type(leaf), getattr(leaf, "shape", ()))
     )
 
 

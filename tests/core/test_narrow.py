@@ -4,6 +4,7 @@ Three weights with curvatures H, penalties exp(theta) and targets z: `phi = H z 
 theta = 0, a number that every type holds, as it does z.
 """
 
+import warnings
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import pytest
 from problems import relative_error
 
 import metacontrast as mc
+from metacontrast.train import meta_train
 
 H, T = np.array([1.0, 3.0, 10.0], np.float32), np.array([1.0, 2.0, -1.0], np.float32)
 LEARNER = mc.descend(optax.sgd(0.125), 60)
@@ -63,6 +65,21 @@ def test_a_narrow_theta_and_task_cost_their_own_round_off(name):
     assert relative_error(narrow.by_theta.astype(float), wide.by_theta) < EPS
     assert relative_error(narrow.by_z.astype(float), wide.by_z) < EPS
     assert narrow.flags == wide.flags == []
+
+
+@pytest.mark.parametrize("rule", [mc.Contrastive(0.1, "symmetric"), mc.Evolution(0.1, 4)])
+def test_a_narrow_theta_is_trained_as_it_is(rule):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained = meta_train(
+            PROBLEM, LEARNER, rule, lambda key: jnp.asarray(T, jnp.bfloat16),
+            jnp.zeros(3, jnp.bfloat16), optax.adam(1e-2), steps=2, tasks=1, seed=0, log_every=2,
+            steps_per_dispatch=2, progress=False,
+        )  # fmt: skip
+    assert trained.theta.dtype == jnp.bfloat16
+    # Adam's steps are at most of its rate.
+    moved = jnp.abs(trained.theta).astype(float)
+    assert jnp.all((moved > 0) & (moved <= 0.02 * (1 + 2 * EPS)))
 
 
 def test_a_minimiser_of_a_narrow_theta():

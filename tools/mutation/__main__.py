@@ -1,6 +1,6 @@
 """Faults put into the sources one at a time: which does no test see?
 
-    python -m tools.mutation [--number 200] [--only PATTERN ...] [--list] [--again] [--budget SECONDS]
+    python -m tools.mutation [--number 200] [--only PATTERN ...] [--list] [--again] [--budget 600]
 
 What is tried, and by which tests, is in mutants.toml beside this file. The checkout is only read.
 What has been tried is kept in `--work` and not tried again while the fault and the tests that said
