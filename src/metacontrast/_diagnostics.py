@@ -85,7 +85,7 @@ def _of_nudged(
             continue
         at_inner, at_outer, row = *rows[:2], rows[k + 1]
         # Of the slope of the phase's own loss at phi_0, on its way.
-        if nudge.replays or linear is None:
+        if linear is None:
             start = at_inner.along[k] + nudge.beta * at_outer.along[k]
         else:
             own = linear.with_beta(nudge.beta)
