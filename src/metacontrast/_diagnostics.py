@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ._contrast import Phase
-from ._flags import APART, FAR, UNCONVERGED, Flags
+from ._flags import APART, FAR, UNCONVERGED, Flag, Flags
 from ._loss import Loss, Nudge
 from ._slopes import Place, Row, Turn, sequential_slopes, turn_of, way
 from ._solver._descend import value_and_slope
@@ -64,10 +64,22 @@ def phase_diagnostics(
         "linear_residual": norm(undone) / or_one(at_outer.norm),
     }
     flags = _flags(aux, at_outer.norm, loss, phi_0)
+    if any(phase.solution.converged is not None for phase in phases):
+        sizes = [jnp.abs(turn.weight) * row.norm for turn, row in zip(turns, rows, strict=True)]
+        lucky = _is_beyond_the_nudge(jnp.sum(jnp.stack(sizes)), at_outer.norm)
+        flags = flags._replace(unconverged=flags.unconverged | lucky)
     if start is not None:  # of a free phase that went on: it stands still where it should not
         stuck = (norm(way(start, phi_0)) == 0) & ~(aux["residual"] <= STILL * at_outer.norm)
         flags = flags._replace(idle=flags.idle | stuck)
     return aux | {"flags": flags}
+
+
+def _is_beyond_the_nudge(undone: Scalar, size: Scalar) -> Flag:
+    """Whether phases that stopped at a tolerance left more undone than is small beside the nudge.
+
+    Each by itself: where a tolerance has stopped them, it is by chance that they cancel.
+    """
+    return ~(size == 0) & ~(undone <= UNCONVERGED * size)
 
 
 def _of_nudged(

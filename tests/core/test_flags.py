@@ -160,6 +160,30 @@ def test_the_linear_residual_is_that_of_the_system_the_contrast_solves(control):
         assert expected > 100
 
 
+@pytest.mark.parametrize(("tol", "raised"), [(0.51, True), (0.49, False), (None, False)])
+def test_tolerances_that_cancel_by_chance(tol, raised):
+    """Both phases stop at a slope that is this part of the nudge's, beta / 2; the scheme's cancel.
+
+    The two have a weight of 1 / beta together, and the outer loss a slope of a half.
+    """
+    problem = mc.Problem(
+        init=lambda theta, z: jnp.zeros(()),
+        inner=lambda phi, theta, z: (phi - theta) ** 2 / 2,
+        outer=lambda phi, theta, z: phi / 2,
+    )
+    stops = (tol or 0.51) * 0.1 / 2
+
+    def run(loss, phi):
+        b = loss.nudge.beta if loss.nudge is not None else 0.0
+        end = loss.theta - b / 2 + (stops if loss.nudge is not None else 0.0)
+        converged = None if tol is None else jnp.array(True)
+        return mc.Solution(end, converged=converged)
+
+    meta = flagged(problem, run, mc.Contrastive(0.1, "symmetric"), jnp.array(1.0))
+    np.testing.assert_allclose(meta.aux["linear_residual"], 0.0, atol=1e-12)
+    assert meta.aux["flags"].raised() == (["unconverged"] if raised else [])
+
+
 def test_implicit_off_the_minimum():
     """Where learning has 0.26 of its way to go the implicit gradient is of another function."""
     problem = mc.Problem(
