@@ -280,6 +280,17 @@ def test_an_estimate_that_is_no_direction(d):
     assert look.verdict == "do not trust" and look.is_zero == (not any(d))
 
 
+def test_whole_numbers_stay_so_in_wider_arithmetic():
+    counted = replace(
+        problem,
+        outer=lambda phi, theta, task: 0.5 * jnp.sum((phi - task["test"])[task["which"]] ** 2),
+    )
+    at = halved(jnp.float32)
+    at["task"] |= {"which": jnp.array([0, 2])}
+    found = ask(mc.Contrastive(0.05, "symmetric", **LINEAR), problem=counted, **at)
+    assert found.precision is not None and found.precision < 1e-3
+
+
 # What is proposed, and refused
 
 
