@@ -19,7 +19,7 @@ demo: .venv/ready
 test: lint
 	$(PYTEST)
 
-# What `make test` leaves out: more cases of what it holds, in three minutes.
+# What `make test` leaves out: more cases of what it holds, in some six minutes.
 test-thorough: .venv/ready
 	$(PYTEST) tests -m thorough
 

@@ -32,7 +32,7 @@ from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import wheel
 from metacontrast.tasks._wheel import ARMS, uniform_regret
-from metacontrast.train import evaluator, half_width
+from metacontrast.train import evaluator, half_width, validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ def player(s: Settings) -> tuple[Agent, float]:
         first_theta(s),
         frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate),
         tasks=s.tasks,
-        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
     return greedy(s, trained.theta), trained.seconds
 

@@ -31,7 +31,7 @@ import metacontrast as mc
 from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, read_result, summarise
+from metacontrast.train import evaluator, read_result, summarise, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -104,7 +104,7 @@ def run(s: Settings) -> dict[str, Any]:
         first_theta(s),
         _complementary.local_optimizer(s),
         tasks=s.tasks,
-        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
     tests = tasks(frame.TEST_SEED, s.test_tasks)
     values = scores(trained.theta, tests)

@@ -30,7 +30,7 @@ from metacontrast import credit
 from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, read_metrics, read_result
+from metacontrast.train import evaluator, read_metrics, read_result, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 FEEDBACK = 2**31 + 1  # folded into the seed's key, away from its meta-steps and first network
@@ -191,7 +191,7 @@ def run(s: Settings) -> dict[str, Any]:
         frame.outer_optimizer(s.outer_rate, s.steps),
         tasks=s.tasks,
         log_every=max(10, s.steps // 100 * 10),
-        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
     values = scores(trained.theta, tasks(frame.TEST_SEED, s.test_tasks))
     agreement = cosines(s, {"first": first_theta(s), "last": trained.theta})

@@ -18,7 +18,7 @@ from options import Settings as Settings
 
 import metacontrast as mc
 from metacontrast import train
-from metacontrast.cli import is_bad_input
+from metacontrast.cli import ends_in_words
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
@@ -44,7 +44,7 @@ class Experiment(Generic[S]):
             overview: draws all results below a folder, once `--method all` is done.
         """
         about = sys.modules[run.__module__].__doc__ or ""
-        try:
+        with ends_in_words(self.name):
             several = parse(self.methods, self.default, sys.argv[1:], about)
             several[0].devices.use()
             train.keep_compiled()
@@ -52,11 +52,6 @@ class Experiment(Generic[S]):
                 run(several[0])
             else:
                 self._all(several, run, overview)
-        except (ValueError, TypeError, ArithmeticError, OSError) as error:
-            if not is_bad_input(error):
-                raise
-            print(f"{self.name}: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
 
     def _all(self, several: list[S], run: Any, overview: Any) -> None:
         """Each method in its folder below `--out`; to resume, only those without a result."""

@@ -26,7 +26,7 @@ from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator
+from metacontrast.train import evaluator, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -211,7 +211,7 @@ def run(s: Settings) -> dict[str, Any]:
             theta,
             frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate),
             tasks=s.tasks,
-            validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+            validate=lambda theta: validation(scores(theta, valid_tasks)),
         )
         theta, seconds = trained.theta, trained.seconds
     tests = tasks(frame.TEST_SEED, s.test_tasks)

@@ -32,7 +32,7 @@ from metacontrast.credit import eprop
 from metacontrast.nets import Spiking, Weights
 from metacontrast.report import figure
 from metacontrast.tasks import population, sine
-from metacontrast.train import evaluator
+from metacontrast.train import evaluator, validation
 
 # Departure: backpropagation has e-prop's surrogate too. With that of the published baseline,
 # `nets.fast_sigmoid`, it ended at 3.4 on validation tasks, where this one ended at 0.15.
@@ -169,7 +169,7 @@ def run(s: Settings) -> dict[str, Any]:
         tasks=s.tasks,
         log_every=max(5, s.steps // 10 // 5 * 5),
         steps_per_dispatch=5,
-        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
     tests = frame.stack_tasks(sample_task, frame.TEST_SEED, s.test_tasks)
     note = f"; {trained.seconds / s.steps:.2f} s a meta-step"

@@ -31,6 +31,18 @@ def norm(tree: PyTree) -> float:
     return largest * math.sqrt(sum(total((x / largest) ** 2) for x in leaves))
 
 
+def is_narrow(x: PyTree) -> bool:
+    """Whether an array has less than 32 bits a number."""
+    return hasattr(x, "dtype") and x.dtype.itemsize < 4
+
+
+def widened(x: PyTree) -> PyTree:
+    """In float32 at least; of its own library."""
+    if not is_narrow(x):
+        return x
+    return x.float() if hasattr(x, "detach") else x.astype(np.float32)
+
+
 def flat(tree: PyTree) -> Numbers:
     """The numbers of the tree, of NumPy's or JAX's arrays, in one row."""
     return np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(tree)])

@@ -15,6 +15,7 @@ from ._solver._base import Solution, Solver, Start, run_solver
 from ._stencil import Stencil
 from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
+from ._wide import wide_arguments
 
 
 class Phase(NamedTuple):
@@ -108,7 +109,7 @@ def _partial_derivatives(
     def value(theta: PyTree, z: PyTree) -> Scalar:
         return jnp.real(unit * loss.at(theta, z)(phi))
 
-    return size, jax.grad(value, (0, 1), allow_int=True)(loss.theta, loss.z)
+    return size, jax.grad(value, (0, 1), allow_int=True)(*wide_arguments(loss, phi))
 
 
 def _plus(size: Scalar | complex, g: jax.Array, total: jax.Array | None = None) -> jax.Array:

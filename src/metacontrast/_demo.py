@@ -27,7 +27,7 @@ from . import (
 from .nets import mlp
 from .report import figure, print_report
 from .tasks import sine
-from .train import evaluator, meta_train, open_folder, summarise, write_result
+from .train import evaluator, meta_train, open_folder, summarise, validation, write_result
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
@@ -147,7 +147,7 @@ def _meta_trained(
         resume=True,
         config=config,
         log_every=max(1, method.steps // 200) * 10,
-        validate=lambda theta: {"loss": float(np.mean(scores(theta, valid_tasks)))},
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
     return trained.theta, trained.seconds
 

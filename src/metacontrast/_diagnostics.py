@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from ._contrast import Phase
-from ._flags import Flags
-from ._loss import Loss
+from ._flags import APART, FAR, UNCONVERGED, Flag, Flags
+from ._loss import Loss, Nudge
+from ._slopes import Place, Row, Turn, sequential_slopes, turn_of, way
 from ._solver._descend import value_and_slope
 from ._tree import norm, or_one, widened
 from ._types import Aux, PyTree, Scalar
+from ._wide import is_wide
 
-# What is left undone, relative to the nudge, from which on a meta-gradient is flagged.
-UNCONVERGED = 0.5
-# Phases nearer to each other than so many units of round-off of phi tell little more than those.
-APART = 10.0
 STILL = 0.01  # the slope of the inner loss beside the outer one's, at which a phase may stand still
-FAR = 10.0  # how many times its own size an outer loss may move in a nudged phase
 
 
 def free_diagnostics(loss: Loss, phi: PyTree) -> Aux:
     """Of the free phase: its two losses, and how far from a stationary point it stopped."""
-    residual = norm(value_and_slope(loss, phi)[1])
-    return {
-        "inner": loss.inner(phi),
-        "outer": loss.outer(phi),
-        "residual": residual,
-    }
+    inner, slope = value_and_slope(loss, phi)
+    return {"inner": inner, "outer": loss.outer(phi), "residual": norm(slope)}
 
 
 def phase_diagnostics(
@@ -50,49 +41,85 @@ def phase_diagnostics(
     beta that is `|H u + v| / |v|`, of the system whose solution `u = dphi/dbeta` the contrast is
     made of: 0 where every phase has converged, or all left undone what the scheme cancels.
     """
+    places = [Place(phi_0, loss.state)]
+    places += [Place(phase.solution.phi, phase.loss.state) for phase in phases]
     nudges = [phase.loss.nudge for phase in phases]
-    damped = any(nudge is not None and nudge.damping is not None for nudge in nudges)
+    linear = next((n.with_cache(loss) for n in nudges if n is not None and not n.replays), None)
+    damped = linear is not None and linear.damping is not None
     # The weights of a scheme sum to 0: what is missing is that of phi_0, which damping makes a
     # stationary point.
-    free = 0.0 if damped else -sum(phase.weight for phase in phases)
-    slopes = [
-        partial(_slope, loss, 1.0, phi_0, phi_0, phi_0),
-        partial(_slope, loss.outer, 1.0, phi_0, phi_0, phi_0),
+    free = 0.0 if damped else jnp.real(-sum(phase.weight for phase in phases))
+    turns = [Turn(0, weight=free), Turn(0, inner=0.0, outer=1.0)]
+    turns += [
+        turn_of(k, phase.weight, n)
+        for k, (phase, n) in enumerate(zip(phases, nudges, strict=True), 1)
     ]
-    weights: list[Scalar | float] = [jnp.real(free), 0.0]
-    for phase in phases:
-        phi, size = phase.solution.phi, jnp.abs(phase.weight)
-        turn = phase.weight / size
-        slopes.append(partial(_slope, phase.loss, turn, phi_0, phi, phi_0))
-        slopes.append(partial(_slope, phase.loss, turn, phi_0, phi, phi))
-        weights += [0.0, size]
-    rows, undone = sequentially_summed(slopes, weights)
-    pairs = zip(rows[2::2], rows[3::2], phases, nudges, strict=True)
-    nudged = [(*ends, phase.solution.phi) for *ends, phase, nudge in pairs if nudge is not None]
-    distances = [norm(_way(phi_0, phi)) for *_, phi in nudged]
-    size = rows[1].norm
+    rows, undone = sequential_slopes(loss, places, turns, linear)
+    at_inner, at_outer = rows[:2]
     aux: Aux = {
-        "inner": loss.inner(phi_0),
-        "outer": loss.outer(phi_0),
-        "residual": rows[0].norm,
-        "nudged_inner": [jnp.real(loss.inner(phi)) for *_, phi in nudged],
-        "nudged_outer": [jnp.real(loss.outer(phi)) for *_, phi in nudged],
-        "nudged_residual": [last.norm for _, last, _ in nudged],
-        "distance": distances,
-        "nudged_curvature": [
-            (last.along - first.along) / or_one(far) / or_one(far)
-            for (first, last, _), far in zip(nudged, distances, strict=True)
-        ],
-        "linear_residual": norm(undone) / or_one(size),
+        "inner": at_inner.inner,
+        "outer": at_outer.outer,
+        "residual": at_inner.norm,
+        **_of_nudged(loss, places, rows, nudges, linear),
+        "linear_residual": norm(undone) / or_one(at_outer.norm),
     }
-    flags = _flags(aux, size, phi_0)
+    flags = _flags(aux, at_outer.norm, loss, phi_0)
+    if any(phase.solution.converged is not None for phase in phases):
+        sizes = [jnp.abs(turn.weight) * row.norm for turn, row in zip(turns, rows, strict=True)]
+        lucky = _is_beyond_the_nudge(jnp.sum(jnp.stack(sizes)), at_outer.norm)
+        flags = flags._replace(unconverged=flags.unconverged | lucky)
     if start is not None:  # of a free phase that went on: it stands still where it should not
-        stuck = (norm(_way(start, phi_0)) == 0) & ~(aux["residual"] <= STILL * size)
+        stuck = (norm(way(start, phi_0)) == 0) & ~(aux["residual"] <= STILL * at_outer.norm)
         flags = flags._replace(idle=flags.idle | stuck)
     return aux | {"flags": flags}
 
 
-def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
+def _is_beyond_the_nudge(undone: Scalar, size: Scalar) -> Flag:
+    """Whether phases that stopped at a tolerance left more undone than is small beside the nudge.
+
+    Each by itself: where a tolerance has stopped them, it is by chance that they cancel.
+    """
+    return ~(size == 0) & ~(undone <= UNCONVERGED * size)
+
+
+def _of_nudged(
+    loss: Loss,
+    places: Sequence[Place],
+    rows: Sequence[Row],
+    nudges: Sequence[Nudge | None],
+    linear: Nudge | None,
+) -> Aux:
+    """Of each nudged phase, and no control, its losses, residual, distance and curvature."""
+    told: Aux = {f"nudged_{name}": [] for name in ("inner", "outer", "residual", "curvature")}
+    told["distance"] = []
+    for k, nudge in enumerate(nudges, 1):
+        if nudge is None:
+            continue
+        at_inner, at_outer, row = *rows[:2], rows[k + 1]
+        # Of the slope of the phase's own loss at phi_0, on its way.
+        if linear is None:
+            start = at_inner.along[k] + nudge.beta * at_outer.along[k]
+        else:
+            own = linear.with_beta(nudge.beta)
+            start = at_inner.along[k] + _along_start(own, loss, places[0].phi, places[k].phi)
+        far = norm(way(places[0].phi, places[k].phi))
+        told["nudged_inner"].append(row.inner)
+        told["nudged_outer"].append(row.outer)
+        told["nudged_residual"].append(row.norm)
+        told["distance"].append(far)
+        curvature = jnp.real(row.along[k] - start) / or_one(far) / or_one(far)
+        told["nudged_curvature"].append(curvature)
+    return told
+
+
+def _along_start(nudge: Nudge, loss: Loss, phi_0: PyTree, phi: PyTree) -> Scalar:
+    """Of the slope of a nudge at phi_0, on the way to phi."""
+    first = jax.tree.map(lambda a, b: a.astype(b.dtype), phi_0, phi)
+    slope = value_and_slope(partial(nudge, loss), first)[1]
+    return optax.tree.vdot(way(phi_0, phi), jax.tree.map(widened, slope))
+
+
+def _flags(aux: Aux, size: Scalar, loss: Loss, phi_0: PyTree) -> Flags:
     """What the aux of nudged phases tells, where the outer loss has a slope of this `size`.
 
     Each comparison is one that NaN fails.
@@ -112,53 +139,5 @@ def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
         idle=pulled & ~moved,
         unbounded=pulled & ~bounded,
         unconverged=pulled & ~(aux["linear_residual"] <= UNCONVERGED),
-        rounded=moved & ~apart,
+        rounded=moved & ~(apart & is_wide(loss, phi_0)),
     )
-
-
-class Row(NamedTuple):
-    """Of one slope: its norm, and its product with the way of a phase."""
-
-    norm: Float[Array, ""]
-    along: Float[Array, ""]
-
-
-def sequentially_summed(
-    functions: Sequence[Callable[[], tuple[Row, PyTree]]], weights: Sequence[Scalar | float]
-) -> tuple[list[Row], PyTree]:
-    """The rows, and the weighted sum of the trees, that functions give one after the other.
-
-    A compiler runs what is independent side by side, and then keeps the gradients of all at once,
-    each as large as phi. The turns of a loop it does not mix.
-    """
-
-    def turn(total: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Row]:
-        i, weight = at
-        row, tree = jax.lax.switch(i, functions)
-        return jax.tree.map(lambda s, x: s + weight.astype(s.dtype) * x, total, tree), row
-
-    _, shapes = jax.eval_shape(functions[0])
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    turns = jnp.arange(len(functions)), jnp.stack([jnp.asarray(w) for w in weights])
-    total, rows = jax.lax.scan(turn, zeros, turns)
-    return [Row(*(leaf[i] for leaf in rows)) for i in range(len(functions))], total
-
-
-def _slope(
-    value: Callable[[PyTree], Scalar],
-    turn: Scalar | complex,
-    first: PyTree,
-    last: PyTree,
-    at: PyTree,
-) -> tuple[Row, PyTree]:
-    """Of the slope at `at`, on the way from `first` to `last`; and the slope times `turn`, real."""
-    _, slope = value_and_slope(value, jax.tree.map(lambda a, b: a.astype(b.dtype), at, last))
-    # Of one type for all phases: what is bfloat16 in the free one is complex64 in a complex one.
-    slope = jax.tree.map(widened, slope)
-    along = jnp.real(optax.tree.vdot(_way(first, last), slope))
-    row = Row(norm(slope), along)
-    return row, jax.tree.map(lambda g: jnp.real(turn * g).astype(jnp.real(g).dtype), slope)
-
-
-def _way(first: PyTree, last: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: widened(b) - a.astype(b.dtype), first, last)

@@ -11,6 +11,12 @@ from jaxtyping import Array, Bool
 
 Flag: TypeAlias = Bool[Array, ""] | bool
 
+# What is left undone, relative to the nudge, from which on a meta-gradient is flagged.
+UNCONVERGED = 0.5
+FAR = 10.0  # how many times its own size an outer loss may move in a nudged phase
+# Phases nearer to each other than so many units of round-off of phi tell little more than those.
+APART = 10.0
+
 
 class Flags(NamedTuple):
     """What may be wrong with the meta-gradient of one task: `aux["flags"]` of every estimator.

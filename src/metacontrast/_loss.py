@@ -135,6 +135,14 @@ class Nudge(ABC):
     def split(self, loss: Loss, phi: PyTree) -> Split | None:
         """The same as squares and a rest, see `Objective.split`."""
 
+    def with_beta(self, beta: Scalar | complex) -> Nudge:
+        """The same, of another size."""
+        return replace(self, beta=beta)  # type: ignore[type-var]
+
+    def with_cache(self, loss: Loss) -> Nudge:
+        """The same, with what it takes of this loss kept."""
+        return self
+
     def without_cache(self) -> Nudge:
         """The same, for a loss of other derivatives: nothing is kept that one loss gave."""
         return self
@@ -202,6 +210,10 @@ class LinearNudge(Nudge):
             return Split((), jax.tree.map(lambda v: self.beta * v, self.direction))
         half = jax.tree.map(lambda p, d=self.damping: jnp.full_like(p, d / 2), phi)
         return Split((), jax.grad(partial(self, loss))(phi), half)
+
+    def with_cache(self, loss: Loss) -> Nudge:
+        """With the slope at `phi_0`, on all data."""
+        return self if self.damping is None else replace(self, slope=self._slope(loss))
 
     def without_cache(self) -> Nudge:
         """Without the slope at `phi_0`, which each loss that it is added to then takes itself."""

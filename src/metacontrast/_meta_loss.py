@@ -127,8 +127,9 @@ def meta_loss(
     Raises:
         ValueError: bad input, see `check`.
         TypeError: when the gradient by z is asked of an estimator that does not give it (it must
-            not pass for zero), or by what the solver or the problem closes over; code that JAX
-            cannot trace.
+            not pass for zero), or by what the solver or the problem closes over (a learning rate;
+            where `jit` is around or inside `grad`, JAX says it itself, of an unexpected tracer or
+            of a constant); code that JAX cannot trace.
 
     Example: learn an l2 penalty for ridge regression.
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -217,7 +218,7 @@ def _kind(leaf: PyTree) -> PyTree:
     return (
         (leaf.shape, leaf.dtype)
         if isinstance(leaf, jax.Array | np.ndarray)
-        else (type(leaf), jnp.shape(leaf))
+        else (type(leaf), getattr(leaf, "shape", ()))
     )
 
 

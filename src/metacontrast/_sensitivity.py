@@ -13,7 +13,7 @@ from ._loss import Loss
 from ._natural_beta import natural_beta
 from ._solver._base import Solver
 from ._stencil import Scheme, order_of, stencil
-from ._tree import norm
+from ._tree import norm, widened
 from ._types import PyTree, Scalar
 
 ONCE = (
@@ -126,7 +126,8 @@ def sensitivity(
         # JAX lets a custom_vjp pass until its derivative is run, or is to be run side by side.
         jax.eval_shape(jax.vmap(system), jax.tree.map(lambda leaf: leaf[None], (ways, still)))
     except (TypeError, ValueError, NotImplementedError):
-        cross = lambda t: _difference(lambda values: slope(values, phi_0), values, t)
+        wide = list(map(widened, values))  # narrow ones would be moved by whole parts of their size
+        cross = lambda t: _difference(lambda values: slope(values, phi_0), wide, t)
         one = _once(jnp.ones(()), (values, phi_0))
         system = lambda x: jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), x)
 

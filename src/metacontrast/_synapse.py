@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._tree import kinds
+from ._tree import kinds, widened
 from ._types import PyTree, Scalar
 
 
@@ -81,14 +81,24 @@ class Synapse(NamedTuple):
         Returns:
             The gradients of the meta-loss by `omega` and `log_lam`.
         """
-        lam, omega = self.strengths(phi_0), self.resting_point(phi_0)
+        # In wide types, as the rule itself takes them: a difference is left with few digits.
+        omega = jax.tree.map(widened, self.resting_point(phi_0))
+        log_lam = jax.tree.map(lambda x: widened(jnp.asarray(x)), self.log_lam)
+        lam = Synapse(log_lam=log_lam).strengths(phi_0)
         by_omega = jax.tree.map(lambda s, b, f: -2 * s / beta * (b - f), lam, phi_beta, phi_0)
         by_weight = jax.tree.map(
             lambda s, b, f, o: s / beta * ((b - o) ** 2 - (f - o) ** 2), lam, phi_beta, phi_0, omega
         )
         # The transpose of the broadcast sums over the weights that share a strength.
-        _, shared = jax.vjp(lambda log_lam: broadcast(log_lam, phi_0), self.log_lam)
-        return Synapse(by_omega, shared(by_weight)[0])
+        spread = lambda x: jax.tree.map(
+            lambda s, w: s.astype(w.dtype), broadcast(x, phi_0), by_weight
+        )
+        _, shared = jax.vjp(spread, log_lam)
+        like = lambda x, g: g.astype(jnp.result_type(x))
+        return Synapse(
+            jax.tree.map(like, self.resting_point(phi_0), by_omega),
+            jax.tree.map(like, self.log_lam, shared(by_weight)[0]),
+        )
 
 
 def broadcast(strengths: PyTree, phi: PyTree) -> PyTree:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ._data_cli import data
+
+BROKEN_PIPE = 128 + 13  # the exit status of what SIGPIPE ends
 
 app = tyro.extras.SubcommandApp()
 
@@ -52,16 +57,28 @@ def is_bad_input(error: Exception) -> bool:
     return named or isinstance(error, ArithmeticError | OSError)
 
 
-def main() -> None:
-    """Run the command line; bad input ends with one line on stderr and exit status 2."""
+@contextmanager
+def ends_in_words(program: str) -> Iterator[None]:
+    """Bad input ends in one line on stderr and exit status 2, and a closed pipe in no word."""
     try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # What is still to be written goes nowhere, or Python would complain of it when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from error
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        if not is_bad_input(error):
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def main() -> None:
+    """Run the command line."""
+    with ends_in_words("metacontrast"):
         app.cli(
             prog="metacontrast",
             description="Meta-learning by contrast: a demonstration, tables of results, data sets.",
             args=sys.argv[1:] or ["--help"],
         )
-    except (ValueError, TypeError, ArithmeticError, OSError) as error:
-        if not is_bad_input(error):
-            raise
-        print(f"metacontrast: {error}", file=sys.stderr)
-        raise SystemExit(2) from error

@@ -10,8 +10,12 @@ import pytest
 from problems import relative_error
 
 import metacontrast as mc
-from metacontrast._directional import Judge
+from metacontrast._configuration import Configuration
+from metacontrast._diagnose import _proposal
+from metacontrast._directional import Judge, Look
+from metacontrast._estimator._base import Phases
 from metacontrast._flags import REMEDIES
+from metacontrast._solver._base import Start
 
 # phi is pulled to x by springs of these strengths and to theta by springs of 1, and should be at y.
 STRENGTHS = jnp.array([0.5, 4.0, 20.0])
@@ -124,7 +128,7 @@ def test_a_moderate_beta_in_float32():
     assert found.verdict == "trust" and found.precision < 1e-3
 
 
-@pytest.mark.parametrize("beta, verdict", [(0.3, "trust"), (1e-6, "do not trust")])
+@pytest.mark.parametrize("beta, verdict", [(0.3, "trust"), (1e-7, "do not trust")])
 def test_a_theta_of_bfloat16(beta, verdict):
     """The learner computes in float32."""
     wide = replace(problem, init=lambda theta, task: theta.astype(jnp.float32))
@@ -274,3 +278,43 @@ def test_a_function_with_jumps_is_no_judge():
 def test_an_estimate_that_is_no_direction(d):
     look = Judge(lambda way: pytest.fail(), np.ones(2), 1.0, 2e-16, 2e-16).look(np.array(d))
     assert look.verdict == "do not trust" and look.is_zero == (not any(d))
+
+
+def test_whole_numbers_stay_so_in_wider_arithmetic():
+    counted = replace(
+        problem,
+        outer=lambda phi, theta, task: 0.5 * jnp.sum((phi - task["test"])[task["which"]] ** 2),
+    )
+    at = halved(jnp.float32)
+    at["task"] |= {"which": jnp.array([0, 2])}
+    found = ask(mc.Contrastive(0.05, "symmetric", **LINEAR), problem=counted, **at)
+    assert found.precision is not None and found.precision < 1e-3
+
+
+# What is proposed, and refused
+
+
+def test_bad_input_is_refused_before_anything_is_learned():
+    lost = replace(problem, outer=lambda phi, theta, task: jnp.sum(phi) * jnp.nan)
+    with pytest.raises(ValueError, match=r"^problem\.outer: the loss is nan where learning starts"):
+        ask(mc.Contrastive(0.1), lambda loss, phi: pytest.fail("learns"), lost)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_proposal_follows_the_curvature_along_the_nudge(sign):
+    """Of a quarter, also where learning stands on a top; phi, of length 5, is to move by a 50th."""
+    start, nudged = jnp.array([3.0, 4.0]), mc.descend(optax.sgd(0.1), 5)
+    flat = mc.Problem(
+        init=lambda theta, task: start,
+        inner=lambda phi, theta, task: sign * jnp.sum((phi - theta) ** 2) / 8,
+        outer=lambda phi, theta, task: jnp.sum(jnp.sin(phi) * jnp.array([1.0, 2.0])),
+    )
+    run = Configuration(flat, lambda loss, phi: phi, jnp.zeros(2), None, None)
+    assert run.stiffness(Start(start)) == (pytest.approx(0.25), pytest.approx(5.0))
+    rule = mc.Contrastive(0.1, nudged=nudged)
+    meta = mc.MetaGradient(jnp.array(1.0), None, phases=Phases(Start(start)))
+    # A meta-loss that rises wherever it is looked at.
+    judge = Judge(lambda way: (way, 1 + np.linalg.norm(way)), np.zeros(2), 1.0, 1e-16, 1e-16)
+    proposal = _proposal(run, rule, meta, judge, Look(0.1, 1.0, 1.0, True))
+    expected = mc.Contrastive(0.05, "symmetric", nudge="linear", damping=0.2, nudged=nudged)
+    assert proposal.estimator == expected and proposal.cosine == pytest.approx(1)

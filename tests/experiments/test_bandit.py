@@ -101,7 +101,11 @@ def short(method, out):
     return replace(s, **FEW) if s.steps else replace(s, updates=2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# cml-syn is cml-mod in all but its slow weights, which test_modulation.py has.
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.thorough if m == "cml-syn" else ()) for m in METHODS],
+)
 def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(bandit, "figure", lambda path, *rest: figures.append(path.name))

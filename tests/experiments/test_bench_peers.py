@@ -48,7 +48,7 @@ def test_absent_libraries_are_named(monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-@pytest.mark.parametrize("strided", [True, False])
+@pytest.mark.parametrize("strided", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_conv4_in_torch_learns_the_same(strided):
     from benchmarks._torch_conv4 import torch_programs
 

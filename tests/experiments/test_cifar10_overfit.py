@@ -39,7 +39,7 @@ def test_images_are_normalised_and_in_one_half(small):
     assert len({x.tobytes() for x in both}) == 50
 
 
-@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("clipped", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_the_linear_contrast_is_the_gradient_of_converged_learning(small, clipped):
     s = replace(METHODS["contrastive-linear"], clipped=clipped, seed=1, **SMALL)
     learner, theta, task = (
@@ -74,7 +74,7 @@ def test_cosines_are_one_for_what_is_exact(small):
     assert min(cosines.values()) > 0 and max(cosines.values()) < 0.9999
 
 
-@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("clipped", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_a_run_lowers_the_validation_loss(small, clipped, start, tmp_path, monkeypatch):
     words = ["--steps", 10, "--images", 20, "--valid-images", 30]
     words += ["--clipped"] if clipped else []

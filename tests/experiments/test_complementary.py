@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from _complementary import PANELS
-from problems import EPS
+from problems import EPS, meta_grad
 
 import metacontrast as mc
 from metacontrast.brain import Plasticity, Tagged
@@ -22,8 +22,8 @@ def meta_gradient(method):
     s = complementary.METHODS[method]
     solver, estimator = _complementary.learner(s, complementary.item_loss)
     task = sine(jax.random.key(7), shots=10, queries=10)
-    rule = mc.meta_gradient(complementary.PROBLEM, solver, estimator)
-    return estimator, rule(complementary.first_theta(s), task).by_theta
+    at = complementary.first_theta(s), task
+    return estimator, meta_grad(complementary.PROBLEM, solver, estimator, *at)
 
 
 def test_online_is_batch_up_to_round_off():

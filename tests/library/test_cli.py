@@ -1,9 +1,12 @@
 """The command of the wheel: demonstration, tables, data."""
 
+import os
+import sys
+
 import pytest
 from command import command
 
-from metacontrast import _compiled, _demo
+from metacontrast import _compiled, _demo, cli
 
 
 def test_the_demonstration_keeps_what_it_compiles(monkeypatch, tmp_path):
@@ -34,3 +37,16 @@ def test_bad_input_says_what_is_expected(words, message, monkeypatch, capsys, tm
     assert command(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_enough_ends_it_without_a_word(lines, monkeypatch, capsys):
+    """As `head` does; a single line is not written before the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:  # which writes what is left, and must not fail
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as stop, cli.ends_in_words("report"):
+            print("word\n" * lines, end="")
+    assert stop.value.code == cli.BROKEN_PIPE
+    assert capsys.readouterr().err == ""

@@ -1,7 +1,9 @@
 """What a meta-gradient outside JAX says of itself: leaves it cannot learn, flags it raises."""
 
+import warnings
 from dataclasses import replace
 
+import jax
 import joblib
 import numpy as np
 import pytest
@@ -228,6 +230,32 @@ def test_phases_closer_than_the_arithmetic_are_rounded():
     close = replace(PULL, solve=lambda *args: np.asarray(solve(*args), np.float32))
     assert flags_of(close, rule=mc.Contrastive(2e-7))[0] == ["rounded"]
     assert external.meta_gradient(PULL, THETA, 3.0, mc.Contrastive(2e-7)).aux["flags"] == Flags()
+
+
+@pytest.mark.parametrize(("units", "rounded"), [(8, True), (12, False)])
+def test_ten_units_of_round_off_are_apart_as_in_the_core(units, rounded):
+    single = lambda *args: np.asarray(solve(*args), np.float32)
+    nudged = lambda theta, task, beta, start: start * np.float32(1 + units * 2.0**-23)
+    learner = replace(PULL, solve=single, nudged=nudged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert external.meta_gradient(learner, THETA, 3.0, RULE).aux["flags"].rounded is rounded
+
+
+@pytest.mark.parametrize(("beta", "lost"), [(1e-3, True), (1.0, False)])
+def test_slopes_of_sixteen_bits(beta, lost):
+    """Rounded to 2^-11 of themselves, and apart by about beta; 1 / beta does not overflow them."""
+    narrow = lambda x: np.asarray(1e4 * x, np.float16)
+    slope = lambda phi, theta, task, beta: {
+        "how": narrow((phi - theta["to"]) ** 2),
+        "to": narrow(-2 * theta["how"] * (phi - theta["to"])),
+    }
+    exact = external.meta_gradient(PULL, THETA, 3.0, mc.Contrastive(beta))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        meta = external.meta_gradient(replace(PULL, slope=slope), THETA, 3.0, mc.Contrastive(beta))
+    assert meta.aux["flags"] == exact.aux["flags"]._replace(rounded=lost)
+    assert all(np.isfinite(x) for x in jax.tree.leaves(meta.by_theta))
 
 
 def test_what_is_not_finite_is_flagged():

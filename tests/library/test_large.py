@@ -16,7 +16,7 @@ from problems import EPS
 
 import metacontrast as mc
 from metacontrast._contrast import Phase
-from metacontrast._diagnostics import Row, phase_diagnostics, sequentially_summed
+from metacontrast._diagnostics import phase_diagnostics
 from metacontrast._loss import OuterNudge
 from metacontrast.train import device_mesh
 from metacontrast.train._layout import Layout
@@ -136,12 +136,3 @@ def test_a_phase_that_did_not_move_has_no_curvature():
     phi = jnp.ones(N)
     still = jax.jit(diagnostics)(phi, [phi, phi])
     np.testing.assert_array_equal(still["nudged_curvature"], 0)
-
-
-def test_functions_one_after_the_other_keep_their_order():
-    x = jnp.arange(3.0)
-    rows, total = sequentially_summed(
-        [lambda i=i: (Row(x[i], x[i] ** 2), {"part": x}) for i in range(3)], [0.0, 1.0, 2.0]
-    )
-    assert [tuple(map(float, row)) for row in rows] == [(0, 0), (1, 1), (2, 4)]
-    assert total["part"].tolist() == [0, 3, 6]

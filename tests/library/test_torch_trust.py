@@ -1,5 +1,6 @@
 """PyTorch: slow parameters that no loss sees, flags, and what a call says of them."""
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -244,3 +245,47 @@ def test_flags_are_counted_and_diverged_tasks_are_not_among_them():
         )
     assert len(said) == 1 and [i for i, _ in step.failed] == [1]
     assert step.flagged == {"idle": 2, "unconverged": 2}
+
+
+# Slow parameters of 16 bits
+
+
+def narrow_regression(dtype, predict=None):
+    """Learned in float32, with slow parameters of a type, of numbers that bfloat16 holds."""
+    problem, task = regression(), regression_task()
+    single = lambda x: x.to(torch.float32)
+    task = mc.Task(*(mc.Data(single(x), single(y)) for x, y in task))
+    module = problem.module.to(torch.float32)
+    for p in problem.slow.values():
+        p.data = p.data.to(torch.bfloat16).to(dtype)
+    if predict is not None:
+        pull = lambda m: (m.log_lam.float().exp() * (m.phi - predict(m)) ** 2).sum()
+        inner = lambda m, task: misfit(m.phi, task.train) + pull(m)
+        problem = regression(module=module, inner=inner)
+    return problem, task
+
+
+@pytest.mark.parametrize("scheme", ["forward", "symmetric"])
+def test_narrow_slow_parameters_cost_their_own_round_off(scheme):
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        problem, task = narrow_regression(dtype)
+        step = mct.backward(problem, one_newton_step, mc.Contrastive(0.1, scheme), task)
+        assert not any(step.aux[0]["flags"])
+        assert {(p.dtype, p.grad.dtype) for p in problem.slow.values()} == {(dtype, dtype)}
+        found.append(torch.cat([p.grad.double() for p in problem.slow.values()]))
+    assert torch.linalg.norm(found[0] - found[1]) < 2.0**-7 * torch.linalg.norm(found[1])
+
+
+def test_narrow_slow_parameters_that_cannot_be_widened_are_flagged():
+    """A product asks for factors of one type."""
+    raised = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        turn = torch.eye(3, dtype=dtype)
+        problem, task = narrow_regression(dtype, lambda m, turn=turn: (turn @ m.omega).float())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            step = mct.backward(problem, one_newton_step, mc.Contrastive(0.001), task)
+        raised[dtype] = step.aux[0]["flags"].rounded
+        assert problem.slow["omega"].dtype == dtype
+    assert raised == {torch.bfloat16: True, torch.float32: False}

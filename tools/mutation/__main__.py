@@ -1,6 +1,6 @@
 """Faults put into the sources one at a time: which does no test see?
 
-    python -m tools.mutation [--number 200] [--only PATTERN] [--list] [--again] [--budget SECONDS]
+    python -m tools.mutation [--number 200] [--only PATTERN ...] [--list] [--again] [--budget 600]
 
 What is tried, and by which tests, is in mutants.toml beside this file. The checkout is only read.
 What has been tried is kept in `--work` and not tried again while the fault and the tests that said
@@ -36,7 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     ask.add_argument("--number", type=int, default=100, help="of mutants that are not hand-written")
-    ask.add_argument("--only", default="*", help="a pattern of names")
+    ask.add_argument("--only", nargs="+", default=["*"], help="patterns of names")
     ask.add_argument("--list", action="store_true", help="names, lines and faults, and no tests")
     ask.add_argument("--again", action="store_true", help="also what has survived before")
     ask.add_argument(
@@ -46,22 +46,24 @@ def main() -> None:
     ask.add_argument("--out", type=Path, default=ROOT / "results" / "mutation.json")
     options = ask.parse_args()
     settings = tomllib.loads(SETTINGS.read_text())
-    mutants = [m for m in chosen(settings, options.number) if fnmatch(m.name, options.only)]
+    mutants = chosen(settings, options.number, options.only)
     if options.list:
         print(*(f"{m.name}  line {m.line}: {m.old} -> {m.new}" for m in mutants), sep="\n")
         return
     try_all(mutants, settings, options)
 
 
-def chosen(settings: dict[str, Any], number: int) -> list[Mutant]:
-    """The hand-written ones, and `number` of the others."""
+def chosen(settings: dict[str, Any], number: int, only: list[str]) -> list[Mutant]:
+    """The hand-written ones, and `number` of the others; of these, those with such names."""
     package = settings["package"]
     skip = [*settings["skip"], *settings["equivalent"]]
+    is_asked = lambda name: any(fnmatch(name, pattern) for pattern in only)
     hand = [
         written(_place(ROOT, mutant["file"], package), name, **mutant)
         for name, mutant in settings["mutant"].items()
+        if is_asked(name)
     ]
-    return hand + choose(ROOT / package, number, skip)
+    return hand + [m for m in choose(ROOT / package, number, skip) if is_asked(m.name)]
 
 
 def _place(root: Path, file: str, package: str) -> Path:

@@ -18,6 +18,8 @@ HEAVY = ["pytest", "hypothesis", "numpy", "scipy.special", "jax", "jax.numpy", "
 HEAVY += ["equinox", "jaxtyping", "orbax.checkpoint", "PIL", "tqdm"]
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-n", "0", "--no-header", "--tb=line"]
 # Among what is imported are plugins of pytest, which it says it cannot rewrite.
+# Of every tier: some files are held by the thorough one alone.
+OPTIONS += ["-m", ""]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
 # A mutant's programs are read, not kept: they would fill the disk and never be met again.
 NEVER = "1e9"

@@ -19,6 +19,7 @@ from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
 from .._tree import dot, norm, or_one, widened
 from .._types import Aux, PyTree, Scalar
+from .._wide import wide_arguments
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
 Method: TypeAlias = Literal["cg", "neumann", "identity", "exact"]
@@ -120,7 +121,9 @@ class Implicit(Estimator):
             inner = product(lambda x: at.inner(unravel(x)), phi, u.x)
             return at.outer(unravel(phi)) - inner
 
-        grads = jax.grad(pulled, (0, 1), allow_int=True)(loss.theta, loss.z)
+        # A product that is a difference is one of narrow gradients, where theta is narrow.
+        at = wide_arguments(loss, free.phi) if self.hessian_free else (loss.theta, loss.z)
+        grads = jax.grad(pulled, (0, 1), allow_int=True)(*at)
         # Not "curvature <= 0", which a NaN passes.
         indefinite = ~(u.curvature >= 0) & (self.method == "cg")
         grads = jax.tree.map(lambda g: _nan_where(indefinite, g), grads)

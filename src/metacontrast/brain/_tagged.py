@@ -16,6 +16,7 @@ from .._estimator._base import Estimator, MetaGradient, Phases
 from .._loss import Loss, OuterNudge
 from .._solver._base import Solution, Solver
 from .._synapse import Synapse
+from .._tree import widened
 from .._types import PyTree
 from ._hippocampus import Memory
 from ._plasticity import Plasticity, memory_and_signal_keys
@@ -113,7 +114,8 @@ class Tagged(Estimator):
         steps = free_learner.steps
         signal = signals(steps, self.nudged.steps, self.jitter, self.noise, theta, keys[1])
         phase = partial(self._phase, memory=memory, signal=signal)
-        start = Weights(phi, jax.tree.map(jnp.zeros_like, theta))
+        # In a wide type, whatever theta's: what the phases add is large, and cancels.
+        start = Weights(phi, jax.tree.map(lambda x: widened(jnp.zeros_like(x)), theta))
         free = phase(free_learner, theta, start, jnp.arange(steps))
         pulled_to = consolidate(theta, free.tags, self.at_once) if self.at_once else theta
         times = steps + jnp.arange(self.nudged.steps + self.jitter)

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import norm, total
-from .._diagnostics import FAR, UNCONVERGED
-from .._flags import REMEDIES, Flags
+from .._flags import APART, FAR, REMEDIES, UNCONVERGED, Flags
 from .._types import Aux, PyTree
 from ._unseen import SIZES, displaced
 
@@ -59,7 +58,8 @@ def diagnose(ends: Ends, phi_0: PyTree, phases: Sequence[Phase], by_theta: PyTre
     known = [aux["inner"], *aux["nudged_inner"], *aux["nudged_outer"], *distances]
     # Comparisons are written so that NaN raises the flag.
     moved = all(distance > 0 for distance in distances)
-    apart = all(distance > eps_of(phi_0) * norm(phi_0) for distance in distances)
+    resolved = APART * eps_of(phi_0) * norm(phi_0)
+    apart = all(distance > resolved for distance in distances)
     if ends.slope is not None:
         slopes = _slopes(ends.slope, phi_0, phases)
         aux["linear_residual"] = slopes.residual / (slopes.outer or 1.0)

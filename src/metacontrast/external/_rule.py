@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
 
+from .._arrays import is_narrow, norm, widened
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
+from .._flags import APART
 from .._stencil import Stencil, stencil
 from .._types import PyTree
-from ._diagnostics import Ends, Phase, diagnose, warn_of
+from ._diagnostics import Ends, Phase, diagnose, eps_of, warn_of
 from ._numerical import numerical_slope
 from ._unseen import refuse_unseen, unseen_leaves
 
@@ -134,7 +136,8 @@ def contrast_from(
     phases += [Phase(w, b, run(theta, task, b, phi_0)) for w, b in zip(weights, nodes, strict=True)]
     slopes = [learner.by_theta(phase.phi, theta, task, phase.beta) for phase in phases]
     by_theta = jax.tree.map(
-        lambda *g: sum(phase.weight * x for phase, x in zip(phases, g, strict=True)), *slopes
+        lambda *g: sum(phase.weight * widened(x) for phase, x in zip(phases, g, strict=True)),
+        *slopes,
     )
     given = learner.phi_slope
     ends = Ends(
@@ -143,7 +146,17 @@ def contrast_from(
         slope=None if given is None else (lambda phi, beta: given(phi, theta, task, beta)),
     )
     aux = diagnose(ends, phi_0, phases, by_theta)
+    if _is_lost(phases, slopes, by_theta):
+        aux["flags"] = aux["flags"]._replace(rounded=True)
     return MetaGradient(aux["outer"], by_theta, aux=aux)
+
+
+def _is_lost(phases: Sequence[Phase], slopes: Sequence[PyTree], by_theta: PyTree) -> bool:
+    """Whether narrow slopes were rounded by more than a part of their contrast, before it."""
+    if not any(map(is_narrow, jax.tree.leaves(slopes[0]))):
+        return False
+    sizes = [abs(phase.weight) * norm(slope) for phase, slope in zip(phases, slopes, strict=True)]
+    return not APART * eps_of(slopes[0]) * max(sizes) <= norm(by_theta)
 
 
 def real_stencil(rule: Contrastive) -> Stencil:

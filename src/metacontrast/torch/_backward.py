@@ -105,7 +105,7 @@ def backward(
         )
     mean = mean_of([x for x in results if not isinstance(x, str)], failed)
     for name, p in problem.slow.items():
-        grad = mean.by_theta[name]
+        grad = mean.by_theta[name].to(p.dtype)
         p.grad = grad.clone() if p.grad is None else p.grad + grad
     warn_of([aux["flags"] for aux in mean.aux], stacklevel=2)
     return mean

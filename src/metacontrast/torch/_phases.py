@@ -29,6 +29,7 @@ from ._state import (
     restore,
     save,
     set_random_state,
+    widened,
 )
 
 DRAWS = 8  # of random numbers and batches, where one does not tell enough
@@ -88,8 +89,15 @@ class Phases:
     def slope(self, phi: Weights, beta: float) -> dict[str, torch.Tensor]:
         """`dL/dtheta` at fixed phi."""
         with freeze(self.fast):
-            self.put(phi)
-            return dict(zip(self.slow, self._grads(beta, self.slow.values()), strict=True))
+            try:
+                with widened(self.slow.values()):
+                    return self._slope(phi, beta)
+            except RuntimeError:  # it asks for tensors of one type; any other fault is there again
+                return self._slope(phi, beta)
+
+    def _slope(self, phi: Weights, beta: float) -> dict[str, torch.Tensor]:
+        self.put(phi)
+        return dict(zip(self.slow, self._grads(beta, self.slow.values()), strict=True))
 
     def phi_slope(self, phi: Weights, beta: float) -> list[torch.Tensor]:
         """`dL/dphi` at fixed theta, the mean over some draws where the inner loss is random.

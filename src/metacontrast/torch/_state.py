@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .._arrays import is_narrow
 from .._types import PyTree
 
 RandomState: TypeAlias = dict[object, PyTree]  # of each generator
@@ -125,6 +126,23 @@ def freeze(params: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for p in params:
             p.requires_grad_(True)
+
+
+@contextmanager
+def widened(params: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Parameters of 16 bits hold the same numbers in float32, to which their gradients are rounded.
+
+    A gradient has the type of what it is by: those of two phases, rounded to 16 bits, would differ
+    by little else than that.
+    """
+    before = [(p, p.data) for p in params if is_narrow(p)]
+    try:
+        for p, data in before:
+            p.data = data.float()
+        yield
+    finally:
+        for p, data in before:
+            p.data = data
 
 
 @contextmanager

@@ -25,4 +25,5 @@ from ._result import describe as describe
 from ._result import half_width as half_width
 from ._result import provenance as provenance
 from ._result import summarise as summarise
+from ._result import validation as validation
 from ._result import write_result as write_result

@@ -46,17 +46,15 @@ def summarise(values: Any, **facts: Any) -> dict[str, Any]:
         ('maml', 2.0, 3, 1)
     """
     values = np.asarray(values, np.float64).ravel()
-    finite = values[np.isfinite(values)]
-    n = len(finite)
-    enough = n > 0 and 2 * n >= len(values)
-    std = float(finite.std(ddof=1)) if enough and n > 1 else None
+    finite = _learned(values)
+    several = finite if finite is not None and len(finite) > 1 else None
     return {
         **facts,
-        "value": float(finite.mean()) if enough else None,
-        "std": std,
-        "ci95": None if std is None else half_width(finite),
+        "value": None if finite is None else float(finite.mean()),
+        "std": None if several is None else float(several.std(ddof=1)),
+        "ci95": None if several is None else half_width(several),
         "n_tasks": len(values),
-        "diverged": len(values) - n,
+        "diverged": int(np.sum(~np.isfinite(values))),
         **provenance(),
     }
 
@@ -76,6 +74,33 @@ def describe(result: Mapping[str, Any]) -> str:
     left_out = f"; {of} and {'is' if n == 1 else 'are'} left out" if n else ""
     half = "" if result["ci95"] is None else f" +- {result['ci95']:.2g}"
     return f"{result['value']:.4g}{half} ({result['metric']}{left_out})"
+
+
+def validation(losses: Any) -> dict[str, float]:
+    """What `meta_train(validate=...)` is to return of the losses of held-out tasks.
+
+    Tasks that diverged are left out of the mean as they are in `summarise`: it is NaN, by which no
+    theta is chosen, where they are more than half; and counted.
+
+    Args:
+        losses: one a task, as `evaluator` returns them.
+
+    Example:
+        >>> validation([1.0, 3.0, float("nan")])
+        {'loss': 2.0, 'diverged': 1.0}
+        >>> validation([1.0, float("inf"), float("nan")])
+        {'loss': nan, 'diverged': 2.0}
+    """
+    values = np.asarray(losses, np.float64).ravel()
+    finite = _learned(values)
+    loss = math.nan if finite is None else float(finite.mean())
+    return {"loss": loss, "diverged": float(np.sum(~np.isfinite(values)))}
+
+
+def _learned(values: np.ndarray) -> np.ndarray | None:
+    """Those of the tasks that did not diverge; None where more than half of them did."""
+    finite = values[np.isfinite(values)]
+    return finite if len(finite) and 2 * len(finite) >= len(values) else None
 
 
 def half_width(values: np.ndarray) -> float:
