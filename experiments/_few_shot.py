@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from tyro.conf import FlagConversionOff
 
 import metacontrast as mc
+from metacontrast._precision import Precision
 from metacontrast.report import figure
 from metacontrast.tasks import Images, episodes
 from metacontrast.train import Trained, evaluator
@@ -43,6 +44,7 @@ class Settings(frame.Settings):
     last_rate: float = 0.01  # Of the outer rate, at the end of its cosine.
     size: int = 28  # Width and height of the images.
     filters: tuple[int, int, int, int] = (64, 64, 64, 64)  # Of each layer.
+    precision: Precision = "highest"  # Of the network's products; the others are faster on a GPU.
     distort: float = 0.0  # How strongly training images are shifted, turned and stretched.
     mirror: FlagConversionOff[bool] = (
         False  # Exchange left and right in half of the training images.

@@ -39,8 +39,9 @@ def network(s: Settings, channels: int, classes: int | None = None) -> ConvNet:
     # No learner here is differentiated in forward mode first.
     lowering: Literal["reverse"] | None = "reverse" if jax.default_backend() == "cpu" else None
     return conv4(
-        s.filters, strided=True, channels=channels, size=s.size, classes=classes, lowering=lowering
-    )
+        s.filters, strided=True, channels=channels, size=s.size, classes=classes,
+        precision=s.precision, lowering=lowering,
+    )  # fmt: skip
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
