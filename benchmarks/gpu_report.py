@@ -76,18 +76,21 @@ def collapse() -> str:
 
 
 def course() -> str:
-    """The run that collapsed, and the one that went on from before with centred features."""
+    """The run that collapsed, one that went on with centred features, and two from the start."""
     found = load("collapse")
     lines = ["                          meta-step  validation (%)  residual  left undone, worst"]
-    for name, key in (
-        ("as documented", "documented"),
-        ("centred from 1,900 on", "centred_from_1900"),
-    ):
+    parts = {
+        "documented": ("as documented", (1500, 1750, 2000, 2250)),
+        "centred_from_1900": ("centred from 1,900 on", (2000, 2100, 2200, 2250, 2300)),
+        "small": ("16 filters, bounded", (100, 200, 300)),
+        "small_centred": ("the same, centred", (100, 200, 300)),
+    }
+    for key, (name, steps) in parts.items():
         lines += [
             f"{name:24}  {x['step']:9}  {x['valid_accuracy']:14.1f}  {x['residual']:8.2f}  "
             f"{x['largest_linear_residual']:18.1f}"
             for x in found[key]
-            if x["step"] >= 1500 and x["step"] not in (1950, 2050, 2150)
+            if x["step"] in steps
         ]
     return "\n".join(lines)
 
