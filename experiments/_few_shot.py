@@ -17,10 +17,12 @@ import frame
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 from tyro.conf import FlagConversionOff
 
 import metacontrast as mc
+from metacontrast._precision import Precision
 from metacontrast.report import figure
 from metacontrast.tasks import Images, episodes
 from metacontrast.train import Trained, evaluator
@@ -43,6 +45,7 @@ class Settings(frame.Settings):
     last_rate: float = 0.01  # Of the outer rate, at the end of its cosine.
     size: int = 28  # Width and height of the images.
     filters: tuple[int, int, int, int] = (64, 64, 64, 64)  # Of each layer.
+    precision: Precision = "highest"  # Of the network's products; the others are faster on a GPU.
     distort: float = 0.0  # How strongly training images are shifted, turned and stretched.
     mirror: FlagConversionOff[bool] = (
         False  # Exchange left and right in half of the training images.
@@ -54,6 +57,10 @@ class Settings(frame.Settings):
     beta: float = 0.0  # The strength of the nudge.
     nudge: Literal["outer", "linear"] = "outer"  # By the outer loss, or its slope at the free end.
     pull: float = 0.0  # Lambda of the synapses, which is not learned here.
+    largest_gain: float | None = None  # Of theta's normalised layers. Default: any.
+    centred: FlagConversionOff[bool] = (
+        False  # The head of fast weights sees features less their mean over the batch.
+    )
     unit: FlagConversionOff[bool] = False  # Features of cml-head are centred and of length one.
     views: int = 0  # Distorted copies of each held-out image; verdicts are averaged over them.
     references: int = 500  # Training classes by which cml-head normalises held-out images.
@@ -122,7 +129,8 @@ S = TypeVar("S", bound=Settings)
 class Experiment(frame.Experiment[S]):
     """Its defaults depend on the kind of task too, and so do its folders."""
 
-    for_kind: Callable[..., S]  # (method, way, shot, published) -> defaults
+    for_kind: Callable[..., S]  # (method, way, shot, and those of `flags`) -> defaults
+    flags: tuple[str, ...] = ("published",)  # of the command line, which choose the defaults too
 
     def main(
         self, run: Callable[[S], object], overview: Callable[[Path], object] | None = None
@@ -132,7 +140,8 @@ class Experiment(frame.Experiment[S]):
         default = self.methods[self.default]
         kind.add_argument("--way", type=int, default=default.way)
         kind.add_argument("--shot", type=int, default=default.shot)
-        kind.add_argument("--published", action="store_true")
+        for flag in self.flags:
+            kind.add_argument(f"--{flag}", action="store_true")
         given, _ = kind.parse_known_args()
         methods = {method: self.for_kind(method, **vars(given)) for method in self.methods}
         super(Experiment, replace(self, methods=methods)).main(run, overview)
@@ -235,10 +244,31 @@ def meta_train(
     return experiment.meta_train(
         s, learner.problem(), learner.solver(), learner.estimator(), sample_task,
         learner.first_theta(frame.first_key(s.seed)),
-        frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate),
+        outer_optimizer(s),
         tasks=s.tasks, features=learner.features(), validate=validate,
         log_every=max(10, s.steps // (10 * s.validations) * 10),
     )  # fmt: skip
+
+
+def outer_optimizer(s: Settings) -> optax.GradientTransformation:
+    """Adam on a cosine; with `largest_gain`, no update leads beyond it.
+
+    The gain of the last normalised layer scales the features that the head learns from, and the
+    curvature of its loss goes with that scale squared. The meta-loss falls as it grows, and the
+    rule does not see that at a curvature of 27 learning at rate 0.05 with Nesterov's momentum of
+    0.9 ceases to converge: meta-gradients then are noise, a hundred times as large.
+    """
+    optimizer = frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate)
+    if (most := s.largest_gain) is None:
+        return optimizer
+
+    def within(path: tuple[Any, ...], update: jax.Array, x: jax.Array) -> jax.Array:
+        if path[-1] != jax.tree_util.DictKey("gain"):
+            return update
+        return jnp.clip(x + update, -most, most) - x
+
+    bounded = optax.stateless(lambda u, theta: jax.tree_util.tree_map_with_path(within, u, theta))
+    return optax.chain(optimizer, bounded)
 
 
 def draw_episode(learner: Learner, theta: PyTree, task: mc.Task, axes: Any) -> None:

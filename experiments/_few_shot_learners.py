@@ -17,6 +17,7 @@ from _few_shot import Features, Learner, Settings
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast._precision import matmul
 from metacontrast.nets import ConvNet, conv4
 from metacontrast.slow import HeadTheta, Splits, modulated, modulation, ridge_head, ridge_newton
 from metacontrast.tasks import distorted
@@ -39,8 +40,9 @@ def network(s: Settings, channels: int, classes: int | None = None) -> ConvNet:
     # No learner here is differentiated in forward mode first.
     lowering: Literal["reverse"] | None = "reverse" if jax.default_backend() == "cpu" else None
     return conv4(
-        s.filters, strided=True, channels=channels, size=s.size, classes=classes, lowering=lowering
-    )
+        s.filters, strided=True, channels=channels, size=s.size, classes=classes,
+        precision=s.precision, lowering=lowering,
+    )  # fmt: skip
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -64,6 +66,9 @@ class FastWeights(Learner):
 
     Departure, where there are `views`: what is learned from in a test is each image and as many
     distorted copies of it, and a verdict is the mean over those on an image and its copies.
+
+    Departure, where they are `centred`: the head sees features less their mean over the batch. What
+    all images share tells no class from another, but is most of the curvature of the inner loss.
     """
 
     def first_theta(self, key: jax.Array) -> PyTree:
@@ -79,7 +84,12 @@ class FastWeights(Learner):
     def apply(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
         """Logits of images."""
         weights = modulated(phi, theta) if self.s.method == "cml-mod" else phi
-        return network(self.s, self.channels, self.s.way).apply(weights, x)
+        if not self.s.centred:
+            return network(self.s, self.channels, self.s.way).apply(weights, x)
+        *body, head = weights
+        f = network(self.s, self.channels).apply(body, x)
+        f = f - jnp.mean(f, 0)[None]
+        return matmul(f, head["w"], self.s.precision) + head["b"][None]
 
     def problem(self, test: bool = False) -> mc.Problem:
         def loss(phi: PyTree, theta: PyTree, data: mc.Data) -> jax.Array:

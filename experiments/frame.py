@@ -47,6 +47,8 @@ class Experiment(Generic[S]):
         with ends_in_words(self.name):
             several = parse(self.methods, self.default, sys.argv[1:], about)
             several[0].devices.use()
+            # The products that say nothing else; a GPU's default is TF32.
+            jax.config.update("jax_default_matmul_precision", "highest")
             train.keep_compiled()
             if len(several) == 1:
                 run(several[0])

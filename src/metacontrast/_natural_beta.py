@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._linear import Vector
 from ._loss import Loss
+from ._precision import matmul
 from ._tree import norm, or_one
 from ._types import PyTree, Scalar
 
@@ -122,20 +123,22 @@ def _search(curved: Callable[[Vector], Vector], v: Vector, noise: float) -> _Sea
 
     def step(at: _Search) -> _Search:
         hp = curved(at.p)
-        pp, php, rr = at.p @ at.p, at.p @ hp, at.r @ at.r
+        pp, php, rr = matmul(at.p, at.p), matmul(at.p, hp), matmul(at.r, at.r)
         curvature = php / pp
         top = jnp.maximum(at.top, jnp.linalg.norm(hp - at.rest) / jnp.sqrt(rr))
         first = jnp.where(at.k == 0, curvature, at.first)
         bent = curvature > noise * top
         alpha = jnp.where(bent, rr / php, 0.0)
         r = at.r - alpha * hp
-        again = r @ r / rr
+        left = matmul(r, r)
+        again = left / rr
         sound = (curvature >= -noise * top) & (first > noise * top)
-        going = bent & sound & (r @ r > ENOUGH**2) & (at.k + 1 < STEPS)
+        going = bent & sound & (left > ENOUGH**2) & (at.k + 1 < STEPS)
         p, rest = r + again * at.p, again * hp
         return _Search(at.u + alpha * at.p, r, p, rest, first, top, sound, going, at.k + 1)
 
-    zero, moves = jnp.zeros((), v.dtype), v @ v > 0
-    nothing, known = jnp.zeros_like(v), ~jnp.isnan(v @ v)
+    length = matmul(v, v)
+    zero, moves = jnp.zeros((), v.dtype), length > 0
+    nothing, known = jnp.zeros_like(v), ~jnp.isnan(length)
     start = _Search(nothing, v, v, nothing, zero, zero, known, moves, jnp.array(0))
     return jax.lax.while_loop(lambda at: at.going, step, start)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import miniimagenet
 import numpy as np
 import omniglot
+import optax
 import pytest
 from _few_shot_learners import folds, learner, network
 from problems import EPS, relative_error
@@ -40,7 +41,7 @@ def images(part, channels=1):
 def first_layer(filters, *, channels, size, classes, **_):
     """The first of the network's four layers, which compiles in a fraction; and the head."""
     head = [] if classes is None else [Layer(size**2 // 4 * filters[0], classes, relu=False)]
-    return stacked([Layer(channels, filters[0], 3, 2, 1, norm=True), *head], None, "lax")
+    return stacked([Layer(channels, filters[0], 3, 2, 1, norm=True), *head], "highest", "lax")
 
 
 @pytest.fixture(autouse=True)
@@ -170,8 +171,7 @@ def test_fast_weights_are_tested_on_distorted_copies_too_and_learn_from_them():
     expected = jnp.concatenate([task.train.x, moved(task.train.x)])
     assert relative_error(copied.train.x, expected) < 1e3 * EPS
     assert made.features() is None  # in training there are no copies
-    net = network(made.s, 1, WAY)
-    logs = lambda x: jax.nn.log_softmax(net.apply(theta, x))
+    logs = lambda x: jax.nn.log_softmax(made.apply(theta, theta, x))
     mean = (logs(task.test.x) + logs(moved(task.test.x))) / 2
     assert relative_error(made.logits(theta, theta, task.test.x), mean) < 1e4 * EPS
     assert relative_error(logs(task.test.x), mean) > 1e-3
@@ -311,3 +311,32 @@ def test_what_cannot_be_run_is_refused(start, monkeypatch, capsys, tmp_path):
     assert "method: unknown 'nonsense'; choose one of cml-head" in capsys.readouterr().err
     assert start(omniglot, "--split", "nonsense") == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_what_all_images_share_is_nothing_to_a_centred_head():
+    x = jnp.asarray(images("train").pixels[:, 0], jnp.float32) / 255
+
+    def change(centred):
+        one = learner(small("cml-syn", centred=centred), 1)
+        body, head = one.first_theta(jax.random.key(0))
+        # So large that every unit is active: the features of all images are moved alike.
+        moved = lambda shift: [body | {"shift": body["shift"] + shift}, head]
+        return one.apply(moved(20.0), None, x) - one.apply(moved(10.0), None, x)
+
+    assert float(jnp.max(jnp.abs(change(True)))) < 1e-4
+    assert float(jnp.max(jnp.abs(change(False)))) > 0.1
+
+
+def test_no_update_leads_beyond_the_largest_gain():
+    theta = [{"w": jnp.array([1.4, -1.4, 0.0]), "gain": jnp.array([1.4, -1.4, 0.0])}]
+    grads = [{"w": jnp.array([-1.0, 1.0, -1.0]), "gain": jnp.array([-1.0, 1.0, -1.0])}]
+
+    def updated(**changed):
+        optimizer = _few_shot.outer_optimizer(small("cml-syn", outer_rate=0.5, **changed))
+        updates, _ = optimizer.update(grads, optimizer.init(theta), theta)
+        return optax.apply_updates(theta, updates)[0]
+
+    free, bounded = updated(largest_gain=None), updated(largest_gain=1.5)
+    assert np.array_equal(free["w"], bounded["w"])
+    assert np.allclose(free["gain"], [1.9, -1.9, 0.5])
+    assert np.allclose(bounded["gain"], [1.5, -1.5, 0.5])

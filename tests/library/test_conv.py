@@ -71,7 +71,7 @@ def test_the_lowering_for_reverse_mode_has_the_same_derivatives(filters):
 
 def test_the_lowering_for_reverse_mode_keeps_types():
     x, w = normal(0, 2, 7, 7, 1).astype(jnp.float32), normal(1, 3, 3, 1, 12).astype(jnp.float32)
-    loss = lambda x, w: jnp.sum(conv(x, w, dtype=jnp.bfloat16, lowering="reverse") ** 2)
+    loss = lambda x, w: jnp.sum(conv(x, w, precision="bfloat16", lowering="reverse") ** 2)
     grads = jax.eval_shape(jax.grad(loss, (0, 1)), x, w)
     assert [g.dtype for g in grads] == [jnp.float32] * 2
     with pytest.raises(TypeError, match="jvp"):
@@ -162,7 +162,7 @@ def test_normalised_layers_do_not_see_scale_or_offset():
 def test_bfloat16_products_give_what_float32_gives_to_their_precision():
     phi = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PHI)
     x = IMAGES.astype(jnp.float32)
-    coarse = conv4(4, strided=True, channels=2, size=16, dtype=jnp.bfloat16)
+    coarse = conv4(4, strided=True, channels=2, size=16, precision="bfloat16")
     loss = lambda net, phi: jnp.mean(net.apply(phi, x) ** 3)
     run = jax.jit(lambda phi: [jax.value_and_grad(partial(loss, n))(phi) for n in (SMALL, coarse)])
     (exact, exact_grad), (value, grad) = run(phi)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu_report
 from benchmarks.noisy import table
 from benchmarks.trust import report, summary
 
@@ -51,3 +52,7 @@ def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
     assert trust["configurations"] >= 200
     assert trust["trust_is_right"] >= 0.97
     assert trust["do_not_trust_is_right"] >= 0.9
+
+
+def test_the_tables_of_the_page_on_devices_are_those_of_the_results():
+    assert blocks("devices.md") == [table() for table in gpu_report.TABLES]

@@ -36,8 +36,8 @@ class Trajectory(Estimator):
     """The exact gradient of what the solver did, by contrasts: `Unrolled`, in first derivatives.
 
     A step goes `phi_{t+1} = U(phi_t, s_t, g_t)` along the gradient `g_t = dL_in/dphi(phi_t)`,
-    with s what the optimiser remembers. The sweep back over the steps, from `dL_out/dphi(phi_T)`, goes
-    through U as it stands, and there finds the cotangent d of `g_t`. The learner's loss enters by
+    with s what the optimiser remembers. The sweep back over the steps, from `dL_out/dphi(phi_T)`,
+    goes through U as it stands, and there finds the cotangent d of `g_t`. The learner's loss enters by
     one product alone, which is symmetric and so a contrast of first derivatives:
 
         d' dg_t/d(phi, theta, z) = [ dL_in/d(phi, theta, z)(phi_t + e d) - ...(phi_t - e d) ] / 2e.
@@ -47,8 +47,8 @@ class Trajectory(Estimator):
     step costs three gradients in place of one.
 
     Kinks (ReLU, max-pooling, clipping) between the two points of a difference are divided by 2e,
-    and make an error that grows along the sweep: take smooth activations, or `product="exact"`, where
-    the loss has second derivatives.
+    and make an error that grows along the sweep: take smooth activations, or `product="exact"`,
+    where the loss has second derivatives.
 
     Args:
         product: "secant", the contrast; or "exact", a product of JAX's own with second derivatives,

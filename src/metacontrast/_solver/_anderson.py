@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .._linear import flat
 from .._loss import Loss
+from .._precision import matmul
 from .._tree import norm
 from .._types import PyTree, Step
 from ._base import Solver, State, check_positive, check_positive_int, check_tol
@@ -32,7 +33,7 @@ class Anderson(Solver):
         """Combine the last steps so that their gradients cancel."""
         at, (slope, xs, gs) = flat(loss, state.phi), state.memory
         c = _combination(gs, slope)
-        new = at.x - c @ xs - self.rate * (slope - c @ gs)
+        new = at.x - matmul(c, xs) - self.rate * (slope - matmul(c, gs))
         new_slope = at.slope(new)
         slot = t % self.differences
         xs, gs = xs.at[slot].set(new - at.x), gs.at[slot].set(new_slope - slope)
@@ -74,5 +75,6 @@ def _combination(gs: Float[Array, "m n"], g: Float[Array, " n"]) -> Float[Array,
     """`argmin_c |g - c @ gs|`; each row at its own scale, because they shrink as it converges."""
     sizes = jnp.linalg.norm(gs, axis=1)
     rows = gs / jnp.where(sizes > 0, sizes, 1.0)[:, None]
-    gram = rows @ rows.T + 100 * jnp.finfo(g.dtype).eps * jnp.eye(len(gs), dtype=g.dtype)
-    return jnp.linalg.solve(gram, rows @ g) / jnp.where(sizes > 0, sizes, 1.0)
+    unit = jnp.eye(len(gs), dtype=g.dtype)
+    gram = matmul(rows, rows.T) + 100 * jnp.finfo(g.dtype).eps * unit
+    return jnp.linalg.solve(gram, matmul(rows, g)) / jnp.where(sizes > 0, sizes, 1.0)

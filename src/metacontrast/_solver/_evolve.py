@@ -9,6 +9,7 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
+from .._precision import matmul
 from .._types import Key, PyTree, Scalar, Step
 from ._base import Solver, check_positive, check_positive_int
 from ._descend import Descend, Value
@@ -23,7 +24,7 @@ def antithetic(
     ahead, behind = (
         jax.vmap(lambda e, s=s: value(unravel(flat + s * e)))(noise) for s in (sigma, -sigma)
     )
-    slope = (ahead - behind) @ noise / (2 * sigma * pairs)
+    slope = matmul(ahead - behind, noise) / (2 * sigma * pairs)
     return unravel(slope.astype(flat.dtype))  # values may be of a wider type
 
 

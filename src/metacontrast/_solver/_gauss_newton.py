@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from .._linear import solve
 from .._loss import Loss
+from .._precision import matmul
 from .._problem import Split, Squares
 from .._types import PyTree, Step
 from ._base import Solver, State, check_positive, check_positive_int
@@ -36,7 +37,8 @@ class GaussNewton(Solver):
         # In units of D^(-1/2) the Jacobian is touched three times and stored once.
         unit = 1 / jnp.sqrt(lam * (1 + mu))
         k, p = jac * unit[None, :], unit * pull
-        d = -unit * (p + solve(jnp.diag(sign) + k @ k.T, r - k @ p) @ k)
+        gram, off = jnp.diag(sign) + matmul(k, k.T), r - matmul(k, p)
+        d = -unit * (p + matmul(solve(gram, off), k))
         new = unravel((x + d).astype(x.dtype))  # theta may be of a wider type
         # What is no square is `sum lam (x - centre)^2` and a constant, with x - centre = pull/lam.
         value = lambda r, d: jnp.sum(sign * r**2) + jnp.sum((pull + lam * d) ** 2 / lam)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._linear import Vector, cg, flat, jvp, solve
 from .._loss import Loss
+from .._precision import matmul
 from .._tree import norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
@@ -37,7 +38,7 @@ class NewtonCG(Solver):
         solution = cg(lambda v: jvp(at.slope, at.x, v), slope, self.iterations, forcing)
         at_once = (solution.curvature <= 0) & (solution.iterations == 1)
         d = jnp.where(at_once, slope, solution.x)  # NaN where the curvature is
-        x = _line_search(at.loss, at.x, value, d, slope @ d)
+        x = _line_search(at.loss, at.x, value, d, matmul(slope, d))
         value, slope = jax.value_and_grad(at.loss)(x)
         return State(at.unravel(x), (value, slope), norm(slope))
 

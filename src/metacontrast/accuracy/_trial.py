@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from .._contrast import contrast, contrast_at
 from .._linear import Vector, central_difference, cg, flat
 from .._loss import Loss, OuterNudge
+from .._precision import matmul
 from .._solver._base import Solver
 from .._stencil import Scheme, stencil
 from .._types import PyTree, Scalar
@@ -90,6 +91,6 @@ def natural_unit(loss: Loss, phi: PyTree) -> Scalar:
     d = outer(x)
     size = jnp.linalg.norm(d)
     along = d / jnp.where(size > 0, size, 1.0)
-    stiff, bent = (jnp.abs(along @ central_difference(f, x, along)) for f in (inner, outer))
+    stiff, bent = (jnp.abs(matmul(along, central_difference(f, x, along))) for f in (inner, outer))
     unit = stiff / (bent + size / (1 + jnp.linalg.norm(x)))
     return jnp.where(jnp.isfinite(unit) & (unit > 0), unit, 1.0)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._precision import matmul
 from .._types import Key, PyTree
 from ..nets._spiking import Response, Spiking, Weights, low_pass, low_pass_back
 from ._rule import Rule
@@ -83,7 +84,8 @@ def _sum_over_time(
     net: Spiking, b: Matrix, error: Response, phi: Weights, x: Series, v: Series, z: Series
 ) -> Weights:
     """The sum over t first; `LP_kappa` moves from the traces to the errors, as its transpose."""
-    learning_signal = low_pass_back(net.kappa, error.readout @ b) + _of_rate(error, z.shape[-2])
+    by_readout = low_pass_back(net.kappa, matmul(error.readout, b))
+    learning_signal = by_readout + _of_rate(error, z.shape[-2])
     signal = net.psi(v - net.threshold) * learning_signal
     late = jnp.concatenate([jnp.zeros_like(z[..., :1, :]), z[..., :-1, :]], -2)
     return Weights(
@@ -101,12 +103,12 @@ def _forward_in_time(net: Spiking, b: Matrix, error: Response, phi: Weights, x: 
     def step(carry: PyTree, inputs: tuple[jax.Array, jax.Array]) -> tuple[PyTree, None]:
         (v, z, xbar, zbar, traces), total = carry
         x_t, error_t = inputs
-        v = net.integrate(v, z, x_t @ phi.inputs.T, phi.recurrent)
+        v = net.integrate(v, z, matmul(x_t, phi.inputs.T), phi.recurrent)
         xbar, zbar, z = net.alpha * xbar + x_t, net.alpha * zbar + z, net.fire(v)
         psi = net.psi(v - net.threshold)[..., None]
         eligible = (psi * xbar[..., None, :], psi * zbar[..., None, :])
         traces = decay(traces, (*eligible, z))
-        signal = (error_t @ b)[..., None]
+        signal = matmul(error_t, b)[..., None]
         rate = of_rate[..., None]
         new = Weights(
             signal * traces[0] + rate * eligible[0],
@@ -135,4 +137,4 @@ def _of_rate(error: Response, steps: int) -> Float[Array, "*batch 1 neurons"]:
 
 def _outer(post: Series, pre: Series) -> Matrix:
     """`sum_t post_j(t) pre_i(t)`, over all examples."""
-    return jnp.einsum("...tj,...ti->ji", post, pre)
+    return jnp.einsum("...tj,...ti->ji", post, pre, precision="highest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._precision import matmul
 from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, Layers, States, Vector, layers, local
@@ -116,8 +117,8 @@ def _stationary(
 ) -> Vector:
     """The state of layer `i` that the states of its neighbours ask for."""
     w, b = net[i]
-    a = w @ (x if i == 0 else s[i - 1]) + b
-    return a - pull if i == len(net) - 1 else f(a + gamma * (net[i + 1][0].T @ s[i + 1]))
+    a = matmul(w, x if i == 0 else s[i - 1]) + b
+    return a - pull if i == len(net) - 1 else f(a + gamma * matmul(net[i + 1][0].T, s[i + 1]))
 
 
 def _free(net: Layers, x: Vector, gamma: float, sweeps: int, f: Activation) -> States:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from .._precision import matmul
 from .._types import Key, PyTree
 from ._layers import Activation, Vector, forward, layers, local, output, slope
 from ._rule import Rule, credit_rule
@@ -74,7 +75,7 @@ def feedback_alignment(feedback: Sequence[jax.Array], activation: Activation = j
         inputs, sums = forward(net, x, activation)
         signals = [error]
         for b, a in zip(reversed(feedback), reversed(sums[:-1]), strict=True):
-            signals.insert(0, slope(activation, a, b.T @ signals[0]))
+            signals.insert(0, slope(activation, a, matmul(b.T, signals[0])))
         return local(phi, signals, inputs)
 
     return credit_rule(lambda phi, x: output(phi, x, activation), backward)
@@ -111,7 +112,8 @@ def direct_feedback_alignment(
         _check(feedback, [(error.shape[0], w.shape[1]) for w, _ in net[1:]])
         inputs, sums = forward(net, x, activation)
         hidden = zip(feedback, sums[:-1], strict=True)
-        return local(phi, [*(slope(activation, a, b.T @ error) for b, a in hidden), error], inputs)
+        signals = [slope(activation, a, matmul(b.T, error)) for b, a in hidden]
+        return local(phi, [*signals, error], inputs)
 
     return credit_rule(lambda phi, x: output(phi, x, activation), backward)
 

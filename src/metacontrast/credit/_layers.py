@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._precision import matmul
 from .._types import PyTree
 
 Vector: TypeAlias = Float[Array, " units"]
@@ -47,7 +48,7 @@ def forward(
     inputs: States = []
     sums: States = []
     for i, (w, b) in enumerate(net):
-        a = w @ h + b
+        a = matmul(w, h) + b
         a = a if extra is None else a + extra[i]
         inputs, sums, h = [*inputs, h], [*sums, a], f(a)
     return inputs, sums

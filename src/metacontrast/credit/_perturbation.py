@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._precision import matmul
 from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, States, Vector, forward, layers, local, output
@@ -68,7 +69,7 @@ def node_perturbation(scale: float, samples: int, activation: Activation = jnp.t
                 forward(net, x, activation, [sign * scale * xi for xi in noise])[1][-1]
                 for sign in (1, -1)
             ]
-            outcome = error @ (ends[0] - ends[1]) / (2 * scale)
+            outcome = matmul(error, ends[0] - ends[1]) / (2 * scale)
             return [outcome * xi for xi in noise]
 
         keys = jax.random.split(jax.random.fold_in(key, _fingerprint(x)), samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from .._precision import matmul
 from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, Vector, forward, layers, local, output, slope
@@ -61,7 +62,7 @@ def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jn
             inputs, sums = forward(net, x, activation, errors)
             errors = [-nudge * error]
             for (w, _), a in zip(reversed(net[1:]), reversed(sums[:-1]), strict=True):
-                errors.insert(0, slope(activation, a, w.T @ errors[0]))
+                errors.insert(0, slope(activation, a, matmul(w.T, errors[0])))
         return local(phi, [-eps / nudge for eps in errors], inputs)
 
     return credit_rule(lambda phi, x: output(phi, x, activation), backward)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._precision import Precision, factors, lax_precision, matmul
+
 Lowering: TypeAlias = Literal["patches", "reverse", "lax"]
 Images: TypeAlias = Float[Array, "n height width channels"]
 Rows: TypeAlias = Float[Array, "*rows inner"]
@@ -21,79 +23,82 @@ def conv(
     *,
     stride: int = 1,
     padding: int = 0,
-    dtype: DTypeLike | None = None,
+    precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> Images:
     """Convolution of images with square kernels, as a product of matrices or as XLA's own.
 
-    On CPUs XLA's convolution runs, inside a loop, far below the speed of a product of matrices;
-    gathering each output's patch and multiplying once is several times faster there. On GPUs and
-    TPUs it is the other way round. Both give the same values and gradients to within round-off.
+    Inside a loop XLA's convolution runs far below the speed of a product of matrices: gathering
+    each output's patch and multiplying once is several times faster on CPUs, and 1.6 to 5 times on
+    an H200, most where each task has kernels of its own (`benchmarks/conv_lowering.py`). Both give
+    the same values and gradients to within round-off.
 
     Args:
         x: images (n, height, width, channels).
         w: kernels (k, k, channels, filters).
         stride: from one output to the next.
         padding: rows and columns of zeros on each side.
-        dtype: of the factors, `jnp.bfloat16` say; sums stay in the type of `x` and `w`. Default:
-            as is.
-        lowering: "patches" or "lax"; default: "patches" on CPUs, "lax" elsewhere. Or "reverse":
-            patches, with a faster gradient by kernels whose k k channels are fewer than their
-            filters, as of a first layer on grey images. Such a layer can be differentiated any
-            number of times, but not in forward mode first (`jax.jvp`, `jax.jacfwd`).
+        precision: of the factors: "highest", as they are; "tensorfloat32" or "bfloat16", rounded
+            where the machine is faster for it. Sums stay in the type of `x` and `w`.
+        lowering: "patches" or "lax"; default: "patches" on CPUs and GPUs, as measured there, and
+            "lax" elsewhere. Or "reverse": patches, with a faster gradient by kernels whose
+            k k channels are fewer than their filters, as of a first layer on grey images. Such a
+            layer can be differentiated any number of times, but not in forward mode first
+            (`jax.jvp`, `jax.jacfwd`).
 
     Raises:
-        ValueError: an unknown lowering.
+        ValueError: an unknown lowering or precision.
 
     Example:
         >>> x, w = jnp.ones((2, 28, 28, 3)), jnp.ones((3, 3, 3, 8))
         >>> conv(x, w, stride=2, padding=1).shape
         (2, 14, 14, 8)
     """
-    form = lowering or ("patches" if jax.default_backend() == "cpu" else "lax")
+    form = lowering or ("patches" if jax.default_backend() in ("cpu", "gpu") else "lax")
     if form not in get_args(Lowering):
         forms = ", ".join(get_args(Lowering))
         raise ValueError(f"lowering: unknown {lowering!r}; choose one of {forms}.")
     out_dtype = jnp.result_type(x, w)
-    x, w = x.astype(dtype or out_dtype), w.astype(dtype or out_dtype)
+    x, w = factors(precision, x, w)
     if form != "lax":
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         rows, flat = _patches(x, w.shape[0], stride), w.reshape(-1, w.shape[-1])
         narrow = form == "reverse" and flat.shape[0] < flat.shape[1]
-        return (_narrow if narrow else _matmul)(out_dtype, rows, flat)
+        return (_narrow if narrow else _matmul)(precision, out_dtype, rows, flat)
     return jax.lax.conv_general_dilated(
         x,
         w,
         (stride, stride),
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax_precision(precision),
     ).astype(out_dtype)
 
 
-def _matmul(out_dtype: DTypeLike, rows: Rows, w: Matrix) -> Rows:
-    return jnp.matmul(rows, w, preferred_element_type=out_dtype)
+def _matmul(precision: Precision, out_dtype: DTypeLike, rows: Rows, w: Matrix) -> Rows:
+    return matmul(rows, w, precision, out_dtype)
 
 
 # `w`'s gradient is a product of `rows` and `ct`, one of them transposed. JAX transposes `ct`, and
 # XLA then walks all that `ct` is computed from across memory; here it is `rows`, the narrow one.
-_narrow = jax.custom_vjp(_matmul, nondiff_argnums=(0,))
+_narrow = jax.custom_vjp(_matmul, nondiff_argnums=(0, 1))
 
 
 def _narrow_forward(
-    out_dtype: DTypeLike, rows: Rows, w: Matrix
+    precision: Precision, out_dtype: DTypeLike, rows: Rows, w: Matrix
 ) -> tuple[Rows, tuple[Rows, Matrix]]:
-    return _matmul(out_dtype, rows, w), (rows, w)
+    return _matmul(precision, out_dtype, rows, w), (rows, w)
 
 
 def _narrow_backward(
-    out_dtype: DTypeLike, residuals: tuple[Rows, Matrix], ct: Rows
+    precision: Precision, out_dtype: DTypeLike, residuals: tuple[Rows, Matrix], ct: Rows
 ) -> tuple[Rows, Matrix]:
     rows, w = residuals
     ct = ct.astype(rows.dtype)
     # The barrier keeps XLA from turning it round again.
     across = jax.lax.optimization_barrier(rows.reshape(-1, len(w)).T)
-    by_w = _matmul(out_dtype, across, ct.reshape(-1, w.shape[1]))
-    return _matmul(out_dtype, ct, w.T).astype(rows.dtype), by_w.astype(w.dtype)
+    by_w = _matmul(precision, out_dtype, across, ct.reshape(-1, w.shape[1]))
+    return _matmul(precision, out_dtype, ct, w.T).astype(rows.dtype), by_w.astype(w.dtype)
 
 
 _narrow.defvjp(_narrow_forward, _narrow_backward)

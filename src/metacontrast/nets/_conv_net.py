@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
+from .._precision import Precision
 from .._types import Key, PyTree
 from ._conv import Lowering, Statistics, conv, kaiming, max_pool, normalise, over, statistics
 
@@ -56,9 +56,9 @@ class Layer(NamedTuple):
     relu: bool = True
 
 
-def stacked(layers: Sequence[Layer], dtype: DTypeLike | None, lowering: Lowering | None) -> ConvNet:
+def stacked(layers: Sequence[Layer], precision: Precision, lowering: Lowering | None) -> ConvNet:
     """The network of these layers, one after the other."""
-    convolve = partial(conv, dtype=dtype, lowering=lowering)
+    convolve = partial(conv, precision=precision, lowering=lowering)
 
     def init(key: Key) -> PyTree:
         keys = jax.random.split(key, len(layers))
@@ -72,7 +72,7 @@ def stacked(layers: Sequence[Layer], dtype: DTypeLike | None, lowering: Lowering
             if layer.size:
                 x = convolve(x, p["w"], stride=layer.stride, padding=layer.padding)
             else:
-                # A 1x1 convolution of 1x1 images: dtype and sums as in the other layers.
+                # A 1x1 convolution of 1x1 images: factors and sums as in the other layers.
                 x = convolve(x.reshape(len(x), 1, 1, -1), p["w"][None, None])[:, 0, 0]
             x = x + over(p["b"], x)
             if layer.norm:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-from jax.typing import DTypeLike
-
+from .._precision import Precision
 from ._conv import Lowering
 from ._conv_net import ConvNet, Layer, stacked
 
@@ -20,7 +19,7 @@ def conv4(
     size: int = 28,
     classes: int | None = None,
     norm: Literal["batch"] | None = "batch",
-    dtype: DTypeLike | None = None,
+    precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> ConvNet:
     """The four-layer network of few-shot learning, with a linear head or giving features.
@@ -35,12 +34,12 @@ def conv4(
         size: height and width of the images, at least 16.
         classes: with a linear head that gives this many logits. Default: the features, flat.
         norm: "batch" (see `ConvNet`), or None.
-        dtype: of the factors of all products, `jnp.bfloat16` say; weights, sums, statistics and
-            outputs stay as they are. Default: as is.
+        precision: of the factors of all products, see `conv`; weights, sums, statistics and
+            outputs stay as they are.
         lowering: of the convolutions, see `conv`.
 
     Raises:
-        ValueError: an unknown norm, images too small, or not four numbers of filters.
+        ValueError: an unknown norm or precision, images too small, or not four numbers of filters.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,7 +62,7 @@ def conv4(
     for _ in layers:
         size = (size + 1) // 2 if strided else size // 2
     head = [] if classes is None else [Layer(size * size * widths[-1], classes, relu=False)]
-    return stacked(layers + head, dtype, lowering)
+    return stacked(layers + head, precision, lowering)
 
 
 def lenet5(
@@ -72,7 +71,7 @@ def lenet5(
     *,
     batch_norm: bool = False,
     size: int = 32,
-    dtype: DTypeLike | None = None,
+    precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> ConvNet:
     """LeNet-5 in its modern form: ReLU and max-pooling, and batch normalisation if asked for.
@@ -86,7 +85,7 @@ def lenet5(
         channels: of the images.
         batch_norm: normalise every layer but the last, see `ConvNet`.
         size: height and width of the images, at least 16.
-        dtype: of the factors of all products; see `conv4`.
+        precision: of the factors of all products; see `conv4`.
         lowering: of the convolutions, see `conv`.
 
     Reference: LeCun, Bottou, Bengio, Haffner, 1998.
@@ -107,4 +106,4 @@ def lenet5(
         Layer(120, 84, norm=batch_norm),
         Layer(84, classes, relu=False),
     ]
-    return stacked(layers, dtype, lowering)
+    return stacked(layers, precision, lowering)

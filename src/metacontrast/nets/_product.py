@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._precision import Precision, factors, lax_precision, matmul
 
-def product(w: jax.Array, x: jax.Array) -> jax.Array:
+
+def product(w: jax.Array, x: jax.Array, precision: Precision = "highest") -> jax.Array:
     """`w x`, for weights (outputs, inputs) and one input; meant to be mapped over many.
 
     XLA's CPU compiler has a fast kernel for small products, but only of (rows, inner) with (inner,
@@ -22,20 +24,25 @@ def product(w: jax.Array, x: jax.Array) -> jax.Array:
     # With one output or one input there is nothing to put in order.
     matrix = min(w.shape) > 1 and jax.default_backend() == "cpu"
     dtype = jnp.result_type(w, x)
-    return (_ordered if matrix else _row)(w.astype(dtype), x.astype(dtype))
+    return (_ordered if matrix else _row)(precision, w.astype(dtype), x.astype(dtype))
 
 
-def _row(w: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.tensordot(x, w, (0, 1))
+def _row(precision: Precision, w: jax.Array, x: jax.Array) -> jax.Array:
+    a, b = factors(precision, x, w)
+    precise = lax_precision(precision)
+    return jnp.tensordot(a, b, (0, 1), precision=precise, preferred_element_type=x.dtype)
 
 
-_ordered = jax.custom_jvp(_row)
+_ordered = jax.custom_jvp(_row, nondiff_argnums=(0,))
 
 
 @_ordered.defjvp
 def _ordered_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    precision: Precision,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     (w, x), (dw, dx) = primals, tangents
     # Mapped, `dw @ x` is (outputs, examples); so is then what the gradient by w is made from.
-    return _ordered(w, x), _row(w, dx) + jax.lax.optimization_barrier(dw @ x)
+    by_w = jax.lax.optimization_barrier(matmul(dw, x, precision))
+    return _ordered(precision, w, x), _row(precision, w, dx) + by_w

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._precision import matmul
+
 Surrogate: TypeAlias = Callable[[jax.Array], jax.Array]
 Pair: TypeAlias = tuple[jax.Array, jax.Array]  # membrane potentials and spikes
 _TIME_CONSTANT = 30.0  # steps, of 1 ms in the paper
@@ -113,7 +115,7 @@ class Spiking:
 
     def respond(self, phi: Weights, z: jax.Array) -> Response:
         """The response that spikes z (..., T, neurons) make."""
-        return Response(low_pass(self.kappa, z @ phi.readout.T), jnp.mean(z, -2))
+        return Response(low_pass(self.kappa, matmul(z, phi.readout.T)), jnp.mean(z, -2))
 
     def run(self, phi: Weights, x: jax.Array) -> Pair:
         """Membrane potentials v and spikes z, both (..., T, neurons)."""
@@ -128,7 +130,7 @@ class Spiking:
             z = self.fire(v)
             return (v, z), (v, z)
 
-        currents = jnp.moveaxis(x @ phi.inputs.T, -2, 0)
+        currents = jnp.moveaxis(matmul(x, phi.inputs.T), -2, 0)
         rest = jnp.zeros_like(currents[0])
         v, z = jax.lax.scan(step, (rest, rest), currents)[1]
         return jnp.moveaxis(v, 0, -2), jnp.moveaxis(z, 0, -2)
@@ -138,7 +140,7 @@ class Spiking:
     ) -> jax.Array:
         """The next membrane potentials, from the last ones and the last spikes."""
         reset = self.threshold * jax.lax.stop_gradient(z)
-        return self.alpha * v + current + z @ recurrent.T - reset
+        return self.alpha * v + current + matmul(z, recurrent.T) - reset
 
     def fire(self, v: jax.Array) -> jax.Array:
         """The spikes, 0 or 1, whose derivative by v is `psi`."""
@@ -151,12 +153,12 @@ class Spiking:
 
 def low_pass(decay: float, x: jax.Array) -> jax.Array:
     """`y_t = decay y_(t-1) + x_t` along the last axis but one, from rest."""
-    return _decays(decay, x) @ x
+    return matmul(_decays(decay, x), x)
 
 
 def low_pass_back(decay: float, x: jax.Array) -> jax.Array:
     """Its transpose, `y_t = decay y_(t+1) + x_t`."""
-    return _decays(decay, x).T @ x
+    return matmul(_decays(decay, x).T, x)
 
 
 def _decays(decay: float, x: jax.Array) -> jax.Array:

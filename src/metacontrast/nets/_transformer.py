@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._precision import Precision
 from ._net import Net, net
 
 
@@ -55,7 +56,14 @@ class _Transformer(eqx.Module):
         return jax.vmap(self.out)(jax.vmap(self.norm)(h))
 
 
-def transformer(symbols: int, length: int, width: int, depth: int, heads: int) -> Net:
+def transformer(
+    symbols: int,
+    length: int,
+    width: int,
+    depth: int,
+    heads: int,
+    precision: Precision = "highest",
+) -> Net:
     """A causal transformer: from a sequence of symbols (t,) to logits (t, symbols) of the next.
 
     Blocks of attention and of a perceptron four times as wide, each on layer-normalised inputs
@@ -67,6 +75,7 @@ def transformer(symbols: int, length: int, width: int, depth: int, heads: int) -
         width: of the hidden states; a multiple of `heads`.
         depth: how many blocks.
         heads: of attention.
+        precision: of all products, see `net`.
 
     Raises:
         ValueError: a width that is no multiple of `heads`.
@@ -81,4 +90,5 @@ def transformer(symbols: int, length: int, width: int, depth: int, heads: int) -
     """
     if width % heads:
         raise ValueError(f"width: must be a multiple of heads={heads}, not {width}.")
-    return net(lambda key: _Transformer(symbols, length, width, depth, heads, key))
+    make = lambda key: _Transformer(symbols, length, width, depth, heads, key)
+    return net(make, precision)

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from .._loss import Loss
+from .._precision import matmul
 from .._problem import Data, InverseCurvature, Objective, Problem, Task
 from .._solver._base import Solver, State, check_positive_int
 from .._solver._descend import value_and_slope
@@ -50,7 +51,7 @@ class Woodbury(NamedTuple):
     def apply(self, g: PyTree) -> PyTree:
         """`1/(2a) [g - gamma/a F' (1 + gamma/a F F')^-1 F g]`."""
         across = jnp.swapaxes(self.features, -1, -2)
-        in_span = across @ (self.inverse @ (self.features @ g))
+        in_span = matmul(across, matmul(self.inverse, matmul(self.features, g)))
         return (g - self.ratio * in_span) / (2 * self.a)
 
 
@@ -63,7 +64,7 @@ class RidgeLoss(Objective):
         f, y = z.train
         classes = phi.shape[-1]
         centred = known(jax.nn.one_hot(y, classes, dtype=f.dtype), y, classes) - 1 / classes
-        misfit = f @ phi - jnp.exp(theta.log_scale) * centred
+        misfit = matmul(f, phi) - jnp.exp(theta.log_scale) * centred
         return jnp.sum(phi**2) + jnp.exp(theta.log_fit) * jnp.sum(misfit**2)
 
     def inverse_curvature(
@@ -72,7 +73,7 @@ class RidgeLoss(Objective):
         """One n x n inverse for n support examples, whatever the number of features."""
         f, a = z.train.x, 1 + damping / 2
         ratio = jnp.exp(theta.log_fit) / a
-        gram = ratio * (f @ jnp.swapaxes(f, -1, -2))
+        gram = ratio * matmul(f, jnp.swapaxes(f, -1, -2))
         unit = jnp.broadcast_to(jnp.eye(f.shape[-2], dtype=f.dtype), gram.shape)
         return Woodbury(f, jnp.linalg.inv(gram + unit), ratio, a)
 
@@ -125,7 +126,7 @@ def ridge_head(classes: int) -> Problem:
         return jnp.zeros((*splits, width, classes), z.train.x.dtype)
 
     def outer(phi: PyTree, theta: HeadTheta, z: Task | Splits) -> Scalar:
-        scores, y = known(z.test.x @ phi, z.test.y, classes), z.test.y
+        scores, y = known(matmul(z.test.x, phi), z.test.y, classes), z.test.y
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, y))
 
     return Problem(init, RidgeLoss(), outer)
