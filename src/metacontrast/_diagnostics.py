@@ -23,6 +23,7 @@ UNCONVERGED = 0.5
 # Phases nearer to each other than so many units of round-off of phi tell little more than those.
 APART = 10.0
 STILL = 0.01  # the slope of the inner loss beside the outer one's, at which a phase may stand still
+FLAT = 0.01  # what may be left undone, relative to the nudge, where a curvature is 0
 FAR = 10.0  # how many times its own size an outer loss may move in a nudged phase
 
 
@@ -85,17 +86,19 @@ def phase_diagnostics(
         ],
         "linear_residual": norm(undone) / or_one(size),
     }
-    flags = _flags(aux, size, phi_0)
+    met = [phase.solution.curvature for phase in phases if phase.solution.curvature is not None]
+    flags = _flags(aux, size, phi_0, met)
     if start is not None:  # of a free phase that went on: it stands still where it should not
         stuck = (norm(_way(start, phi_0)) == 0) & ~(aux["residual"] <= STILL * size)
         flags = flags._replace(idle=flags.idle | stuck)
     return aux | {"flags": flags}
 
 
-def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
+def _flags(aux: Aux, size: Scalar, phi_0: PyTree, met: Sequence[Scalar]) -> Flags:
     """What the aux of nudged phases tells, where the outer loss has a slope of this `size`.
 
-    Each comparison is one that NaN fails.
+    Those of `met` are the smallest curvatures that their solvers met, where these know them. Each
+    comparison is one that NaN fails.
     """
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
     resolved = APART * eps * norm(phi_0)
@@ -107,6 +110,8 @@ def _flags(aux: Aux, size: Scalar, phi_0: PyTree) -> Flags:
         # By more than round-off: a hundredth of the slope that the phase has reached.
         bounded &= curvature * far >= -0.01 * residual
         bounded &= jnp.abs(outer - aux["outer"]) <= FAR * (jnp.abs(aux["outer"]) + size * far)
+    for curvature in met:  # along one that is 0 there must be nothing left to do
+        bounded &= (curvature > 0) | ((curvature == 0) & (aux["linear_residual"] <= FLAT))
     pulled = ~(size == 0)  # else nothing is to come through phi
     return Flags(
         idle=pulled & ~moved,
