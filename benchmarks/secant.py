@@ -2,9 +2,10 @@
 
     python -m benchmarks.secant [--seeds N] [--out results/secant.json] [--part NAME]
 
-`accuracy`: the processor time to an error, which others on the machine disturb least, of `Contrastive` with `secant_cg` and of `Implicit("cg")`, each
-with as few iterations as reach it, in turns, where the free phase is given: logistic regression on
-digits, the tanh network of `python -m benchmarks accuracy`, a convolutional network, attention.
+`accuracy`: the processor time to an error, which others on the machine disturb least, of
+`Contrastive` with `secant_cg` and of `Implicit("cg")`, each with as few iterations as reach it, in
+turns, where the free phase is given: logistic regression on digits, the tanh network of `python -m
+benchmarks accuracy`, a convolutional network, attention.
 `warm`: gradients a meta-step for 1% error, from the direction of the last one, where theta has
 moved. `bilevel`: value function against time on l2-regularised logistic regression, beside SOBA,
 SABA, AmIGO and F2SA. Some ten minutes on two cores.
@@ -17,7 +18,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +146,24 @@ def given(smooth: SmoothProblem) -> tuple[SmoothProblem, mc.Solver]:
     return smooth._replace(problem=problem, task=(smooth.task, phi_0)), stay
 
 
-def secant(k: int) -> mc.Estimator:
+@dataclass(frozen=True)
+class Products(mc.Implicit):
+    """Implicit differentiation whose number of products may be traced: one program for all."""
+
+    def __post_init__(self) -> None:
+        """Not checked."""
+
+
+def secant(k: Any) -> mc.Estimator:
     """The contrast whose nudged phases take k gradients, all of them together."""
-    return mc.Contrastive(None, "symmetric", nudge="linear", nudged=mc.secant_cg(k))
+    some: Any = mc.secant_cg()
+    solver = replace(some, iterations=k)  # which may be traced too
+    return mc.Contrastive(None, "symmetric", nudge="linear", nudged=solver)
 
 
-def implicit(k: int) -> mc.Estimator:
+def implicit(k: Any) -> mc.Estimator:
     """Conjugate gradient with k Hessian products."""
-    return mc.Implicit("cg", k)
+    return Products("cg", k)
 
 
 METHODS = {"secant": secant, "implicit": implicit}
@@ -171,18 +183,21 @@ def accuracy(seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
 def time_to_errors(smooth: SmoothProblem, stay: mc.Solver) -> dict[str, Any]:
     """Of one problem: for each error, what both take."""
 
-    @cache
-    def program(method: str, k: int) -> Callable[[], np.ndarray]:
-        gradient = mc.meta_gradient(smooth.problem, stay, METHODS[method](k), by_z=False)
-        run = jax.jit(lambda *args: ravel_pytree(gradient(*args).by_theta)[0])
-        compiled = run.lower(smooth.theta, smooth.task).compile()
-        return lambda: np.asarray(compiled(smooth.theta, smooth.task))
+    def compiled(method: str) -> Callable[[int], np.ndarray]:
+        def gradient(k: jax.Array, theta: PyTree, task: PyTree) -> jax.Array:
+            run = mc.meta_gradient(smooth.problem, stay, METHODS[method](k), by_z=False)
+            return ravel_pytree(run(theta, task).by_theta)[0]
 
-    exact = program("implicit", MOST)()
+        arguments = smooth.theta, smooth.task
+        run = jax.jit(gradient).lower(jnp.array(1), *arguments).compile()
+        return lambda k: np.asarray(run(jnp.array(k), *arguments))
+
+    runs = {method: compiled(method) for method in METHODS}
+    exact = runs["implicit"](MOST)
 
     @cache
     def error(method: str, k: int) -> float:
-        return float(np.linalg.norm(program(method, k)() - exact) / np.linalg.norm(exact))
+        return float(np.linalg.norm(runs[method](k) - exact) / np.linalg.norm(exact))
 
     def reaches(method: str, target: float) -> Callable[[int], bool]:
         return lambda k: error(method, k) <= target
@@ -194,7 +209,10 @@ def time_to_errors(smooth: SmoothProblem, stay: mc.Solver) -> dict[str, Any]:
             rows[f"{target:.0e}"] = {"iterations": ks, "ratio": None}
             continue
         seconds = time_in_turns(
-            {m: program(m, k) for m, k in ks.items() if k}, ROUNDS, SAMPLE, clock=time.process_time
+            {m: partial(runs[m], k) for m, k in ks.items() if k is not None},
+            ROUNDS,
+            SAMPLE,
+            clock=time.process_time,
         )
         known = {method: k for method, k in ks.items() if k is not None}
         ratio = summarise("secant", "ratio", ratios(seconds, "secant", "implicit"))
@@ -236,10 +254,14 @@ def warm(seed: int) -> dict[str, Any]:
         true = exact(there.theta, there.task).by_theta
         now = starts._replace(free=Start(there.task[1]))
 
-        def products(starts: Any, there: SmoothProblem = there, true: Any = true) -> int | None:
+        @jax.jit
+        def run(k: Any, starts: Any, there: Any = there) -> Any:
+            gradient = mc.meta_gradient(there.problem, stay, secant(k), by_z=False)
+            return gradient(there.theta, there.task, None, starts).by_theta
+
+        def products(starts: Any, run: Any = run, true: Any = true) -> int | None:
             def enough(k: int) -> bool:
-                run = jax.jit(mc.meta_gradient(there.problem, stay, secant(k), by_z=False))
-                grad = run(there.theta, there.task, None, starts).by_theta
+                grad = run(k, starts)
                 return bool(jnp.linalg.norm(grad - true) <= 1e-2 * jnp.linalg.norm(true))
 
             return fewest(enough)
