@@ -110,12 +110,10 @@ class Attention:
         """The logits of the next symbols, of sequences (n, t) of symbols."""
         h = phi["symbol"][x] + phi["place"][None]
         query, key, value = (h @ phi[name] for name in ("query", "key", "value"))
-        h = (
-            h
-            + jax.nn.dot_product_attention(
-                *(a[:, :, None] for a in (query, key, value)), is_causal=True
-            )[:, :, 0]
-        )
+        # By hand: jax.nn.dot_product_attention takes its softmax in float32, whatever comes in.
+        scores = query @ jnp.swapaxes(key, 1, 2) / self.width**0.5
+        seen = jnp.tril(jnp.ones(scores.shape[1:], bool))
+        h = h + jax.nn.softmax(jnp.where(seen[None], scores, -jnp.inf), axis=-1) @ value
         return (h + jnp.tanh(h @ phi["up"])) @ phi["out"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.noisy import table
+from benchmarks.secant import report as secant_report
 from benchmarks.trust import report, summary
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +52,8 @@ def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
     assert trust["configurations"] >= 200
     assert trust["trust_is_right"] >= 0.97
     assert trust["do_not_trust_is_right"] >= 0.9
+
+
+def test_the_table_of_secants_is_that_of_the_results():
+    found = json.loads((ROOT / "results" / "secant.json").read_text())
+    assert blocks("speed.md") == [secant_report(found)]

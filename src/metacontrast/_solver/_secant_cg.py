@@ -150,6 +150,8 @@ def secant_cg(
         central: central differences, two gradients a product. A forward difference is exact to
             about the root of the type's precision times the condition of H: in float32 the
             meta-gradient is then right to 1e-3 or 1e-2, with central ones to 1e-5 or 1e-3.
+            e goes by phi's type: a loss that computes in a narrower one than phi's is too noisy for
+            it, which is flagged `unconverged`; learn phi in that type.
         views: for problems that sample: products are of the mean loss of the first so many views,
             the same in each. Default: of all data, or of `Problem.views`.
 
