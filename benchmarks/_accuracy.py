@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ COLOURS = {OURS: ("C3", "o"), "unrolled": ("C0", "s"), "implicit, CG": ("C2", "^
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 STEPS = (15, 30, 60, 120)
 BETA = 1e-2
-PROBLEMS = {"digits": digits, "network": network}
+PROBLEMS: dict[str, Callable[[], SmoothProblem]] = {"digits": digits, "network": network}
 Setting = tuple[str, str]  # an estimator, and how it and the learner are set
 
 

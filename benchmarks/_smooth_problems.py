@@ -17,16 +17,16 @@ class SmoothProblem(NamedTuple):
 
     problem: mc.Problem
     theta: PyTree
-    task: mc.Task
+    task: PyTree
     rate: float
 
 
-def digits(seed: int = 0, examples: int = 300) -> SmoothProblem:
+def digits(seed: int = 0, examples: int = 300, judges: int = 300) -> SmoothProblem:
     """Logistic regression on scikit-learn's digits: theta is one log lambda a pixel."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(x))[: 2 * examples]
+    order = np.random.default_rng(seed).permutation(len(x))[: examples + judges]
     x, y = jnp.asarray(x[order] / 16 - 0.3), jnp.asarray(y[order])
     halves = (slice(examples), slice(examples, None))
     task = mc.Task(*(mc.Data(x[half], y[half]) for half in halves))

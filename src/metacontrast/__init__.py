@@ -40,6 +40,7 @@ from ._solver._function import solve_inner as solve_inner
 from ._solver._gauss_newton import gauss_newton as gauss_newton
 from ._solver._newton import closed_form as closed_form
 from ._solver._newton import newton_cg as newton_cg
+from ._solver._secant_cg import secant_cg as secant_cg
 from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse

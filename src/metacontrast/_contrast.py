@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from ._complex import complexify
 from ._loss import LinearNudge, Loss, Nudge
-from ._solver._base import Solution, Solver, Start, run_solver
-from ._stencil import Stencil
+from ._natural_beta import beta_along, natural_beta
+from ._problem import InverseCurvature
+from ._solver._base import Solution, Solver, Start, Tangent, run_solver
+from ._stencil import Scheme, Stencil, order_of, stencil
 from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
 from ._wide import wide_arguments
@@ -35,6 +37,7 @@ def contrast(
     *,
     control: bool = False,
     starts: Sequence[Start] | None = None,
+    inverse: InverseCurvature | None = None,
 ) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
     """Run the nudged phases of a stencil, and contrast them by one backward pass.
 
@@ -53,32 +56,71 @@ def contrast(
             that in place of `phi_0`; without effect where the stencil does not use it.
         starts: of the phases, in their order: the control's, if there is one, and the nodes'.
             Default: `phi_0` for each, with no memory.
+        inverse: of the curvature at `phi_0`, if the free phase's solver has approximated it.
 
     Returns:
         The derivatives by theta and by z (`float0` for leaves that are not floating), and the
         phases that were run.
     """
-    losses = [loss.nudged(nudge(b)) for b in stencil.nodes]
-    weights = list(stencil.weights)
-    if stencil.free is not None:
-        losses, weights = [loss, *losses], [stencil.free, *weights]
-    runs = losses if control or stencil.free is None else losses[1:]
+    memory = None if starts is None else starts[0].memory
+    tangent = solver.tangent(loss.nudged(nudge(1.0)), phi_0, memory, inverse)
+    if tangent is not None:
+        return contrast_along(loss, phi_0, tangent, stencil, nudge)
+    runs = _nudged(loss, stencil, nudge)
+    free = stencil.free
+    if control and free is not None:
+        runs, free = [(loss, free), *runs], None
     if starts is None:
-        starts = [Start(_like(phi_0, each), model=loss.state) for each in runs]
-    phases = [
-        _phase(solver, each, start, weight)
-        for each, start, weight in zip(runs, starts, weights[-len(runs) :], strict=True)
-    ]
-    losses = [*losses[: len(losses) - len(runs)], *(phase.loss for phase in phases)]
-    phis = [phase.solution.phi for phase in phases]
-    phis = [phi_0, *phis] if len(runs) < len(losses) else phis
-
-    return contrast_at(losses, weights, phis), phases
+        starts = [Start(_like(phi_0, each), model=loss.state) for each, _ in runs]
+    phases = [_phase(solver, *run, start) for run, start in zip(runs, starts, strict=True)]
+    return _contrasted(loss, phi_0, free, phases), phases
 
 
-def _phase(solver: Solver, loss: Loss, start: Start, weight: Scalar | complex) -> Phase:
+def contrast_along(
+    loss: Loss,
+    phi_0: PyTree,
+    tangent: Tangent,
+    stencil: Stencil,
+    nudge: Callable[[Scalar | complex], Nudge],
+) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
+    """The contrast of phases that are not run, but lie at `phi_0 + beta u` along their tangent.
+
+    Of the order of the stencil, like that of phases at their minima: the derivative in beta of
+    `dL/d(theta, z)` at phi_beta is made of phi's own derivative, and how phi bends is `O(beta^2)`.
+    Control changes nothing: without a nudge there is no way to go.
+    """
+    phases: list[Phase] = []
+    for b, (nudged, weight) in zip(stencil.nodes, _nudged(loss, stencil, nudge), strict=True):
+        along = lambda p, u, b=b: (p + b * u).astype(p.dtype)
+        phi = jax.tree.map(along, _like(phi_0, nudged), tangent.u)
+        memory = None if phases else tangent.memory  # one of all of them
+        end = Solution(phi, memory, tangent.steps, tangent.converged, model=loss.state)
+        phases.append(Phase(nudged, end._replace(curvature=tangent.curvature), weight))
+    return _contrasted(loss, phi_0, stencil.free, phases), phases
+
+
+def _nudged(
+    loss: Loss, stencil: Stencil, nudge: Callable[[Scalar | complex], Nudge]
+) -> list[tuple[Loss, Scalar | complex]]:
+    """The losses of the nodes, and their weights."""
+    losses = [loss.nudged(nudge(b)) for b in stencil.nodes]
+    return list(zip(losses, stencil.weights, strict=True))
+
+
+def _phase(solver: Solver, loss: Loss, weight: Scalar | complex, start: Start) -> Phase:
     solution = run_solver(solver, loss, start)
     return Phase(loss.with_state(solution.model), solution, weight)
+
+
+def _contrasted(
+    loss: Loss, phi_0: PyTree, free: Scalar | float | None, phases: Sequence[Phase]
+) -> tuple[PyTree, PyTree]:
+    """Of the phases, and of phi_0 where that has the weight `free`."""
+    losses, weights = [phase.loss for phase in phases], [phase.weight for phase in phases]
+    phis = [phase.solution.phi for phase in phases]
+    if free is not None:
+        losses, weights, phis = [loss, *losses], [free, *weights], [phi_0, *phis]
+    return contrast_at(losses, weights, phis)
 
 
 def contrast_at(
@@ -130,21 +172,51 @@ def linear_contrast(
     phi_0: PyTree,
     v: PyTree,
     solver: Solver,
-    stencil: Stencil,
+    beta: Scalar | float | None,
+    scheme: Scheme,
+    order: int | None = None,
     *,
     damping: float | None = None,
+    rtol: Scalar | float = 0.0,
     control: bool = False,
     starts: Sequence[Start] | None = None,
+    inverse: InverseCurvature | None = None,
 ) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
     """`v' dphi_0/d(theta, z)` for a cotangent `v` of phi_0: the contrast of linear nudges along it.
 
     The nudge has length one and the contrast is multiplied by `|v|`, so that one beta fits
-    cotangents of all sizes. `damping` as of `LinearNudge`, all else as of `contrast`.
+    cotangents of all sizes. With None it is the one by which phi moves a small part of its size:
+    `natural_beta`, or `beta_along` the tangent, where the solver has that.
+
+    Args:
+        loss: of the free phase.
+        phi_0: where that ended.
+        v: of phi's structure.
+        solver: of the nudged phases.
+        beta: see `stencil`.
+        scheme: see `stencil`.
+        order: see `stencil`.
+        damping: as of `LinearNudge`.
+        rtol: as of `natural_beta`.
+        control: as of `contrast`.
+        starts: as of `contrast`.
+        inverse: as of `contrast`.
     """
     size = norm(v)
     along = jax.tree.map(lambda leaf: (leaf / or_one(size)).astype(leaf.dtype), v)
     keep = damping is not None and not loss.samples  # else each view has a slope of its own
     slope = jax.grad(loss.inner)(phi_0) if keep else None
     nudge = partial(LinearNudge, direction=along, phi_0=phi_0, damping=damping, slope=slope)
-    points = stencil.scaled(size)
+    memory = None if starts is None else starts[0].memory
+    tangent = solver.tangent(loss.nudged(nudge(1.0)), phi_0, memory, inverse)
+    if beta is None:
+        p = order_of(scheme, order)
+        beta = (
+            natural_beta(loss, phi_0, v, order=p, damping=damping, tol=solver.tol, rtol=rtol)
+            if tangent is None
+            else beta_along(phi_0, tangent.u, tangent.curvature, order=p)
+        )
+    points = stencil(scheme, order, beta).scaled(size)
+    if tangent is not None:
+        return contrast_along(loss, phi_0, tangent, points, nudge)
     return contrast(loss, phi_0, solver, points, nudge, control=control, starts=starts)

@@ -19,6 +19,7 @@ from ._types import Aux, PyTree, Scalar
 from ._wide import is_wide
 
 STILL = 0.01  # the slope of the inner loss beside the outer one's, at which a phase may stand still
+FLAT = 0.01  # what may be left undone, relative to the nudge, where a curvature is 0
 
 
 def free_diagnostics(loss: Loss, phi: PyTree) -> Aux:
@@ -63,7 +64,8 @@ def phase_diagnostics(
         **_of_nudged(loss, places, rows, nudges, linear),
         "linear_residual": norm(undone) / or_one(at_outer.norm),
     }
-    flags = _flags(aux, at_outer.norm, loss, phi_0)
+    met = [phase.solution.curvature for phase in phases if phase.solution.curvature is not None]
+    flags = _flags(aux, at_outer.norm, loss, phi_0, met)
     if any(phase.solution.converged is not None for phase in phases):
         sizes = [jnp.abs(turn.weight) * row.norm for turn, row in zip(turns, rows, strict=True)]
         lucky = _is_beyond_the_nudge(jnp.sum(jnp.stack(sizes)), at_outer.norm)
@@ -119,10 +121,11 @@ def _along_start(nudge: Nudge, loss: Loss, phi_0: PyTree, phi: PyTree) -> Scalar
     return optax.tree.vdot(way(phi_0, phi), jax.tree.map(widened, slope))
 
 
-def _flags(aux: Aux, size: Scalar, loss: Loss, phi_0: PyTree) -> Flags:
+def _flags(aux: Aux, size: Scalar, loss: Loss, phi_0: PyTree, met: Sequence[Scalar]) -> Flags:
     """What the aux of nudged phases tells, where the outer loss has a slope of this `size`.
 
-    Each comparison is one that NaN fails.
+    Those of `met` are the smallest curvatures that their solvers met, where these know them. Each
+    comparison is one that NaN fails.
     """
     eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
     resolved = APART * eps * norm(phi_0)
@@ -134,6 +137,8 @@ def _flags(aux: Aux, size: Scalar, loss: Loss, phi_0: PyTree) -> Flags:
         # By more than round-off: a hundredth of the slope that the phase has reached.
         bounded &= curvature * far >= -0.01 * residual
         bounded &= jnp.abs(outer - aux["outer"]) <= FAR * (jnp.abs(aux["outer"]) + size * far)
+    for curvature in met:  # along one that is 0 there must be nothing left to do
+        bounded &= (curvature > 0) | ((curvature == 0) & (aux["linear_residual"] <= FLAT))
     pulled = ~(size == 0)  # else nothing is to come through phi
     return Flags(
         idle=pulled & ~moved,

@@ -132,6 +132,10 @@ class Nudge(ABC):
         """What is added at phi."""
 
     @abstractmethod
+    def by_beta(self, loss: Loss, phi: PyTree) -> PyTree:
+        """How its slope by phi changes with beta."""
+
+    @abstractmethod
     def split(self, loss: Loss, phi: PyTree) -> Split | None:
         """The same as squares and a rest, see `Objective.split`."""
 
@@ -158,6 +162,10 @@ class OuterNudge(Nudge):
     def __call__(self, loss: Loss, phi: PyTree) -> Scalar:
         """What is added at phi."""
         return self.beta * loss.outer(phi)
+
+    def by_beta(self, loss: Loss, phi: PyTree) -> PyTree:
+        """The slope of the outer loss."""
+        return jax.grad(loss.outer)(phi)
 
     def split(self, loss: Loss, phi: PyTree) -> Split | None:
         """The outer loss's own split, times beta."""
@@ -197,6 +205,10 @@ class LinearNudge(Nudge):
             return straight
         way = jax.tree.map(jnp.subtract, phi, self.phi_0)
         return straight - dot(self._slope(loss), way) + self.damping / 2 * dot(way, way)
+
+    def by_beta(self, loss: Loss, phi: PyTree) -> PyTree:
+        """The direction."""
+        return self.direction
 
     def _slope(self, loss: Loss) -> PyTree:
         if self.slope is not None:

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
 
-from ._linear import Vector
+from ._conjugate_gradient import cg
+from ._linear import Vector, coarsest, own_size
 from ._loss import Loss
-from ._precision import matmul
-from ._tree import norm, or_one
+from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
 
 STEPS = 4  # of conjugate gradient, two gradients each
 ENOUGH = 0.1  # relative residual at which a displacement is known well enough
 SMALLER = 0.3  # than phi is the way on which a loss bends: a guess, on the safe side
-NOISE = 2.0  # curvatures below so many eps^(2/3) of the largest met are round-off
-ZERO, UNIT = 0.6, 1 / 6  # powers of eps: a phi below is taken for 0, and what it is then moved by
-
-
-class _Search(NamedTuple):
-    u: Vector  # towards H^-1 v
-    r: Vector  # v - H u
-    p: Vector
-    rest: Vector  # H (p - r)
-    first: Float[Array, ""]  # the curvature along v
-    top: Float[Array, ""]  # the largest curvature met
-    sound: Bool[Array, ""]  # no curvature was negative or NaN
-    going: Bool[Array, ""]
-    k: Int[Array, ""]
+NOISE = 2.0  # curvatures below so many eps^(2/3) of the largest product met are round-off
+UNIT = 1 / 6  # power of eps that stands for the size of a phi of 0: it is moved by about eps^(1/2)
 
 
 def natural_beta(
@@ -85,60 +69,51 @@ def natural_beta(
         0.3
     """
     x, unravel = ravel_pytree(phi_0)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
-    largest = jnp.max(jnp.abs(x)).astype(wide)
-    scale = jnp.where(largest > eps**ZERO, largest, eps**UNIT)
+    wide, eps = widened(x), coarsest(phi_0)
+    away = eps ** (1 / 3) * own_size(wide, eps, eps**UNIT)
+    v = widened(ravel_pytree(direction)[0])
 
-    def slope(x: Vector) -> Vector:
-        grad = jax.grad(loss)(unravel(x.astype(phi_dtype)))
-        return ravel_pytree(grad)[0].astype(wide)
+    def slope(at: Vector) -> Vector:
+        return widened(ravel_pytree(jax.grad(loss)(unravel(at.astype(x.dtype))))[0])
 
-    phi_dtype, x = x.dtype, x.astype(wide)
-    v = ravel_pytree(direction)[0].astype(wide)
-    length = norm(v)
-    v = v / or_one(length)
-
-    def curved(p: Vector) -> Vector:
+    def product(p: Vector) -> Vector:
         size = jnp.max(jnp.abs(p))
-        away = eps ** (1 / 3) * scale / size * p
-        difference = slope(x + away) - slope(x - away)
-        return difference * (size / (2 * eps ** (1 / 3) * scale)) + (damping or 0.0) * p
+        difference = slope(wide + away / size * p) - slope(wide - away / size * p)
+        return difference * (size / (2 * away)) + (damping or 0.0) * p
 
-    found = _search(curved, v, NOISE * eps ** (2 / 3))
-    unit = scale / jnp.max(jnp.abs(found.u))
-    residual = jnp.zeros((), wide) if damping is not None else jnp.linalg.norm(slope(x))
-    q = jnp.maximum(jnp.maximum(residual, tol or 0.0) / unit, rtol)
-    s = jnp.maximum(SMALLER * jnp.maximum(eps, q) ** (1 / (1 + order)), q)
-    beta = jnp.where(found.sound, s * unit, jnp.nan)
-    return jnp.where(length == 0, scale, beta)  # where nothing is asked, any will do
+    noise = NOISE * eps ** (2 / 3)
+    u = cg(product, v / or_one(norm(v)), STEPS, ENOUGH, noise)
+    curvature = jnp.where(u.resolved, u.curvature, jnp.nan)
+    residual = jnp.zeros(()) if damping is not None else norm(slope(wide))
+    off = jnp.maximum(residual, tol or 0.0)
+    return beta_along(phi_0, u.x, curvature, order=order, off=off, rtol=rtol)
 
 
-def _search(curved: Callable[[Vector], Vector], v: Vector, noise: float) -> _Search:
-    """Conjugate gradient for `H u = v`, until it is known well enough or meets what is not convex.
+def beta_along(
+    phi_0: PyTree,
+    u: PyTree,
+    curvature: Scalar | None,
+    *,
+    order: int,
+    off: Scalar | float = 0.0,
+    rtol: Scalar | float = 0.0,
+) -> Scalar:
+    """`natural_beta`, of a `u` that is known.
 
-    What falls below the noise of the largest curvature is flat: there the search ends, but for
-    `v` itself, of which a flat direction leaves nothing that could be answered.
+    Args:
+        phi_0: where the free phase ended.
+        u: `H^-1 v / |v|`; 0 where v is.
+        curvature: the smallest that was met on the way to u; None if nobody looked.
+        order: of the scheme in beta.
+        off: norm of the slope with which phases end.
+        rtol: relative distance from the minimum with which they end.
     """
-
-    def step(at: _Search) -> _Search:
-        hp = curved(at.p)
-        pp, php, rr = matmul(at.p, at.p), matmul(at.p, hp), matmul(at.r, at.r)
-        curvature = php / pp
-        top = jnp.maximum(at.top, jnp.linalg.norm(hp - at.rest) / jnp.sqrt(rr))
-        first = jnp.where(at.k == 0, curvature, at.first)
-        bent = curvature > noise * top
-        alpha = jnp.where(bent, rr / php, 0.0)
-        r = at.r - alpha * hp
-        left = matmul(r, r)
-        again = left / rr
-        sound = (curvature >= -noise * top) & (first > noise * top)
-        going = bent & sound & (left > ENOUGH**2) & (at.k + 1 < STEPS)
-        p, rest = r + again * at.p, again * hp
-        return _Search(at.u + alpha * at.p, r, p, rest, first, top, sound, going, at.k + 1)
-
-    length = matmul(v, v)
-    zero, moves = jnp.zeros((), v.dtype), length > 0
-    nothing, known = jnp.zeros_like(v), ~jnp.isnan(length)
-    start = _Search(nothing, v, v, nothing, zero, zero, known, moves, jnp.array(0))
-    return jax.lax.while_loop(lambda at: at.going, step, start)
+    x, eps = widened(ravel_pytree(phi_0)[0]), coarsest(phi_0)
+    largest = jnp.max(jnp.abs(ravel_pytree(u)[0]))
+    unit = own_size(x, eps, eps**UNIT) / or_one(largest)
+    q = jnp.maximum(off / unit, rtol)
+    s = jnp.maximum(SMALLER * jnp.maximum(eps, q) ** (1 / (1 + order)), q)
+    # Of a v along which all is flat, nothing is left that could be answered.
+    met = jnp.inf if curvature is None else curvature
+    sound = (met > 0) | ((met == 0) & (largest > 0))
+    return jnp.where(sound, s * unit, jnp.nan)

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from ._contrast import linear_contrast
 from ._loss import Loss
-from ._natural_beta import natural_beta
 from ._solver._base import Solver
-from ._stencil import Scheme, order_of, stencil
-from ._tree import norm, widened
+from ._stencil import Scheme, stencil
+from ._tree import widened
 from ._types import PyTree, Scalar
 
 ONCE = (
@@ -53,24 +52,17 @@ class Nudging:
 
         `u` is how far the nudged phases went, and the other is their contrast.
         """
-        beta = self._natural_beta(loss, phi_0, v) if self.beta is None else self.beta
-        points = stencil(self.scheme, self.order, beta)
-        grads, phases = linear_contrast(loss, phi_0, v, self.solver, points, damping=self.damping)
-        size = norm(v)
+        grads, phases = linear_contrast(
+            loss, phi_0, v, self.solver, self.beta, self.scheme, self.order,
+            damping=self.damping, rtol=self.rtol,
+        )  # fmt: skip
 
         def back(start: jax.Array, *ends: jax.Array) -> jax.Array:
-            pairs = zip(points.weights, ends, strict=True)
-            way = sum(jnp.real(w * (end - start)) for w, end in pairs)
-            return (-size * way).astype(start.dtype)
+            pairs = zip(phases, ends, strict=True)
+            ways = [jnp.real(phase.weight * (end - start)) for phase, end in pairs]
+            return -jnp.sum(jnp.stack(ways), axis=0).astype(start.dtype)
 
         return jax.tree.map(back, phi_0, *(phase.solution.phi for phase in phases)), grads
-
-    def _natural_beta(self, loss: Loss, phi_0: PyTree, v: PyTree) -> Scalar:
-        order = order_of(self.scheme, self.order)
-        return natural_beta(
-            loss, phi_0, v,
-            order=order, damping=self.damping, tol=self.solver.tol, rtol=self.rtol,
-        )  # fmt: skip
 
 
 def sensitivity(

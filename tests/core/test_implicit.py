@@ -9,7 +9,7 @@ import pytest
 from cases import CASES, distance, normal
 
 import metacontrast as mc
-from metacontrast._linear import cg
+from metacontrast._conjugate_gradient import cg
 
 H, A = (m @ m.T / 4 for m in (normal(0, 4, 4), normal(1, 4, 4)))
 X, Y = normal(2, 4), normal(3, 4)

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import gpu_report
 from benchmarks.noisy import table
+from benchmarks.secant import report as secant_report
 from benchmarks.trust import report, summary
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +57,8 @@ def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
 
 def test_the_tables_of_the_page_on_devices_are_those_of_the_results():
     assert blocks("devices.md") == [table() for table in gpu_report.TABLES]
+
+
+def test_the_table_of_secants_is_that_of_the_results():
+    found = json.loads((ROOT / "results" / "secant.json").read_text())
+    assert blocks("speed.md") == [secant_report(found)]

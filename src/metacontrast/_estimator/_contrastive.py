@@ -12,10 +12,9 @@ from .._complex import require_analytic
 from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
-from .._natural_beta import natural_beta
-from .._solver._base import Solver, SolverLike, Start
+from .._solver._base import Solution, Solver, SolverLike, Start
 from .._solver._function import as_solver
-from .._stencil import Scheme, Stencil, order_of, stencil
+from .._stencil import Scheme, Stencil, stencil
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Phases, Starts, free_phase, start_from
 
@@ -149,10 +148,11 @@ class Contrastive(Estimator):
         if self.nudge == "outer" and self.beta is not None:
             value, points = loss.outer(free.phi), self._stencil(self.beta)
             grads, phases = contrast(
-                loss, free.phi, nudged, points, OuterNudge, control=self.control, starts=warm
-            )
+                loss, free.phi, nudged, points, OuterNudge,
+                control=self.control, starts=warm, inverse=free.inverse,
+            )  # fmt: skip
         else:
-            value, grads, phases = self._linear(loss, free.phi, nudged, warm)
+            value, grads, phases = self._linear(loss, free, nudged, warm)
         return MetaGradient(
             value,
             *grads,
@@ -170,21 +170,17 @@ class Contrastive(Estimator):
     def _linear(
         self,
         loss: Loss,
-        phi_0: PyTree,
+        free: Solution,
         nudged: Solver,
         starts: tuple[Start, ...] | None,
     ) -> tuple[Scalar, tuple[PyTree, PyTree], list[Phase]]:
         outer = jax.value_and_grad(
             lambda phi, theta, z: loss.at(theta, z).outer(phi), (0, 1, 2), allow_int=True
         )
-        value, (v, *direct) = outer(phi_0, loss.theta, loss.z)
-        beta = self.beta
-        if beta is None:
-            order = order_of(self.scheme, self.order)
-            beta = natural_beta(loss, phi_0, v, order=order, damping=self.damping, tol=nudged.tol)
+        value, (v, *direct) = outer(free.phi, loss.theta, loss.z)
         through_phi, phases = linear_contrast(
-            loss, phi_0, v, nudged, self._stencil(beta),
-            damping=self.damping, control=self.control, starts=starts,
+            loss, free.phi, v, nudged, self.beta, self.scheme, self.order,
+            damping=self.damping, control=self.control, starts=starts, inverse=free.inverse,
         )  # fmt: skip
         return value, jax.tree.map(_add, tuple(direct), through_phi), phases
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from .._conjugate_gradient import LinearSolution, cg
 from .._diagnostics import free_diagnostics
 from .._flags import Flag, Flags
-from .._linear import LinearSolution, Vector, central_difference, cg, is_positive, jvp, solve
+from .._linear import Vector, central_difference, is_positive, jvp, solve
 from .._loss import Loss
 from .._solver._base import Solver, check_positive_int
 from .._tree import dot, norm, or_one, widened

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._diagnostics import APART, free_diagnostics
+from .._diagnostics import free_diagnostics
 from .._differenced import SLOPE, Difference, MoreThanGradients, Product, differenced
-from .._flags import Flags
+from .._flags import APART, Flags
 from .._loss import Loss
 from .._secant import best_step, errors, expected_error, round_off, size_of
 from .._solver._base import Solver, State, advance, begin, check_positive, start_of
@@ -35,9 +35,9 @@ INEXACT = 0.1  # relative error to be expected from which on a meta-gradient is 
 class Trajectory(Estimator):
     """The exact gradient of what the solver did, by contrasts: `Unrolled`, in first derivatives.
 
-    A step goes `phi_{t+1} = U(phi_t, s_t, g_t)` along the gradient `g_t = dL_in/dphi(phi_t)`,
-    with s what the optimiser remembers. The sweep back over the steps, from `dL_out/dphi(phi_T)`,
-    goes through U as it stands, and there finds the cotangent d of `g_t`. The learner's loss enters by
+    A step goes `phi_{t+1} = U(phi_t, s_t, g_t)` along the gradient `g_t = dL_in/dphi(phi_t)`, with
+    s what the optimiser remembers. The sweep back over the steps, from `dL_out/dphi(phi_T)`, goes
+    through U as it stands, and there finds the cotangent d of `g_t`. The learner's loss enters by
     one product alone, which is symmetric and so a contrast of first derivatives:
 
         d' dg_t/d(phi, theta, z) = [ dL_in/d(phi, theta, z)(phi_t + e d) - ...(phi_t - e d) ] / 2e.

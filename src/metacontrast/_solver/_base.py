@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._loss import Loss, as_loss
+from .._problem import InverseCurvature
 from .._tree import are_alike, kinds
 from .._types import PyTree, Scalar, Step
 
@@ -37,7 +38,9 @@ class Solution(NamedTuple):
 
     `memory` is what the solver needs to go on from there (see `Start`); `steps` the steps taken;
     `converged` whether its own tolerance was met, None if it has none; `residual` the norm of the
-    gradient where it stopped, None if it does not know it; `model` the state of the model.
+    gradient where it stopped, None if it does not know it; `model` the state of the model;
+    `curvature` the smallest that it met; `inverse` what it has made of all curvature that it met,
+    as an approximation of the inverse at phi. These two are None if it keeps no account of them.
     """
 
     phi: PyTree
@@ -46,6 +49,8 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""] | None = None
     residual: Float[Array, ""] | None = None
     model: PyTree = None
+    curvature: Float[Array, ""] | None = None
+    inverse: InverseCurvature | None = None
 
 
 class Start(NamedTuple):
@@ -64,6 +69,19 @@ def start_of(loss: Loss) -> Start:
     problem = loss.problem
     model = None if problem.state is None else problem.state(loss.theta, loss.z)
     return Start(problem.init(loss.theta, loss.z), model=model)
+
+
+class Tangent(NamedTuple):
+    """`u = dphi/dbeta`, how a minimiser begins to move with a nudge, and how it was solved for.
+
+    `converged`, `curvature` and `memory` as of `Solution`; `steps` gradients that it took.
+    """
+
+    u: PyTree
+    steps: Step
+    converged: Bool[Array, ""] | None = None
+    curvature: Float[Array, ""] | None = None
+    memory: PyTree = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +128,29 @@ class Solver(ABC):
     def step(self, loss: Loss, state: State, t: Step) -> State:
         """The state after step `t`, which counts from 0 over the whole phase."""
 
+    def tangent(
+        self,
+        loss: Loss,
+        phi_0: PyTree,
+        memory: PyTree = None,
+        inverse: InverseCurvature | None = None,
+    ) -> Tangent | None:
+        """`dphi/dbeta` of the nudge of this loss, of a solver that solves for it once for all beta.
+
+        None, the default, of one that learns each nudged phase by itself.
+
+        Args:
+            loss: nudged; its beta is without effect.
+            phi_0: where the free phase ended.
+            memory: that of the last tangent of this solver.
+            inverse: of the curvature at `phi_0`, as the free phase's solver approximates it.
+        """
+        return None
+
+    def inverse_curvature(self, state: State) -> InverseCurvature | None:
+        """What is remembered at the end of a run of the inverse curvature. Default: nothing."""
+        return None
+
     def __call__(self, loss: Loss | Callable[[PyTree], Scalar], phi: PyTree) -> Solution:
         """Run all steps from `phi` on a loss of phi: `run_solver(self, loss, Start(phi))`."""
         return run_solver(self, as_loss(loss), Start(phi))
@@ -127,7 +168,10 @@ def run_solver(solver: Solver, loss: Loss, start: Start) -> Solution:
     if solver.tol is not None and state.residual is not None:
         converged = state.residual <= solver.tol
     memory = state.memory if solver.carries else None
-    return Solution(state.phi, memory, taken, converged, state.residual, state.model)
+    inverse = solver.inverse_curvature(state)
+    return Solution(
+        state.phi, memory, taken, converged, state.residual, state.model, inverse=inverse
+    )
 
 
 def begin(solver: Solver, loss: Loss, start: Start) -> State:

@@ -10,7 +10,9 @@ import jax
 import optax
 
 from .._loss import Loss
-from .._tree import norm
+from .._precondition import quasi_newton, second_moments
+from .._problem import InverseCurvature
+from .._tree import are_alike, norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, check_positive_int, check_tol
 
@@ -62,6 +64,13 @@ class Descend(Solver):
         )
         return self._state(loss, optax.apply_updates(state.phi, updates), moments, t + 1)
 
+    def inverse_curvature(self, state: State) -> InverseCurvature | None:
+        """By the second moments, of an optimiser that is an Adam of all of phi."""
+        adams = optax.tree.get_all_with_path(state.memory[0], "ScaleByAdamState")
+        found = [adam.nu for _, adam in adams]
+        alike = len(found) == 1 and are_alike(found[0], state.phi)
+        return second_moments(found[0]) if alike else None
+
     def _state(self, loss: Loss, phi: PyTree, moments: PyTree, t: Step) -> State:
         if self.tol is None:
             return State(phi, (moments, None))
@@ -110,6 +119,12 @@ class LBFGS(Descend):
     def gradient(self, loss: Value, phi: PyTree, t: Step, moments: PyTree) -> tuple[Scalar, PyTree]:
         """What the line search left in its state of the loss where it stopped, if it did."""
         return optax.value_and_grad_from_state(loss)(phi, state=moments)
+
+    def inverse_curvature(self, state: State) -> InverseCurvature:
+        """By the steps that it keeps."""
+        moments: optax.ScaleByLBFGSState = state.memory[0][0]
+        newest = (moments.count - 2) % self.pairs  # of which the last count is the next one's
+        return quasi_newton(moments.diff_params_memory, moments.diff_updates_memory, newest)
 
 
 def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._linear import Vector, cg, flat, jvp, solve
+from .._conjugate_gradient import cg
+from .._linear import Vector, flat, jvp, solve
 from .._loss import Loss
 from .._precision import matmul
 from .._tree import norm

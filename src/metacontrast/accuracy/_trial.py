@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .._conjugate_gradient import cg
 from .._contrast import contrast, contrast_at
-from .._linear import Vector, central_difference, cg, flat
+from .._linear import Vector, central_difference, flat
 from .._loss import Loss, OuterNudge
 from .._precision import matmul
 from .._solver._base import Solver

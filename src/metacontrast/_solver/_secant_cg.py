@@ -1,0 +1,185 @@
+"""Nudged phases by one solve in first derivatives: conjugate gradient on secants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .._conjugate_gradient import Goal, LinearSolution, Product, goal_cg
+from .._linear import Vector, coarsest, own_size
+from .._loss import Loss
+from .._problem import InverseCurvature
+from .._tree import or_one, widened
+from .._types import PyTree, Scalar, Step
+from ._base import Solver, State, Tangent, check_positive, check_positive_int
+
+
+@dataclass(frozen=True)
+class SecantCG(Solver):
+    """What `secant_cg` returns. Its memory: the tangent, as a vector."""
+
+    iterations: int
+    accuracy: float | None
+    precondition: bool
+    central: bool
+    views: int | None
+
+    def step(self, loss: Loss, state: State, t: Step) -> State:
+        """Refused: it is no learner."""
+        raise TypeError(
+            f"solver: {self!r} finds how a minimum moves with a nudge, and cannot find a minimum: "
+            "learn the free phase by another solver, lbfgs say, and give this one to "
+            "Contrastive(nudged=...) or argmin(nudged=...)."
+        )
+
+    def tangent(
+        self,
+        loss: Loss,
+        phi_0: PyTree,
+        memory: PyTree = None,
+        inverse: InverseCurvature | None = None,
+    ) -> Tangent:
+        """The solution of `(H + damping) u = -d2L/dphi dbeta`."""
+        if self.precondition and inverse is None:
+            raise TypeError(
+                f"nudged: {self!r} is preconditioned by what the free phase's solver remembers of "
+                "the curvature, and this one remembers nothing; learn freely with lbfgs or "
+                "descend(optax.adam(...), ...), or say precondition=False."
+            )
+        nudge = loss.nudge
+        if nudge is None:
+            raise TypeError(f"loss: {self!r} needs a nudge, along which the minimum moves.")
+        if self.views is not None and loss.samples:
+            loss = replace(loss, problem=replace(loss.problem, views=self.views))
+        b, unravel = ravel_pytree(jax.tree.map(widened, nudge.by_beta(loss, phi_0)))
+        noise = coarsest(phi_0) ** (2 / 3 if self.central else 1 / 2)
+        product = secant(loss, phi_0, central=self.central, watch=self.accuracy is not None)
+        preconditioner = None
+        if self.precondition and inverse is not None:
+            apply = inverse.apply
+            preconditioner = lambda r: ravel_pytree(apply(unravel(r)))[0]
+        solution, change = goal_cg(
+            product, -b, self.iterations, self.accuracy,
+            noise=noise, start=memory, inverse=preconditioner,
+        )  # fmt: skip
+        return self._tangent(solution, change, unravel(solution.x))
+
+    def _tangent(self, solution: LinearSolution, change: Scalar, u: PyTree) -> Tangent:
+        curvature = jnp.where(solution.resolved, solution.curvature, jnp.nan)
+        converged = None
+        if self.accuracy is not None:
+            solved = solution.linear_residual <= 8 * jnp.finfo(solution.x.dtype).eps
+            converged = (change <= self.accuracy) | solved
+        memory = solution.x if self.carries else None
+        return Tangent(u, solution.iterations, converged, curvature, memory)
+
+
+def secant(loss: Loss, phi_0: PyTree, *, central: bool, watch: bool) -> Product:
+    """`p -> (H + damping) p`, and `d2L_in/d(theta, z)dphi p` beside it, if that is to be watched.
+
+    Differences of gradients, `[g(phi_0 + e p) - g(phi_0)] / e` or `[... - g(phi_0 - e p)] / 2e`,
+    whose e balances the error of its order with round-off.
+    """
+    (x, unravel), eps = ravel_pytree(phi_0), coarsest(phi_0)
+    power = 1 / 3 if central else 1 / 2
+    # One of 0 is moved by the root of eps.
+    step = eps**power * own_size(widened(x), eps, eps ** (1 / 2 - power))
+    damping = 0.0 if loss.nudge is None else loss.nudge.damping or 0.0
+    free = replace(loss, nudge=None)
+
+    def slopes(way: Vector | float) -> tuple[Vector, Goal]:
+        phi = unravel((widened(x) + way).astype(x.dtype))
+        if not watch:
+            return _flat(jax.grad(free)(phi)), x[:0]
+        value = lambda phi, theta, z: free.at(theta, z)(phi)
+        slope, *others = jax.grad(value, (0, 1, 2), allow_int=True)(phi, free.theta, free.z)
+        return _flat(slope), _flat(others)
+
+    here = None if central else slopes(0.0)
+
+    def product(p: Vector) -> tuple[Vector, Goal]:
+        e = step / or_one(jnp.max(jnp.abs(p)))
+        behind, length = (slopes(-e * p), 2 * e) if here is None else (here, e)
+        by_phi, others = ((b - a) / length for a, b in zip(behind, slopes(e * p), strict=True))
+        return by_phi + damping * p, others
+
+    return product
+
+
+def _flat(tree: PyTree) -> Vector:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != jax.dtypes.float0]
+    return ravel_pytree([widened(leaf) for leaf in leaves])[0]
+
+
+def secant_cg(
+    iterations: int = 20,
+    tol: float | None = None,
+    *,
+    precondition: bool = False,
+    recycle: bool = True,
+    central: bool = False,
+    views: int | None = None,
+) -> Solver:
+    """Nudged phases by one linear solve for all of them, a gradient a step: `Contrastive(nudged=)`.
+
+        H u = -d2L/dphi dbeta   by conjugate gradient,   H p = [g(phi_0 + e p) - g(phi_0)] / e,
+        phi_beta = phi_0 + beta u   for every node of the stencil.
+
+    Learning is not run again: a nudged minimum begins to move along its tangent u, and the contrast
+    of any stencil, of any order, depends on nothing else to its own order in beta. So a symmetric
+    contrast costs `iterations` gradients and two, whatever beta, and what the free phase left
+    undone cancels. It is implicit differentiation, without second derivatives. With `beta=None` the
+    nodes lie a small part of phi's size apart, by the length of u, which costs nothing.
+
+    It is for learners that come near a minimum: elsewhere curvature may be negative. There it
+    stops, or where that is 0; the meta-gradient is that of the steps before, and is flagged
+    `unbounded`. Along what is flat a nudge must not pull, as it does not where minima are many and
+    the outer loss sees what the inner one sees; `damping` holds all such directions up.
+
+    Args:
+        iterations: of conjugate gradient, at most; a gradient each.
+        tol: on the relative error of the meta-gradient itself, judged by how much that changed in
+            the last iterations (see `goal_cg`), for about the price of its gradients by theta.
+            Default: all iterations are taken, or so many as round-off allows.
+        precondition: by what the free phase's solver has met of the curvature: the pairs of
+            `lbfgs`, of which the more the better (its `pairs=`), or the second moments of an Adam.
+        recycle: begin at the direction of the last meta-gradient, where `starts` tell it.
+        central: central differences, two gradients a product. A forward difference is exact to
+            about the root of the type's precision times the condition of H: in float32 the
+            meta-gradient is then right to 1e-3 or 1e-2, with central ones to 1e-5 or 1e-3.
+            e goes by phi's type: a loss that computes in a narrower one than phi's is too noisy for
+            it, which is flagged `unconverged`; learn phi in that type.
+        views: for problems that sample: products are of the mean loss of the first so many views,
+            the same in each. Default: of all data, or of `Problem.views`.
+
+    Raises:
+        ValueError: iterations or views that are no whole number of at least 1, a bad tol.
+        TypeError: as solver of a free phase; a preconditioner that the free phase does not have.
+
+    Reference: Hestenes and Stiefel, 1952; products by differences: Dembo, Eisenstat and Steihaug,
+    1982; meta-gradients by conjugate gradient: Pedregosa, 2016.
+
+    Example: phi_0 = 3 / (1 + theta) is the least of (phi - 3)^2 + theta phi^2.
+        >>> import jax, jax.numpy as jnp, metacontrast as mc
+        >>> problem = mc.Problem(
+        ...     init=lambda theta, task: jnp.zeros(2),
+        ...     inner=lambda phi, theta, task: jnp.sum((phi - task) ** 2 + theta * phi**2),
+        ...     outer=lambda phi, theta, task: jnp.sum((phi - 1.0) ** 2) / 2,
+        ... )
+        >>> rule = mc.Contrastive(None, "symmetric", nudge="linear", nudged=mc.secant_cg(5))
+        >>> loss = mc.meta_loss(problem, mc.lbfgs(1e-5), rule)
+        >>> jax.grad(loss)(jnp.ones(2), jnp.full(2, 3.0)).round(3).tolist()  # -3/4 (3/2 - 1)
+        [-0.375, -0.375]
+    """
+    check_positive_int("iterations", iterations)
+    if tol is not None:
+        check_positive("tol", tol, "leave it out to take all iterations")
+    if views is not None:
+        check_positive_int("views", views)
+    return SecantCG(
+        iterations, tol, precondition, central, views,
+        steps=1, sampled=False, holomorphic=True, carries=recycle,
+    )  # fmt: skip
