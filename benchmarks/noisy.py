@@ -32,6 +32,12 @@ RULES = {
     "linear, 0.02": mc.Contrastive(0.02, "symmetric", nudge="linear"),
     "linear damped 0.1, 0.03": mc.Contrastive(0.03, "symmetric", nudge="linear", damping=0.1),
 }
+# Of the steps that were taken, so that views that were not are not asked for.
+TRAJECTORIES = {
+    "Trajectory, secant": mc.Trajectory(),
+    "Trajectory, secant, h = 0.1": mc.Trajectory(h=0.1),
+    "Trajectory, exact": mc.Trajectory("exact"),
+}
 VIEWS = (None, 32)
 
 
@@ -108,7 +114,7 @@ def cosines(seed: int) -> dict[str, float]:
     exact = gradient(mc.Unrolled(), None)
     found = {}
     for views in VIEWS:
-        for name, rule in RULES.items():
+        for name, rule in (RULES | TRAJECTORIES if views is None else RULES).items():
             g = gradient(rule, views)
             cosine = float(g @ exact / np.linalg.norm(g) / np.linalg.norm(exact))
             found[name if views is None else f"{name}, {views} views"] = cosine
