@@ -103,7 +103,9 @@ def problem(case: Case, seed: int, narrow: bool) -> mc.Problem:
 
 def measure(case: Case, seed: int) -> dict[str, float]:
     """One case."""
-    optimizer = optax.adam(3e-3, eps_root=1e-8)
+    # Runs that are not chaotic: with 3e-3, or a smaller eps_root, adjoints of some of these grow by
+    # a million, and even exact products of float32 give another gradient than `Unrolled` does.
+    optimizer = optax.adam(1e-3, eps_root=1e-6)
     learned, solver = problem(case, seed, case.narrow), mc.descend(optimizer, case.steps)
     theta = jnp.ones(EXAMPLES)
     programs = {
@@ -128,7 +130,7 @@ def measure(case: Case, seed: int) -> dict[str, float]:
             each.append(time.process_time() - began)
     found, exact = calls["contrast"](), calls["unrolled"]()
     a, b = (np.asarray(ravel_pytree(m.by_theta)[0], np.float64) for m in (found, exact))
-    temporary = lambda name: compiled[name].memory_analysis().temp_size_in_bytes
+    sizes: dict[str, Any] = {name: run.memory_analysis() for name, run in compiled.items()}
     ratios = [c / p for p, c in zip(times["plain"], times["contrast"], strict=True)]
     return {
         "error": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
@@ -138,7 +140,7 @@ def measure(case: Case, seed: int) -> dict[str, float]:
         "growth": float(found.aux["growth"]),
         "cosine": float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)),
         "time": statistics.median(ratios),
-        "memory": temporary("contrast") / temporary("unrolled"),
+        "memory": sizes["contrast"].temp_size_in_bytes / sizes["unrolled"].temp_size_in_bytes,
     }
 
 

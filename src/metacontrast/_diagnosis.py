@@ -106,7 +106,7 @@ def _advice(
     # In this order: a cosine that is NaN is none to be beaten.
     if proposal is not None and proposal.cosine >= max(REFUSED, look.cosine):
         return f"try {_spelled(proposal.estimator)}, whose cosine is {proposal.cosine:.2g} here."
-    for name in ("nonfinite", "rounded", "unbounded"):
+    for name in ("nonfinite", "rounded", "unbounded", "inexact"):
         if name in flags:
             return REMEDIES[name] + "."
     if look.is_zero:
@@ -126,13 +126,13 @@ def _advice(
     keys = known["keys"]
     if keys is not None and keys < 0.5:
         return (
-            "noise decides: symmetric with a linear nudge and damping, a larger beta, or "
-            "Problem(views=...)."
+            "noise decides: symmetric with a linear nudge and damping, a larger beta, "
+            "Problem(views=...), or Trajectory, which is exact for the steps that were taken."
         )
     if known["linear_residual"] is None and not isinstance(rule, Contrastive):
         return (
             f"{type(rule).__name__} does not point where the meta-loss falls: Contrastive does "
-            "where learning converges, Unrolled where it does not."
+            "where learning converges, Trajectory where it does not."
         )
     return REMEDIES["unconverged"] + "."
 

@@ -56,8 +56,8 @@ REMEDIES = {
     "unbounded": "a nudged phase found no minimum near phi_0: lower |beta|, use nudge='linear' "
     "with damping, scheme='forward' with a positive beta, or add a regulariser to the inner loss",
     "unconverged": "what the phases left undone is not small beside the nudge: take more inner "
-    "steps or a better solver, raise beta, use scheme='symmetric' or control=True; or Unrolled, "
-    "which needs no convergence",
+    "steps or a better solver, raise beta, use scheme='symmetric' or control=True; or "
+    "Trajectory, which needs no convergence",
     "rounded": "the phases lie closer together than the arithmetic can tell apart: raise beta, "
     "or learn in a wider type",
     "inexact": "the gradient bends sharply between the two points of a difference (ReLU, "

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from ._linear import solve
+from ._precision import matmul
 from ._types import PyTree
 
 FLOOR = 1e-3  # of the largest second moment's root, below which none is believed
@@ -25,7 +26,7 @@ class LowRank(NamedTuple):
     def apply(self, g: PyTree) -> PyTree:
         """The product with `g`, of phi's structure."""
         r, unravel = ravel_pytree(g)
-        low = self.basis.T @ (self.middle @ (self.basis @ r))
+        low = matmul(self.basis.T, matmul(self.middle, matmul(self.basis, r)))
         return unravel((self.scale * r + low).astype(r.dtype))
 
 
@@ -54,12 +55,12 @@ def quasi_newton(steps: PyTree, changes: PyTree, newest: Int[Array, ""]) -> LowR
     s, y = (jnp.roll(rows(tree), -(newest + 1), axis=0) for tree in (steps, changes))
     bent = jnp.sum(s * y, axis=1) > 0
     s, y = (jnp.where(bent[:, None], x, 0) for x in (s, y))
-    products, squares = s @ y.T, y @ y.T
+    products, squares = matmul(s, y.T), matmul(y, y.T)
     last = len(bent) - 1 - jnp.argmax(bent[::-1])
     scale = jnp.where(bent[last], products[last, last] / squares[last, last], 1.0)
     n, d = jnp.eye(len(bent), dtype=s.dtype), jnp.diag(products)
     upper = jax.vmap(lambda column: solve(jnp.triu(products) + jnp.diag(1.0 - bent), column))(n).T
-    corner = upper.T @ (jnp.diag(d) + scale * squares) @ upper
+    corner = matmul(matmul(upper.T, jnp.diag(d) + scale * squares), upper)
     middle = jnp.block([[corner, -scale * upper.T], [-scale * upper, jnp.zeros_like(n)]])
     return LowRank(scale, jnp.concatenate([s, y]), middle)
 

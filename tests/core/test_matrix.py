@@ -71,6 +71,10 @@ IMPLICIT = {
     "implicit exact": mc.Implicit("exact"),
     "implicit hessian-free": mc.Implicit("cg", 12, hessian_free=True),
 }
+TRAJECTORIES = {
+    "trajectory": mc.Trajectory(),
+    "trajectory, exact": mc.Trajectory("exact", keep="sqrt"),
+}
 UNROLLED = {
     "unrolled": mc.Unrolled(),
     "truncated": mc.Unrolled(truncate=60),
@@ -81,7 +85,13 @@ CRUDE = {
     "Reptile": mc.Reptile(),
     "evolution": mc.Evolution(SIGMA, PAIRS),
 }
-ROWS = {name: rule for name, (rule, _) in CONTRASTS.items()} | IMPLICIT | UNROLLED | CRUDE
+ROWS = (
+    {name: rule for name, (rule, _) in CONTRASTS.items()}
+    | IMPLICIT
+    | UNROLLED
+    | TRAJECTORIES
+    | CRUDE
+)
 
 # Columns
 
@@ -166,6 +176,10 @@ def refusal(row, column):
         return rf"solver: the holomorphic scheme .* {name}\("
     if row in UNROLLED and solver.tol is not None:
         return rf"solver: Unrolled .* {name}\(.*stops at a tolerance"
+    if row in TRAJECTORIES and solver.tol is not None:
+        return rf"solver: Trajectory .* {name}\(.*stops at a tolerance"
+    if row in TRAJECTORIES and column in ("closed_form", "gauss_newton", "a function"):
+        return rf"solver: Trajectory .* {name}\(.*asks more of its loss"
     return None
 
 
@@ -329,6 +343,8 @@ def check_unrolled(row, column, task):
     # 1e-10 is what is left of that after these. Perturbations are not small beside the accuracy.
     delta = max(missed(column, task)[1], COLUMNS[column].accuracy)
     bound = 1e-10 + 2 * sensitivities(task)[2] * delta
+    if row == "trajectory":  # a central difference in float64, at best eps^(2/3) of what it is of
+        bound += 1e-7
     found, expected = cell_of(row, column, task)[:2], truth(task)
     if column == "closed_form":  # which is no minimiser of the bent task next to the quadratic one
         found, expected = (
@@ -389,7 +405,7 @@ def check_crude(row, column, task):
 CHECKS = (
     dict.fromkeys(CONTRASTS, check_contrast)
     | dict.fromkeys(IMPLICIT, check_implicit)
-    | dict.fromkeys(UNROLLED, check_unrolled)
+    | dict.fromkeys(UNROLLED | TRAJECTORIES, check_unrolled)
     | dict.fromkeys(CRUDE, check_crude)
 )
 

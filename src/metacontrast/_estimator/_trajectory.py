@@ -123,13 +123,16 @@ class Trajectory(Estimator):
         aux = free_diagnostics(loss.with_state(end.model), end.phi)
         adjoints = probed[:, 0]
         aux["growth"] = jnp.max(adjoints) / or_one(adjoints[-1])
+        calm = aux["growth"] <= CHAOTIC
+        aux["flags"] = Flags(inexact=~calm)
         if is_secant:
             aux["h"] = h
             eps = round_off(jax.tree.leaves(jax.eval_shape(lambda: start_of(loss)).phi))
             parts = errors(probed[:, 1], probed[:, 2])
             aux["error"] = expected_error(parts, probed[:, 3], adjoints, h, eps, every)
-            sure = (aux["error"] <= INEXACT) & (aux["growth"] <= CHAOTIC)
-            aux["flags"] = Flags(inexact=~sure, rounded=~(h > APART * eps))
+            aux["flags"] = Flags(
+                inexact=~(calm & (aux["error"] <= INEXACT)), rounded=~(h > APART * eps)
+            )
         return MetaGradient(value, by_theta, by_z, aux)
 
     def _step(self, loss: Loss, solver: Solver) -> Scalar:
