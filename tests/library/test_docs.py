@@ -9,6 +9,7 @@ import pytest
 from benchmarks import gpu_report
 from benchmarks.noisy import table
 from benchmarks.secant import report as secant_report
+from benchmarks.trajectory import table as trajectory_table
 from benchmarks.trust import report, summary
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,9 @@ def test_the_tables_of_the_page_on_devices_are_those_of_the_results():
     assert blocks("devices.md") == [table() for table in gpu_report.TABLES]
 
 
-def test_the_table_of_secants_is_that_of_the_results():
-    found = json.loads((ROOT / "results" / "secant.json").read_text())
-    assert blocks("speed.md") == [secant_report(found)]
+def test_the_tables_of_secants_and_trajectories_are_those_of_the_results():
+    secant, steps = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text())
+        for name in ("secant", "trajectory")
+    )
+    assert blocks("speed.md") == [secant_report(secant), trajectory_table(steps["cases"])]
