@@ -18,7 +18,8 @@ from jaxlib.version import __version__ as jaxlib_version
 ROOT = Path(__file__).parent
 
 # PyTorch comes into .venv when it is asked for: `make .venv/torch`.
-collect_ignore = [] if find_spec("torch") else ["src/metacontrast/torch", "docs/torch.md"]
+OF_TORCH = ["src/metacontrast/torch", "docs/torch.md", "tests/library/torch_problems.py"]
+collect_ignore = [] if find_spec("torch") else OF_TORCH
 collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
 
 # Tests spend their time on tracing and compiling, not on computing: the compiler optimises nothing,
