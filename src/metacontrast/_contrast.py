@@ -62,10 +62,34 @@ def contrast(
         The derivatives by theta and by z (`float0` for leaves that are not floating), and the
         phases that were run.
     """
-    memory = None if starts is None else starts[0].memory
-    tangent = solver.tangent(loss.nudged(nudge(1.0)), phi_0, memory, inverse)
+    tangent = _tangent(loss, phi_0, solver, nudge, starts, inverse)
     if tangent is not None:
         return contrast_along(loss, phi_0, tangent, stencil, nudge)
+    return _contrast_of_runs(loss, phi_0, solver, stencil, nudge, control, starts)
+
+
+def _tangent(
+    loss: Loss,
+    phi_0: PyTree,
+    solver: Solver,
+    nudge: Callable[[Scalar | complex], Nudge],
+    starts: Sequence[Start] | None,
+    inverse: InverseCurvature | None,
+) -> Tangent | None:
+    memory = None if starts is None else starts[0].memory
+    return solver.tangent(loss.nudged(nudge(1.0)), phi_0, memory, inverse)
+
+
+def _contrast_of_runs(
+    loss: Loss,
+    phi_0: PyTree,
+    solver: Solver,
+    stencil: Stencil,
+    nudge: Callable[[Scalar | complex], Nudge],
+    control: bool,
+    starts: Sequence[Start] | None,
+) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
+    """The contrast of phases that are learned."""
     runs = _nudged(loss, stencil, nudge)
     free = stencil.free
     if control and free is not None:
@@ -207,8 +231,7 @@ def linear_contrast(
     keep = damping is not None and not loss.samples  # else each view has a slope of its own
     slope = jax.grad(loss.inner)(phi_0) if keep else None
     nudge = partial(LinearNudge, direction=along, phi_0=phi_0, damping=damping, slope=slope)
-    memory = None if starts is None else starts[0].memory
-    tangent = solver.tangent(loss.nudged(nudge(1.0)), phi_0, memory, inverse)
+    tangent = _tangent(loss, phi_0, solver, nudge, starts, inverse)
     if beta is None:
         p = order_of(scheme, order)
         beta = (
@@ -219,4 +242,4 @@ def linear_contrast(
     points = stencil(scheme, order, beta).scaled(size)
     if tangent is not None:
         return contrast_along(loss, phi_0, tangent, points, nudge)
-    return contrast(loss, phi_0, solver, points, nudge, control=control, starts=starts)
+    return _contrast_of_runs(loss, phi_0, solver, points, nudge, control, starts)

@@ -11,6 +11,7 @@ import optax
 
 from ._contrast import Phase
 from ._flags import APART, FAR, UNCONVERGED, Flag, Flags
+from ._linear import coarsest
 from ._loss import Loss, Nudge
 from ._slopes import Place, Row, Turn, sequential_slopes, turn_of, way
 from ._solver._descend import value_and_slope
@@ -127,8 +128,7 @@ def _flags(aux: Aux, size: Scalar, loss: Loss, phi_0: PyTree, met: Sequence[Scal
     Those of `met` are the smallest curvatures that their solvers met, where these know them. Each
     comparison is one that NaN fails.
     """
-    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(phi_0))
-    resolved = APART * eps * norm(phi_0)
+    resolved = APART * coarsest(phi_0) * norm(phi_0)
     moved = apart = bounded = jnp.array(True)
     names = ("distance", "nudged_curvature", "nudged_residual", "nudged_outer")
     for far, curvature, residual, outer in zip(*(aux[name] for name in names), strict=True):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._linear import coarsest
 from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
 
@@ -43,11 +44,6 @@ def size_of(phi: Numbers) -> Scalar:
     return or_one(norm(phi))
 
 
-def round_off(xs: Numbers) -> float:
-    """Of the arithmetic in which differences of these are taken."""
-    return max(float(jnp.finfo(jnp.promote_types(x.dtype, jnp.float32)).eps) for x in xs)
-
-
 class Errors(NamedTuple):
     """Of a difference: the part that falls as its step is shortened, and the part that grows."""
 
@@ -78,7 +74,7 @@ def best_step(f: Value, xs: Numbers, rest: PyTree, d: Numbers, size: Scalar, ste
     are independent. One is told by the change from a long way to its half, the other from a short
     one.
     """
-    shortest = round_off(xs) ** 0.5
+    shortest = coarsest(list(map(widened, xs))) ** 0.5
     trials = jnp.array([LONGEST, LONGEST / 2, shortest, shortest / 2])
     found = jax.lax.map(lambda h: secant(f, xs, rest, d, h * size), trials)
     long, short = (apart([x[i] for x in found], [x[i + 1] for x in found]) for i in (0, 2))

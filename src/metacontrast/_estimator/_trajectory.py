@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -14,13 +12,14 @@ from jaxtyping import Array, Bool, Float, Int
 from .._diagnostics import free_diagnostics
 from .._differenced import SLOPE, Difference, MoreThanGradients, Product, differenced
 from .._flags import APART, Flags
+from .._linear import coarsest
 from .._loss import Loss
-from .._secant import best_step, errors, expected_error, round_off, size_of
+from .._secant import best_step, errors, expected_error, size_of
 from .._solver._base import Solver, State, advance, begin, check_positive, start_of
-from .._tree import norm, or_one
+from .._tree import norm, or_one, widened
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts
-from ._unrolled import back_through, require_fixed_steps
+from ._unrolled import back_through, require_fixed_steps, scan_in_blocks
 
 Keep: TypeAlias = Literal["all", "sqrt"]
 # The number of a step, whether its products are checked, and its probe: 0, whose derivative tells
@@ -127,7 +126,7 @@ class Trajectory(Estimator):
         aux["flags"] = Flags(inexact=~calm)
         if is_secant:
             aux["h"] = h
-            eps = round_off(jax.tree.leaves(jax.eval_shape(lambda: start_of(loss)).phi))
+            eps = coarsest(jax.tree.map(widened, end.phi))
             parts = errors(probed[:, 1], probed[:, 2])
             aux["error"] = expected_error(parts, probed[:, 3], adjoints, h, eps, every)
             aux["flags"] = Flags(
@@ -162,24 +161,7 @@ class Trajectory(Estimator):
         state = begin(solver, at, start_of(at))
         if self.keep == "all":
             return jax.lax.scan(step, state, turns)[0]
-        return _in_blocks(step, state, turns)
-
-
-def _in_blocks(
-    step: Callable[[State, Turn], tuple[State, None]], state: State, turns: Turn
-) -> State:
-    """A scan of which only the starts of blocks of `sqrt(steps)` are kept."""
-    steps = len(turns[0])
-    size = math.isqrt(steps)
-    blocks, rest = divmod(steps, size)
-
-    def block(state: State, turns: Turn) -> tuple[State, None]:
-        return jax.lax.scan(step, state, turns)[0], None
-
-    # The steps that fill no block come first.
-    state, _ = block(state, jax.tree.map(lambda x: x[:rest], turns))
-    whole = jax.tree.map(lambda x: x[rest:].reshape(blocks, size, *x.shape[1:]), turns)
-    return jax.lax.scan(jax.checkpoint(block, prevent_cse=False), state, whole)[0]
+        return scan_in_blocks(step, state, turns)
 
 
 @jax.custom_vjp

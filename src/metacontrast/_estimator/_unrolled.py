@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
@@ -127,13 +126,23 @@ def _advance_rematerialised(
     solver: Solver, loss: Loss, state: State, first: int, steps: int
 ) -> State:
     """The same, of which only the states between blocks of sqrt(steps) are kept."""
+    step = lambda state, t: (_advance(solver, loss, state, t, 1), None)
+    return scan_in_blocks(step, state, first + jnp.arange(steps))
+
+
+def scan_in_blocks(
+    step: Callable[[State, PyTree], tuple[State, None]], state: State, turns: PyTree
+) -> State:
+    """Where a scan ends of which only the starts of blocks of `sqrt(steps)` are kept."""
+    steps = len(jax.tree.leaves(turns)[0])
     size = math.isqrt(steps)
     blocks, rest = divmod(steps, size)
 
-    @jax.checkpoint
-    def block(state: State, start: Int[Array, ""]) -> tuple[State, None]:
-        return _advance(solver, loss, state, start, size), None
+    def block(state: State, turns: PyTree) -> tuple[State, None]:
+        return jax.lax.scan(step, state, turns)[0], None
 
     # The steps that fill no block come first.
-    state = _advance(solver, loss, state, first, rest)
-    return jax.lax.scan(block, state, first + rest + size * jnp.arange(blocks))[0]
+    if rest:
+        state, _ = block(state, jax.tree.map(lambda x: x[:rest], turns))
+    whole = jax.tree.map(lambda x: x[rest:].reshape(blocks, size, *x.shape[1:]), turns)
+    return jax.lax.scan(jax.checkpoint(block, prevent_cse=False), state, whole)[0]

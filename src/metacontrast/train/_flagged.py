@@ -14,9 +14,8 @@ from .._types import Aux
 
 # A run stops where more than half of the tasks of so many meta-steps in a row were flagged.
 PATIENCE = 10
-# The flags that stop it; all others are only counted and warned of.
-STOPPING = ("idle", "unbounded", "unconverged", "rounded", "inexact", "nonfinite")
 NAMES = Flags._fields
+STOPPING = NAMES  # the flags that stop it: one that is left out is only counted and warned of
 
 
 class FlaggedError(ArithmeticError):
