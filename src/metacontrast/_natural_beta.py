@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ._conjugate_gradient import cg
-from ._linear import Vector, coarsest, own_size
+from ._curved import curved
+from ._linear import coarsest, own_size
 from ._loss import Loss
 from ._tree import norm, or_one, widened
 from ._types import PyTree, Scalar
@@ -68,23 +69,12 @@ def natural_beta(
         >>> round(float(beta / 4 / 2 / jnp.finfo(phi.dtype).eps ** (1 / 3)), 2)
         0.3
     """
-    x, unravel = ravel_pytree(phi_0)
-    wide, eps = widened(x), coarsest(phi_0)
-    away = eps ** (1 / 3) * own_size(wide, eps, eps**UNIT)
     v = widened(ravel_pytree(direction)[0])
-
-    def slope(at: Vector) -> Vector:
-        return widened(ravel_pytree(jax.grad(loss)(unravel(at.astype(x.dtype))))[0])
-
-    def product(p: Vector) -> Vector:
-        size = jnp.max(jnp.abs(p))
-        difference = slope(wide + away / size * p) - slope(wide - away / size * p)
-        return difference * (size / (2 * away)) + (damping or 0.0) * p
-
-    noise = NOISE * eps ** (2 / 3)
-    u = cg(product, v / or_one(norm(v)), STEPS, ENOUGH, noise)
+    product = curved(loss, phi_0, damping or 0.0, central=True, watch=False)
+    noise = NOISE * coarsest(phi_0) ** (2 / 3)
+    u = cg(lambda p: product(p)[0], v / or_one(norm(v)), STEPS, ENOUGH, noise)
     curvature = jnp.where(u.resolved, u.curvature, jnp.nan)
-    residual = jnp.zeros(()) if damping is not None else norm(slope(wide))
+    residual = jnp.zeros(()) if damping is not None else norm(jax.grad(loss)(phi_0))
     off = jnp.maximum(residual, tol or 0.0)
     return beta_along(phi_0, u.x, curvature, order=order, off=off, rtol=rtol)
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._conjugate_gradient import Goal, LinearSolution, Product, goal_cg
-from .._linear import Vector, coarsest, own_size
+from .._conjugate_gradient import LinearSolution, goal_cg
+from .._curved import curved
+from .._linear import coarsest
 from .._loss import Loss
 from .._problem import InverseCurvature
-from .._tree import or_one, widened
+from .._tree import widened
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, Tangent, check_positive, check_positive_int
 
@@ -56,7 +57,10 @@ class SecantCG(Solver):
             loss = replace(loss, problem=replace(loss.problem, views=self.views))
         b, unravel = ravel_pytree(jax.tree.map(widened, nudge.by_beta(loss, phi_0)))
         noise = coarsest(phi_0) ** (2 / 3 if self.central else 1 / 2)
-        product = secant(loss, phi_0, central=self.central, watch=self.accuracy is not None)
+        product = curved(
+            loss, phi_0, nudge.damping or 0.0,
+            central=self.central, watch=self.accuracy is not None,
+        )  # fmt: skip
         preconditioner = None
         if self.precondition and inverse is not None:
             apply = inverse.apply
@@ -75,43 +79,6 @@ class SecantCG(Solver):
             converged = (change <= self.accuracy) | solved
         memory = solution.x if self.carries else None
         return Tangent(u, solution.iterations, converged, curvature, memory)
-
-
-def secant(loss: Loss, phi_0: PyTree, *, central: bool, watch: bool) -> Product:
-    """`p -> (H + damping) p`, and `d2L_in/d(theta, z)dphi p` beside it, if that is to be watched.
-
-    Differences of gradients, `[g(phi_0 + e p) - g(phi_0)] / e` or `[... - g(phi_0 - e p)] / 2e`,
-    whose e balances the error of its order with round-off.
-    """
-    (x, unravel), eps = ravel_pytree(phi_0), coarsest(phi_0)
-    power = 1 / 3 if central else 1 / 2
-    # One of 0 is moved by the root of eps.
-    step = eps**power * own_size(widened(x), eps, eps ** (1 / 2 - power))
-    damping = 0.0 if loss.nudge is None else loss.nudge.damping or 0.0
-    free = replace(loss, nudge=None)
-
-    def slopes(way: Vector | float) -> tuple[Vector, Goal]:
-        phi = unravel((widened(x) + way).astype(x.dtype))
-        if not watch:
-            return _flat(jax.grad(free)(phi)), x[:0]
-        value = lambda phi, theta, z: free.at(theta, z)(phi)
-        slope, *others = jax.grad(value, (0, 1, 2), allow_int=True)(phi, free.theta, free.z)
-        return _flat(slope), _flat(others)
-
-    here = None if central else slopes(0.0)
-
-    def product(p: Vector) -> tuple[Vector, Goal]:
-        e = step / or_one(jnp.max(jnp.abs(p)))
-        behind, length = (slopes(-e * p), 2 * e) if here is None else (here, e)
-        by_phi, others = ((b - a) / length for a, b in zip(behind, slopes(e * p), strict=True))
-        return by_phi + damping * p, others
-
-    return product
-
-
-def _flat(tree: PyTree) -> Vector:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype != jax.dtypes.float0]
-    return ravel_pytree([widened(leaf) for leaf in leaves])[0]
 
 
 def secant_cg(
