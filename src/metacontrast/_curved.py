@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ._conjugate_gradient import Goal, Product
+from ._held import held
 from ._linear import Vector, coarsest, own_size
 from ._loss import Loss
 from ._tree import or_one, widened
@@ -25,14 +26,18 @@ def curved(loss: Loss, phi_0: PyTree, damping: float, *, central: bool, watch: b
     power = 1 / 3 if central else 1 / 2
     # One of 0 is moved by the root of eps.
     step = eps**power * own_size(widened(x), eps, eps ** (1 / 2 - power))
-    free = replace(loss, nudge=None)
+    free, known = replace(loss, nudge=None), (loss.theta, loss.z)
+    # Kinks are held where they are at phi_0, as those of exact products are.
+    if watch:
+        whole = held(lambda at: free.at(*at[1:])(at[0]), (phi_0, *known))
+    else:
+        plain = held(free, phi_0)
 
     def slopes(way: Vector | float) -> tuple[Vector, Goal]:
         phi = unravel((widened(x) + way).astype(x.dtype))
         if not watch:
-            return _flat(jax.grad(free)(phi)), x[:0]
-        value = lambda phi, theta, z: free.at(theta, z)(phi)
-        slope, *others = jax.grad(value, (0, 1, 2), allow_int=True)(phi, free.theta, free.z)
+            return _flat(jax.grad(plain)(phi)), x[:0]
+        slope, *others = jax.grad(whole, allow_int=True)((phi, *known))
         return _flat(slope), _flat(others)
 
     here = None if central else slopes(0.0)

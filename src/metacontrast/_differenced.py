@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,6 +19,7 @@ from ._tree import norm
 from ._types import PyTree, Scalar
 
 Product: TypeAlias = Literal["secant", "exact"]
+Of: TypeAlias = Callable[[Numbers, PyTree], Scalar]  # of what moves, and of the rest
 Probe: TypeAlias = Float[Array, " 3"]
 SLOPE = "slope"  # the name under which jax.checkpoint can keep gradients
 
@@ -43,7 +45,7 @@ class MoreThanGradients(TypeError):
 class Parts(NamedTuple):
     """A loss as a function of its leaves: of those that can be differentiated, and the rest."""
 
-    f: Value
+    f: Of
     xs: Numbers
     rest: list[PyTree]
     of_phi: int  # how many of xs are phi's, which come first
@@ -111,33 +113,33 @@ def _plain(
 # or changes from step to step, is an argument.
 
 
-def _value_of(f: Value, product: Product, of_phi: int, *at: PyTree) -> Scalar:
+def _value_of(f: Of, product: Product, of_phi: int, *at: PyTree) -> Scalar:
     return f(*at[:2])
 
 
-def _value_forward(f: Value, product: Product, of_phi: int, *at: PyTree) -> tuple[Scalar, PyTree]:
+def _value_forward(f: Of, product: Product, of_phi: int, *at: PyTree) -> tuple[Scalar, PyTree]:
     value, slope = _value_and_slope(f, product, of_phi, *at)
     return value, (slope, at[-1])
 
 
 def _value_backward(
-    f: Value, product: Product, of_phi: int, kept: tuple[Numbers, Probe], g: Scalar
+    f: Of, product: Product, of_phi: int, kept: tuple[Numbers, Probe], g: Scalar
 ) -> tuple[PyTree, ...]:
     slope, probe = kept
     return [g.astype(s.dtype) * s for s in slope], None, None, None, jnp.zeros_like(probe)
 
 
-def _slope_of(f: Value, product: Product, of_phi: int, *at: PyTree) -> tuple[Scalar, Numbers]:
+def _slope_of(f: Of, product: Product, of_phi: int, *at: PyTree) -> tuple[Scalar, Numbers]:
     return jax.value_and_grad(f)(*at[:2])
 
 
-def _slope_forward(f: Value, product: Product, of_phi: int, *at: PyTree) -> tuple[PyTree, PyTree]:
+def _slope_forward(f: Of, product: Product, of_phi: int, *at: PyTree) -> tuple[PyTree, PyTree]:
     value, slope = checkpoint_name(jax.value_and_grad(f)(*at[:2]), SLOPE)
     return (value, slope), (slope, at)
 
 
 def _slope_backward(
-    f: Value,
+    f: Of,
     product: Product,
     of_phi: int,
     kept: tuple[Numbers, PyTree],
@@ -149,24 +151,18 @@ def _slope_backward(
         by_xs = jax.jvp(lambda xs: jax.grad(f)(xs, rest), (xs,), (d,))[1]
         probed = jnp.zeros_like(probe)
     else:
-        way = h * size_of(xs[:of_phi])
-        by_xs = secant(f, xs, rest, d, way)
-        probed = _checked(checked, f, xs, rest, d, way, by_xs).astype(probe.dtype)
+        way, at = h * size_of(xs[:of_phi]), lambda xs: f(xs, rest)
+        by_xs = secant(at, xs, d, way)
+        probed = _checked(checked, at, xs, d, way, by_xs).astype(probe.dtype)
     total = [(g * s + p).astype(s.dtype) for s, p in zip(slope, by_xs, strict=True)]
     return total, None, None, None, probed
 
 
 def _checked(
-    checked: Bool[Array, ""],
-    f: Value,
-    xs: Numbers,
-    rest: PyTree,
-    d: Numbers,
-    way: Scalar,
-    whole: Numbers,
+    checked: Bool[Array, ""], f: Value, xs: Numbers, d: Numbers, way: Scalar, whole: Numbers
 ) -> Probe:
     def check(_: None) -> Probe:
-        half, quarter = (secant(f, xs, rest, d, way / part) for part in (2, 4))
+        half, quarter = (secant(f, xs, d, way / part) for part in (2, 4))
         return jnp.stack([apart(whole, half), apart(half, quarter), norm(whole)])
 
     nothing = jax.eval_shape(check, None)

@@ -9,26 +9,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._held import held
 from ._linear import coarsest
 from ._tree import norm, or_one, widened
-from ._types import PyTree, Scalar
+from ._types import Scalar
 
 Numbers: TypeAlias = list[jax.Array]
-Value: TypeAlias = Callable[[Numbers, PyTree], Scalar]  # of what moves, and of the rest
+Value: TypeAlias = Callable[[Numbers], Scalar]
 
 LONGEST = 0.1  # of the steps that are tried
 # What round-off makes of a difference, at most, relative to it and in units of eps / h.
 ROUND_OFF = 100.0
 
 
-def secant(f: Value, xs: Numbers, rest: PyTree, d: Numbers, way: Scalar) -> Numbers:
-    """`d' d2f/dx2` by a central difference over so long a way, in float32 at least."""
+def secant(f: Value, xs: Numbers, d: Numbers, way: Scalar) -> Numbers:
+    """`d' d2f/dx2` by a central difference over so long a way, in float32 at least.
+
+    Kinks of f are held where they are at x: what the product is to be made of is its smooth piece.
+    """
     size = or_one(norm(d))
     xs, unit = [widened(x) for x in xs], [widened(x) / size for x in d]
+    piece = held(f, xs)
 
     def slope(way: Scalar) -> Numbers:
-        at = [x + (way * u).astype(x.dtype) for x, u in zip(xs, unit, strict=True)]
-        return jax.grad(f)(at, rest)
+        return jax.grad(piece)(
+            [x + (way * u).astype(x.dtype) for x, u in zip(xs, unit, strict=True)]
+        )
 
     ahead, behind = slope(way), slope(-way)
     return [(a - b) * (size / (2 * way)) for a, b in zip(ahead, behind, strict=True)]
@@ -66,17 +72,17 @@ def errors(first: Array, second: Array, ratio: float = 2.0) -> Errors:
     return Errors(jnp.sqrt(bent), jnp.sqrt(jnp.where(rough < 0, 0, rough)))
 
 
-def best_step(f: Value, xs: Numbers, rest: PyTree, d: Numbers, size: Scalar, steps: int) -> Scalar:
+def best_step(f: Value, xs: Numbers, d: Numbers, size: Scalar, steps: int) -> Scalar:
     """The h at which so many differences along `d`, over `h size`, sum to the smallest error.
 
     Errors by bends have the same sign at every step, and add up; they are below `bent h`, which
-    holds for kinks too, and where the loss bends more later on. Those by round-off, `rough / h`,
+    holds where the loss bends more later on, too. Those by round-off, `rough / h`,
     are independent. One is told by the change from a long way to its half, the other from a short
     one.
     """
     shortest = coarsest(list(map(widened, xs))) ** 0.5
     trials = jnp.array([LONGEST, LONGEST / 2, shortest, shortest / 2])
-    found = jax.lax.map(lambda h: secant(f, xs, rest, d, h * size), trials)
+    found = jax.lax.map(lambda h: secant(f, xs, d, h * size), trials)
     long, short = (apart([x[i] for x in found], [x[i + 1] for x in found]) for i in (0, 2))
     bent, rough = long / (0.75 * LONGEST), short * shortest / 5**0.5
     h = jnp.sqrt(rough / or_one(steps**0.5 * bent))
@@ -89,7 +95,7 @@ def expected_error(
     """The relative error of a sweep, of which every so many steps were checked; the others are 0.
 
     Each step's is relative to the adjoint that it is added to. What round-off explains is
-    independent from step to step; the rest, of bends and of kinks, may add up, and is taken to.
+    independent from step to step; the rest, of bends, may add up, and is taken to.
 
     Args:
         errors: of each step's product.

@@ -45,9 +45,10 @@ class Trajectory(Estimator):
     (see `descend`). It needs no convergence, no second derivative and no memory of activations. A
     step costs three gradients in place of one.
 
-    Kinks (ReLU, max-pooling, clipping) between the two points of a difference are divided by 2e,
-    and make an error that grows along the sweep: take smooth activations, or `product="exact"`,
-    where the loss has second derivatives.
+    Kinks (ReLU, max-pooling, clipping) between the two points of a difference would be divided by
+    2e: both points see the piece of the loss that phi_t lies on, whose kinks are held there. Only
+    what JAX cannot look into (a `custom_vjp`, a `while_loop`) keeps its kinks; its errors are
+    flagged, and `product="exact"` has none, where the loss has second derivatives.
 
     Args:
         product: "secant", the contrast; or "exact", a product of JAX's own with second derivatives,
@@ -142,8 +143,8 @@ class Trajectory(Estimator):
         loss = loss.with_state(start.model)
         v = jax.tree.leaves(jax.grad(loss.outer)(start.phi))
         f, xs, rest, n = differenced(loss.view(0) if loss.samples else loss).parts(start.phi)
-        d = v + [jnp.zeros_like(x) for x in xs[n:]]
-        return jax.lax.stop_gradient(best_step(f, xs, rest, d, size_of(xs[:n]), solver.steps))
+        d, at = v + [jnp.zeros_like(x) for x in xs[n:]], lambda xs: f(xs, rest)
+        return jax.lax.stop_gradient(best_step(at, xs, d, size_of(xs[:n]), solver.steps))
 
     def _train(self, solver: Solver, loss: Loss, h: Scalar, turns: Turn) -> State:
         at = differenced(loss)

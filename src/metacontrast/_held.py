@@ -1,0 +1,185 @@
+"""A function whose kinks are held on the side on which they are at one point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+from ._types import PyTree
+
+
+class Pair(NamedTuple):
+    """A value at the point whose kinks are held, and elsewhere; one object if nothing moved it."""
+
+    at: Any
+    x: Any
+
+
+Pairs: TypeAlias = Sequence[Pair]
+Function: TypeAlias = Callable[..., Any]
+
+# Piecewise linear: away from its kinks, each is its own first-order expansion.
+KINKED = {
+    "abs", "ceil", "clamp", "cummax", "cummin", "floor", "max", "min", "reduce_max", "reduce_min",
+    "reduce_window_max", "reduce_window_min", "round", "sign", "sort", "top_k",
+}  # fmt: skip
+# With these a function of kinks stays piecewise linear.
+LINEAR = {
+    "add", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "jit", "neg", "pjit",
+    "reshape", "select_n", "squeeze", "sub", "transpose",
+}  # fmt: skip
+COMPARED = {"eq", "ge", "gt", "le", "lt", "ne"}
+
+
+def held(f: Function, at: PyTree) -> Function:
+    """`f(x)`, where every kink (ReLU, maximum, comparison) is on the side that it is on at `at`.
+
+    It is f where no kink lies between, and the smooth continuation of the piece of f at `at` where
+    one does; its derivatives at `at` are those of f. What is in no program that JAX can see, a loop
+    of no fixed length or a `custom_vjp`, is left as it is.
+
+    Args:
+        f: any function of one tree of arrays.
+        at: where.
+    """
+    program, out = jax.make_jaxpr(f, return_shape=True)(at)
+    if not any(name in KINKED | COMPARED for name in _names(program.jaxpr)):
+        return f
+    here, structure = jax.tree.leaves(at), jax.tree.structure(out)
+
+    def continued(x: PyTree) -> Any:
+        pairs = list(map(_sided, here, jax.tree.leaves(x)))
+        return jax.tree.unflatten(structure, [pair.x for pair in _run(program, pairs)])
+
+    return continued
+
+
+def _names(program: Jaxpr) -> Iterator[str]:
+    """Of all operations, those of programs within a program too."""
+    for equation in program.eqns:
+        yield equation.primitive.name
+        for inner in _programs(equation):
+            yield from _names(inner)
+
+
+def _programs(equation: Any) -> Iterator[Jaxpr]:
+    parts = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+    return (
+        part if isinstance(part, Jaxpr) else part.jaxpr for part in parts if hasattr(part, "eqns")
+    )
+
+
+def _run(program: ClosedJaxpr, pairs: Pairs) -> list[Pair]:
+    """Run a program at both points at once."""
+    jaxpr = program.jaxpr
+    known = dict(zip(jaxpr.constvars, (Pair(c, c) for c in program.consts), strict=True))
+    known |= dict(zip(jaxpr.invars, pairs, strict=True))
+    read = lambda v: Pair(v.val, v.val) if isinstance(v, Literal) else known[v]
+    for equation in jaxpr.eqns:
+        found = _step(jaxpr, equation, [read(v) for v in equation.invars])
+        known |= dict(zip(equation.outvars, found, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _step(jaxpr: Jaxpr, equation: Any, pairs: Pairs) -> list[Pair]:
+    run = _alone(jaxpr, equation)
+    if all(at is x for at, x in pairs):
+        return [Pair(at, at) for at in run(*(pair.at for pair in pairs))]
+    name, inner = equation.primitive.name, list(_programs(equation))
+    if name in RUN_INSIDE:
+        return [_sided(*pair) for pair in RUN_INSIDE[name](equation, pairs)]
+    affine = name == "custom_jvp_call" and all(
+        n in KINKED | LINEAR | COMPARED for program in inner for n in _names(program)
+    )
+    if name in KINKED or affine:
+        return _expanded(run, pairs)
+    ats, xs = (run(*values) for values in zip(*pairs, strict=True))
+    return list(map(_sided, ats, xs))
+
+
+def _alone(jaxpr: Jaxpr, equation: Any) -> Callable[..., list[Any]]:
+    """An equation of a program as a function."""
+    once = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, Literal)))
+    program = jaxpr.replace(constvars=[], invars=once, outvars=equation.outvars, eqns=[equation])
+    run = jaxpr_as_fun(ClosedJaxpr(program, []))
+
+    def at(*values: Any) -> list[Any]:
+        pairs = zip(equation.invars, values, strict=True)
+        given = {v: x for v, x in pairs if not isinstance(v, Literal)}
+        return list(run(*(given[v] for v in once)))
+
+    return at
+
+
+def _sided(at: Any, x: Any) -> Pair:
+    """A pair; of what is compared or counted, the side at the point."""
+    return Pair(at, x) if _floats(at) else Pair(at, at)
+
+
+def _floats(x: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+
+
+def _expanded(run: Callable[..., list[Any]], pairs: Pairs) -> list[Pair]:
+    """`p(at) + p'(at) (x - at)`."""
+    moved = [i for i, (at, x) in enumerate(pairs) if at is not x]
+    ats = [pair.at for pair in pairs]
+    put = lambda new: run(*(new[moved.index(i)] if i in moved else at for i, at in enumerate(ats)))
+    # What masks with infinities stays there.
+    ways = [jnp.where(jnp.isfinite(at), x - at, 0) for at, x in (pairs[i] for i in moved)]
+    values, slopes = jax.jvp(lambda *new: put(new), [ats[i] for i in moved], ways)
+    return [
+        Pair(v, v + s) if _floats(v) else Pair(v, v) for v, s in zip(values, slopes, strict=True)
+    ]
+
+
+# Programs within programs
+
+
+def _called(equation: Any, pairs: Pairs) -> list[Pair]:
+    return _run(equation.params["jaxpr"], pairs)
+
+
+def _recomputed(equation: Any, pairs: Pairs) -> list[Pair]:
+    """`jax.checkpoint`, which stays one."""
+    program = ClosedJaxpr(equation.params["jaxpr"], [])
+    run = jax.checkpoint(
+        lambda pairs: _run(program, pairs),
+        policy=equation.params["policy"],
+        prevent_cse=equation.params["prevent_cse"],
+    )
+    return list(run(list(pairs)))
+
+
+def _scanned(equation: Any, pairs: Pairs) -> list[Pair]:
+    p = equation.params
+    consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
+
+    def step(state: list[Pair], x: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+        found = _run(p["jaxpr"], [*pairs[:consts], *state, *x])
+        return found[: p["num_carry"]], found[p["num_carry"] :]
+
+    state, rows = jax.lax.scan(
+        step, list(pairs[consts:carried]), list(pairs[carried:]), p["length"], p["reverse"],
+        p["unroll"],
+    )  # fmt: skip
+    return [*state, *rows]
+
+
+def _chosen(equation: Any, pairs: Pairs) -> list[Pair]:
+    """`cond` and `switch`, as chosen at the point."""
+    branches = [
+        lambda pairs, branch=branch: _run(branch, pairs) for branch in equation.params["branches"]
+    ]
+    return list(jax.lax.switch(pairs[0].at, branches, list(pairs[1:])))
+
+
+RUN_INSIDE: dict[str, Callable[[Any, Pairs], list[Pair]]] = {
+    "jit": _called, "pjit": _called, "closed_call": _called,
+    "checkpoint": _recomputed, "remat2": _recomputed,
+    "scan": _scanned, "cond": _chosen,
+}  # fmt: skip
