@@ -23,6 +23,7 @@ from ._loss import Loss
 from ._meta_loss import meta_gradient, meta_loss
 from ._problem import Problem
 from ._solver._base import SolverLike, Start, start_of
+from ._solver._function import as_solver
 from ._tree import dot, norm, or_one, widened
 from ._types import Key, PyTree, Scalar
 
@@ -136,6 +137,17 @@ class Configuration:
         names = {"bf16[": jnp.bfloat16, "f16[": jnp.float16, "f32[": jnp.float32}
         found = [float(jnp.finfo(kind).eps) for name, kind in names.items() if name in text]
         return max(found, default=float(jnp.finfo(jnp.float64).eps))
+
+    @property
+    def kept(self) -> int:
+        """Bytes of all steps' phi, moments and gradients, roughly: four of phi a step."""
+
+        def start(theta: PyTree, z: PyTree) -> PyTree:
+            return start_of(Loss(self.problem, theta, z, self.key)).phi
+
+        leaves = jax.tree.leaves(jax.eval_shape(start, *self.inputs))
+        whole = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+        return 4 * whole * as_solver(self.solver).steps
 
     def stiffness(self, free: Start) -> tuple[float, float]:
         """The size of the curvature along the nudge at `phi_0`, and that of `phi_0`."""

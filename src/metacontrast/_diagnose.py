@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax.numpy as jnp
+
 from ._arrays import Numbers, norm
 from ._check import check
 from ._configuration import Configuration
@@ -11,12 +16,17 @@ from ._directional import MORE, Judge, Look, change, cosine
 from ._estimator._base import Estimator, MetaGradient
 from ._estimator._contrastive import Contrastive
 from ._estimator._implicit import Implicit
+from ._estimator._trajectory import Trajectory
+from ._estimator._unrolled import Unrolled
 from ._features import Features
 from ._problem import Problem
 from ._solver._base import SolverLike
+from ._solver._secant_cg import SecantCG, secant_cg
 from ._types import Key, PyTree
 
 MOVED = 0.02  # how far the proposed nudge moves phi, in units of its own size
+CONVERGED = 0.1  # what phases may leave undone beside the nudge
+MUCH = 2**28  # bytes of states and gradients, above which only those of some steps are kept
 
 
 def diagnose(
@@ -42,9 +52,12 @@ def diagnose(
     about `a / sqrt(a^2 + mean b_i^2)`: trusted from 0.95 on, refused below 0.85. This sees all that
     can go wrong, whatever the estimator, but not why. For that, the estimate is compared with that
     of half its beta, of another key or of the next wider arithmetic; and its flags are read. Where
-    it is not trusted, a steadier one is tried by the same test: a linear nudge, damped.
+    it is not trusted, a steadier one is tried by the same test: `Trajectory` where learning did not
+    converge, `secant_cg` where it did, or else a linear nudge, damped. Where it is trusted, it is
+    also asked what it is worth: does it hold over a change of theta that can be seen in the
+    meta-loss? Of runs that are chaotic it holds for no such change.
 
-    It costs at most 10 meta-gradients (counting one as two phases at least), compiles four or five
+    It costs at most 11 meta-gradients (counting one as two phases at least), compiles four or five
     programs, and is not for use under `jit`.
 
     Args:
@@ -88,9 +101,11 @@ def _diagnosed(run: Configuration, rule: Estimator) -> Diagnosis:
         other = gradient(1.0, run.other_key)[0]
     else:
         wide = run.wide(rule)
+    trusted = look.verdict == "trust"
     return conclude(
         rule,
         look,
+        straight=judge.straight(d) if trusted else None,
         flags=meta.aux["flags"].raised(),
         linear_residual=meta.aux.get("linear_residual"),
         nudge=None if half is None else change(half, d),
@@ -103,24 +118,43 @@ def _diagnosed(run: Configuration, rule: Estimator) -> Diagnosis:
 def _proposal(
     run: Configuration, rule: Estimator, meta: MetaGradient, judge: Judge, look: Look
 ) -> Proposal | None:
-    """A linear nudge, damped, by the same test, where the estimate is not trusted."""
+    """Another estimator, by the same test, where the estimate is not trusted."""
     if look.verdict == "trust" or look.directions == MORE:  # which was all that may be spent
         return None
+    for steadier in _steadier(run, rule, meta):
+        try:
+            c, _ = run.gradient(steadier)(1.0, run.key)
+        except (TypeError, ValueError):  # not for this solver, or not for this theta
+            continue
+        found = _cosine(judge, look, c)
+        return Proposal(steadier, found) if found > 0 else None
+    return None
+
+
+def _steadier(run: Configuration, rule: Estimator, meta: MetaGradient) -> Iterator[Estimator]:
+    """What may be trusted instead, the first that can be run.
+
+    The gradient of the steps that were taken, where these did not converge; where they did, a
+    conjugate gradient, which learns nothing and needs no beta; else a linear nudge, damped.
+    """
+    if isinstance(rule, Unrolled):
+        return
+    if isinstance(rule, Trajectory):
+        if rule.product == "secant":
+            yield replace(rule, product="exact")
+        return
+    converged = not run.draws and meta.aux.get("linear_residual", jnp.inf) <= CONVERGED
+    if not converged:
+        yield Trajectory(keep="all" if run.kept <= MUCH else "sqrt")
     if meta.phases is None or not isinstance(rule, Contrastive | Implicit):
-        return None
+        return
+    own = rule.nudged if isinstance(rule, Contrastive) else None
+    if converged and not isinstance(own, SecantCG):
+        yield Contrastive(None, "symmetric", nudge="linear", nudged=secant_cg(20))
     curvature, size = run.stiffness(meta.phases.free)
-    if not (0 < curvature < float("inf") and size > 0):
-        return None
-    steadier = Contrastive(
-        float(f"{MOVED * size * 2 * curvature:.1g}"),
-        "symmetric",
-        nudge="linear",
-        damping=float(f"{curvature:.1g}"),
-        nudged=rule.nudged if isinstance(rule, Contrastive) else None,
-    )
-    c, _ = run.gradient(steadier)(1.0, run.key)
-    found = _cosine(judge, look, c)
-    return Proposal(steadier, found) if found > 0 else None
+    if 0 < curvature < float("inf") and size > 0:
+        beta, damping = float(f"{MOVED * size * 2 * curvature:.1g}"), float(f"{curvature:.1g}")
+        yield Contrastive(beta, "symmetric", nudge="linear", damping=damping, nudged=own)
 
 
 def _cosine(judge: Judge, look: Look, c: Numbers) -> float:

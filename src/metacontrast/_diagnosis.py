@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ._directional import REFUSED, Look, Verdict
+from ._estimator._base import Estimator
 from ._estimator._contrastive import Contrastive
 from ._flags import REMEDIES
+from ._solver._secant_cg import SecantCG
 
+BENT = 0.5  # how much of a slope is to be left, or it to grow, where it is to foretell a step
 LENGTH = 0.5  # the relative error from which on more than the direction is to be spoken of
 
 
 class Proposal(NamedTuple):
     """An estimator that was tried in place of the one asked about, and its cosine."""
 
-    estimator: Contrastive
+    estimator: Estimator
     cosine: float
 
 
@@ -34,6 +37,9 @@ class Diagnosis:
         nudge: `|estimate(beta) - estimate(beta/2)| / |estimate(beta)|`; None without a beta.
         keys: the cosine of the estimates with two keys; None where nothing is drawn.
         precision: the relative change of the estimate in the next wider type, or None.
+        straight: of an estimate that is trusted, the slope of the meta-loss over a change of 5% of
+            it to either side, relative to that at theta: 1 where the meta-gradient foretells what a
+            step of theta does, and near 0 where the run is so chaotic that it does not.
         proposal: what else was tried, if the estimate is not trusted, and helped.
         advice: one line.
     """
@@ -46,6 +52,7 @@ class Diagnosis:
     nudge: float | None
     keys: float | None
     precision: float | None
+    straight: float | None
     proposal: Proposal | None
     advice: str
 
@@ -57,6 +64,7 @@ class Diagnosis:
             ("beta against beta/2, relative change", self.nudge),
             ("two keys, cosine", self.keys),
             ("wider arithmetic, relative change", self.precision),
+            ("slope over a change of 5%, beside that at theta", self.straight),
             ("residual of the phases beside the nudge", self.linear_residual),
         ]
         lines = [f"{self.verdict}: {self.advice}"]
@@ -77,7 +85,7 @@ def conclude(
         proposal: what was tried instead.
         numbers: the others of `Diagnosis`; None if left out.
     """
-    names = ("linear_residual", "nudge", "keys", "precision")
+    names = ("linear_residual", "nudge", "keys", "precision", "straight")
     known = {name: None if numbers.get(name) is None else float(numbers[name]) for name in names}
     advice = "the estimate agrees with differences of the meta-loss."
     if look.verdict == "trust" and look.error > LENGTH:
@@ -85,12 +93,23 @@ def conclude(
             "the direction agrees with differences of the meta-loss, but its length is not "
             f"the slope's: the relative error is {look.error:.2g}."
         )
+    elif look.verdict == "trust" and not _holds(known["straight"]):
+        advice = (
+            "the estimate agrees with differences of the meta-loss, but only for changes too small "
+            f"to matter: over one of 5% its slope is {known['straight']:.2g} of that. Shorter runs, "
+            "smaller inner rates, or a mean over keys; or smaller meta-steps."
+        )
     elif look.verdict != "trust":
         advice = _advice(rule, look, flags, known, proposal)
     return Diagnosis(
         look.verdict, look.cosine, look.error, tuple(flags), **known, proposal=proposal,
         advice=advice,
     )  # fmt: skip
+
+
+def _holds(straight: float | None) -> bool:
+    """Whether a slope is worth a step; that of a single point is worth what it is."""
+    return straight is None or BENT < straight < 1 / BENT
 
 
 def _advice(
@@ -137,7 +156,10 @@ def _advice(
     return REMEDIES["unconverged"] + "."
 
 
-def _spelled(rule: Contrastive) -> str:
-    """The rule as one would write it."""
-    text = f"beta={rule.beta}, scheme={rule.scheme!r}, nudge={rule.nudge!r}"
-    return f"Contrastive({text}, damping={rule.damping})"
+def _spelled(rule: Estimator) -> str:
+    """The rule as one would write it: what is not as it is anyway."""
+    own = [f for f in fields(rule) if f.name != "nudged" and getattr(rule, f.name) != f.default]
+    parts = [f"{f.name}={getattr(rule, f.name)!r}" for f in own]
+    if isinstance(nudged := getattr(rule, "nudged", None), SecantCG):
+        parts += [f"nudged=secant_cg({nudged.iterations})"]
+    return f"{type(rule).__name__}({', '.join(parts)})"

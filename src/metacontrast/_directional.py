@@ -18,6 +18,7 @@ Move: TypeAlias = Callable[[Numbers], tuple[Numbers, float]]
 FEW, MORE = 3, 5  # directions across the estimate; more where a few of them say that all is well
 TRUSTED, REFUSED = 0.95, 0.85  # the cosine from which on, and up to which, it is sure
 ROUGH = 0.3  # the relative change of a difference at half its step from which on it tells nothing
+SEEN = 0.05  # the relative change of F over which a slope should still hold
 FARTHEST = 0.3  # how far theta is moved, in units of its own size, at most
 
 
@@ -98,6 +99,13 @@ class Judge:
                 break
         return look
 
+    def straight(self, d: Numbers) -> float:
+        """How much of the slope along `d` is left over a change of `SEEN` of F to either side."""
+        unit, step = d / norm(d), self._step(norm(d))
+        far = SEEN * abs(self.value) / norm(d) if self.value else step
+        far = min(max(far, step), FARTHEST * self._rms)
+        return _ratio(self._along(unit, far), self._along(unit, step))
+
     def slope(self, d: Numbers) -> float:
         """That of F along `d`, forward, which takes one value."""
         unit = d / norm(d)
@@ -124,10 +132,13 @@ class Judge:
         But no farther than theta is large, and so far that theta's type can tell.
         """
         change = min(max(self.eps, self.theta_eps) ** (1 / 3), 0.05)
-        whole = norm(self.theta)
-        rms = whole / math.sqrt(self.theta.size) or 1.0
-        least = max(math.sqrt(self.eps) * rms, 4 * self.theta_eps * whole)
-        return max(min(change * abs(self.value) / size, FARTHEST * rms), least)
+        least = max(math.sqrt(self.eps) * self._rms, 4 * self.theta_eps * norm(self.theta))
+        return max(min(change * abs(self.value) / size, FARTHEST * self._rms), least)
+
+    @property
+    def _rms(self) -> float:
+        """A size of theta's numbers."""
+        return norm(self.theta) / math.sqrt(self.theta.size) or 1.0
 
 
 def _across(unit: Numbers) -> Numbers:
