@@ -22,6 +22,7 @@ from ._linear import central_difference
 from ._loss import Loss
 from ._meta_loss import meta_gradient, meta_loss
 from ._problem import Problem
+from ._program import narrowest
 from ._solver._base import SolverLike, Start, start_of
 from ._solver._function import as_solver
 from ._tree import dot, norm, or_one, widened
@@ -133,10 +134,7 @@ class Configuration:
             at = replace(loss.with_state(start.model), is_view=True)
             return at.inner(start.phi), at.outer(start.phi)
 
-        text = str(jax.make_jaxpr(losses)(self.theta, self.z))
-        names = {"bf16[": jnp.bfloat16, "f16[": jnp.float16, "f32[": jnp.float32}
-        found = [float(jnp.finfo(kind).eps) for name, kind in names.items() if name in text]
-        return max(found, default=float(jnp.finfo(jnp.float64).eps))
+        return narrowest(losses, self.theta, self.z) or float(jnp.finfo(jnp.float64).eps)
 
     @property
     def kept(self) -> int:
@@ -149,20 +147,20 @@ class Configuration:
         whole = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
         return 4 * whole * as_solver(self.solver).steps
 
-    def stiffness(self, free: Start) -> tuple[float, float]:
-        """The size of the curvature along the nudge at `phi_0`, and that of `phi_0`."""
+    def stiffness(self, free: Start) -> tuple[float, float, float]:
+        """The sizes of the curvature along the nudge at `phi_0`, of `phi_0`, and of the nudge."""
 
         @jax.jit
-        def curvature(free: Start, *at: PyTree) -> tuple[Scalar, Scalar]:
+        def curvature(free: Start, *at: PyTree) -> tuple[Scalar, ...]:
             loss = Loss(self.problem, *at).with_state(free.model)
             x, unravel = ravel_pytree(free.phi)
             v = jax.grad(lambda x: loss.outer(unravel(x)))(x)
             slope = jax.grad(lambda x: loss.inner(unravel(x)))
             along = widened(v) / or_one(norm(v))
-            return jnp.abs(dot(along, central_difference(slope, x, along))), norm(x)
+            return jnp.abs(dot(along, central_difference(slope, x, along))), norm(x), norm(v)
 
-        stiff, size = curvature(free, *self.inputs, self.key)
-        return float(stiff), float(size)
+        stiff, size, nudge = curvature(free, *self.inputs, self.key)
+        return float(stiff), float(size), float(nudge)
 
 
 def _widened(kind: type, tree: PyTree) -> PyTree:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import jax.numpy as jnp
-
 from ._arrays import Numbers, norm
 from ._check import check
 from ._configuration import Configuration
@@ -25,7 +23,7 @@ from ._solver._secant_cg import SecantCG, secant_cg
 from ._types import Key, PyTree
 
 MOVED = 0.02  # how far the proposed nudge moves phi, in units of its own size
-CONVERGED = 0.1  # what phases may leave undone beside the nudge
+CONVERGED = 0.1  # the slope that the free phase may leave, beside the nudge
 MUCH = 2**28  # bytes of states and gradients, above which only those of some steps are kept
 
 
@@ -101,11 +99,9 @@ def _diagnosed(run: Configuration, rule: Estimator) -> Diagnosis:
         other = gradient(1.0, run.other_key)[0]
     else:
         wide = run.wide(rule)
-    trusted = look.verdict == "trust"
     return conclude(
         rule,
         look,
-        straight=judge.straight(d) if trusted else None,
         flags=meta.aux["flags"].raised(),
         linear_residual=meta.aux.get("linear_residual"),
         nudge=None if half is None else change(half, d),
@@ -143,15 +139,16 @@ def _steadier(run: Configuration, rule: Estimator, meta: MetaGradient) -> Iterat
         if rule.product == "secant":
             yield replace(rule, product="exact")
         return
-    converged = not run.draws and meta.aux.get("linear_residual", jnp.inf) <= CONVERGED
-    if not converged:
-        yield Trajectory(keep="all" if run.kept <= MUCH else "sqrt")
+    follow = Trajectory(keep="all" if run.kept <= MUCH else "sqrt")
     if meta.phases is None or not isinstance(rule, Contrastive | Implicit):
+        yield follow
         return
+    curvature, size, nudge = run.stiffness(meta.phases.free)
     own = rule.nudged if isinstance(rule, Contrastive) else None
-    if converged and not isinstance(own, SecantCG):
+    if run.draws or not meta.aux["residual"] <= CONVERGED * nudge:
+        yield follow
+    elif not isinstance(own, SecantCG):
         yield Contrastive(None, "symmetric", nudge="linear", nudged=secant_cg(20))
-    curvature, size = run.stiffness(meta.phases.free)
     if 0 < curvature < float("inf") and size > 0:
         beta, damping = float(f"{MOVED * size * 2 * curvature:.1g}"), float(f"{curvature:.1g}")
         yield Contrastive(beta, "symmetric", nudge="linear", damping=damping, nudged=own)

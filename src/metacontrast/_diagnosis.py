@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from ._directional import REFUSED, Look, Verdict
@@ -85,7 +85,7 @@ def conclude(
         proposal: what was tried instead.
         numbers: the others of `Diagnosis`; None if left out.
     """
-    names = ("linear_residual", "nudge", "keys", "precision", "straight")
+    names = ("linear_residual", "nudge", "keys", "precision")
     known = {name: None if numbers.get(name) is None else float(numbers[name]) for name in names}
     advice = "the estimate agrees with differences of the meta-loss."
     if look.verdict == "trust" and look.error > LENGTH:
@@ -93,17 +93,17 @@ def conclude(
             "the direction agrees with differences of the meta-loss, but its length is not "
             f"the slope's: the relative error is {look.error:.2g}."
         )
-    elif look.verdict == "trust" and not _holds(known["straight"]):
+    elif look.verdict == "trust" and not _holds(look.straight):
         advice = (
             "the estimate agrees with differences of the meta-loss, but only for changes too small "
-            f"to matter: over one of 5% its slope is {known['straight']:.2g} of that. Shorter runs, "
-            "smaller inner rates, or a mean over keys; or smaller meta-steps."
+            f"to matter: over one of 5% its slope is {look.straight:.2g} of that. Learn for "
+            "fewer steps or at smaller rates, average over keys, or take smaller meta-steps."
         )
     elif look.verdict != "trust":
         advice = _advice(rule, look, flags, known, proposal)
     return Diagnosis(
-        look.verdict, look.cosine, look.error, tuple(flags), **known, proposal=proposal,
-        advice=advice,
+        look.verdict, look.cosine, look.error, tuple(flags), **known, straight=look.straight,
+        proposal=proposal, advice=advice,
     )  # fmt: skip
 
 
@@ -158,6 +158,7 @@ def _advice(
 
 def _spelled(rule: Estimator) -> str:
     """The rule as one would write it: what is not as it is anyway."""
+    assert is_dataclass(rule)
     own = [f for f in fields(rule) if f.name != "nudged" and getattr(rule, f.name) != f.default]
     parts = [f"{f.name}={getattr(rule, f.name)!r}" for f in own]
     if isinstance(nudged := getattr(rule, "nudged", None), SecantCG):

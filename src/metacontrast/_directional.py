@@ -32,6 +32,8 @@ class Look(NamedTuple):
         is_smooth: whether the function is smooth enough to tell.
         is_zero: whether the estimate is exactly 0.
         directions: across the estimate, in which the function was looked at.
+        straight: of an estimate that is trusted, the slope over a change of `SEEN` of F to either
+            side, relative to that at the point.
     """
 
     cosine: float
@@ -40,6 +42,7 @@ class Look(NamedTuple):
     is_smooth: bool
     is_zero: bool = False
     directions: int = 0
+    straight: float | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -83,7 +86,7 @@ class Judge:
     theta_eps: float
 
     def look(self, d: Numbers) -> Look:
-        """Judge an estimate; it takes 10 values of F, or 14 where it is trusted."""
+        """Judge an estimate; it takes 10 values of F, or 16 where it is trusted."""
         size = norm(d)
         if not (0 < size < math.inf):
             return Look(math.nan, math.nan, math.nan, True, is_zero=size == 0)
@@ -96,15 +99,11 @@ class Judge:
             slopes += [self._beside(unit, along, step * way) for way in ways[len(slopes) : n]]
             look = _judged(size, along, slopes, is_smooth, d.size)
             if look.verdict != "trust":
-                break
-        return look
-
-    def straight(self, d: Numbers) -> float:
-        """How much of the slope along `d` is left over a change of `SEEN` of F to either side."""
-        unit, step = d / norm(d), self._step(norm(d))
-        far = SEEN * abs(self.value) / norm(d) if self.value else step
+                return look
+        # What it is worth: does the slope hold over a change of F that can be seen?
+        far = SEEN * abs(self.value) / size if self.value else step
         far = min(max(far, step), FARTHEST * self._rms)
-        return _ratio(self._along(unit, far), self._along(unit, step))
+        return look._replace(straight=_ratio(self._along(unit, far), along))
 
     def slope(self, d: Numbers) -> float:
         """That of F along `d`, forward, which takes one value."""

@@ -60,9 +60,9 @@ REMEDIES = {
     "Trajectory, which needs no convergence",
     "rounded": "the phases lie closer together than the arithmetic can tell apart: raise beta, "
     "or learn in a wider type",
-    "inexact": "the gradient bends sharply between the two points of a difference (ReLU, "
-    "max-pooling, clipping, narrow arithmetic): use product='exact', smooth activations (GELU, "
-    "tanh), or larger batches with a larger h",
+    "inexact": "the gradient bends sharply between the two points of a difference (narrow "
+    "arithmetic, kinks within a custom_vjp or a while_loop), or errors grow along the steps: use "
+    "product='exact', another h, smooth activations, or fewer steps at smaller rates",
     "nonfinite": "a loss or a gradient is not finite: lower the inner learning rate or |beta|, "
     "clip the inner gradient, or look for logarithms and divisions of 0",
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from ._program import equations, within
 from ._types import PyTree
 
 
@@ -47,7 +48,8 @@ def held(f: Function, at: PyTree) -> Function:
         at: where.
     """
     program, out = jax.make_jaxpr(f, return_shape=True)(at)
-    if not any(name in KINKED | COMPARED for name in _names(program.jaxpr)):
+    names = (equation.primitive.name for equation in equations(program.jaxpr))
+    if not any(name in KINKED | COMPARED for name in names):
         return f
     here, structure = jax.tree.leaves(at), jax.tree.structure(out)
 
@@ -56,21 +58,6 @@ def held(f: Function, at: PyTree) -> Function:
         return jax.tree.unflatten(structure, [pair.x for pair in _run(program, pairs)])
 
     return continued
-
-
-def _names(program: Jaxpr) -> Iterator[str]:
-    """Of all operations, those of programs within a program too."""
-    for equation in program.eqns:
-        yield equation.primitive.name
-        for inner in _programs(equation):
-            yield from _names(inner)
-
-
-def _programs(equation: Any) -> Iterator[Jaxpr]:
-    parts = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-    return (
-        part if isinstance(part, Jaxpr) else part.jaxpr for part in parts if hasattr(part, "eqns")
-    )
 
 
 def _run(program: ClosedJaxpr, pairs: Pairs) -> list[Pair]:
@@ -89,16 +76,19 @@ def _step(jaxpr: Jaxpr, equation: Any, pairs: Pairs) -> list[Pair]:
     run = _alone(jaxpr, equation)
     if all(at is x for at, x in pairs):
         return [Pair(at, at) for at in run(*(pair.at for pair in pairs))]
-    name, inner = equation.primitive.name, list(_programs(equation))
+    name = equation.primitive.name
     if name in RUN_INSIDE:
         return [_sided(*pair) for pair in RUN_INSIDE[name](equation, pairs)]
-    affine = name == "custom_jvp_call" and all(
-        n in KINKED | LINEAR | COMPARED for program in inner for n in _names(program)
-    )
-    if name in KINKED or affine:
+    if name in KINKED or (name == "custom_jvp_call" and _is_affine(equation)):
         return _expanded(run, pairs)
     ats, xs = (run(*values) for values in zip(*pairs, strict=True))
     return list(map(_sided, ats, xs))
+
+
+def _is_affine(equation: Any) -> bool:
+    """Whether a function with a derivative of its own is piecewise linear, as ReLU is."""
+    inner = (e.primitive.name for program in within(equation) for e in equations(program))
+    return all(name in KINKED | LINEAR | COMPARED for name in inner)
 
 
 def _alone(jaxpr: Jaxpr, equation: Any) -> Callable[..., list[Any]]:

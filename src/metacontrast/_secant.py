@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._held import held
-from ._linear import coarsest
+from ._program import narrowest
 from ._tree import norm, or_one, widened
 from ._types import Scalar
 
@@ -18,6 +18,7 @@ Numbers: TypeAlias = list[jax.Array]
 Value: TypeAlias = Callable[[Numbers], Scalar]
 
 LONGEST = 0.1  # of the steps that are tried
+LATER = 1000.0  # times that losses bend as they do at first: attention did so, as it grew sharper
 # What round-off makes of a difference, at most, relative to it and in units of eps / h.
 ROUND_OFF = 100.0
 
@@ -75,37 +76,39 @@ def errors(first: Array, second: Array, ratio: float = 2.0) -> Errors:
 def best_step(f: Value, xs: Numbers, d: Numbers, size: Scalar, steps: int) -> Scalar:
     """The h at which so many differences along `d`, over `h size`, sum to the smallest error.
 
-    Errors by bends have the same sign at every step, and add up; they are below `bent h`, which
-    holds where the loss bends more later on, too. Those by round-off, `rough / h`,
-    are independent. One is told by the change from a long way to its half, the other from a short
-    one.
+    Errors by bends, `bent h^2`, have the same sign at every step, and add up; those by round-off,
+    `rough / h`, are independent. One is told by the change from a long way to its half, the other
+    from a short one. This is known where learning starts; later on a loss bends more, and is taken
+    to, `LATER` times.
     """
-    shortest = coarsest(list(map(widened, xs))) ** 0.5
+    shortest = 0.25 * narrowest(f, list(map(widened, xs))) ** 0.5
     trials = jnp.array([LONGEST, LONGEST / 2, shortest, shortest / 2])
     found = jax.lax.map(lambda h: secant(f, xs, d, h * size), trials)
     long, short = (apart([x[i] for x in found], [x[i + 1] for x in found]) for i in (0, 2))
-    bent, rough = long / (0.75 * LONGEST), short * shortest / 5**0.5
-    h = jnp.sqrt(rough / or_one(steps**0.5 * bent))
+    bent, rough = long / (0.75 * LONGEST**2), short * shortest / 5**0.5
+    h = jnp.cbrt(rough / or_one(2 * steps**0.5 * LATER * bent))
     return jnp.where(h < LONGEST, jnp.maximum(h, shortest), LONGEST)
 
 
 def expected_error(
-    errors: Errors, sizes: Array, adjoints: Array, h: Scalar, eps: float, every: int
+    changes: Float[Array, "t 3"], adjoints: Array, h: Scalar, eps: float, every: int
 ) -> Scalar:
     """The relative error of a sweep, of which every so many steps were checked; the others are 0.
 
-    Each step's is relative to the adjoint that it is added to. What round-off explains is
-    independent from step to step; the rest, of bends, may add up, and is taken to.
+    Each step's is relative to the adjoint that it is added to, and bends are told from round-off by
+    all steps together, since one alone may mistake them. What round-off explains is independent
+    from step to step; the rest, of bends, may add up, and is taken to.
 
     Args:
-        errors: of each step's product.
-        sizes: of the products.
+        changes: of each step's product with each of two halvings of h, and its size.
         adjoints: sizes of the adjoints.
         h: the step.
         eps: of the arithmetic.
         every: how many steps each checked one stands for.
     """
-    share = lambda x: jnp.where(x == 0, 0, x / or_one(adjoints))
-    known = jnp.where(errors.rough <= ROUND_OFF * eps / h * sizes, errors.rough, 0)
-    steady = share(errors.bent + errors.rough - known)
-    return every * jnp.sum(steady) + jnp.sqrt(every * jnp.sum(share(known) ** 2))
+    shares = jnp.where(changes == 0, 0, changes / or_one(adjoints)[:, None])
+    first, second, size = jnp.linalg.norm(shares, axis=0)
+    bent, rough = errors(first, second)
+    known = jnp.where(rough <= ROUND_OFF * eps / h * size, rough, 0)
+    checked = jnp.sum(changes[:, 2] != 0)
+    return every * jnp.sqrt(checked) * (bent + rough - known) + jnp.sqrt(every) * known

@@ -11,7 +11,7 @@ from problems import relative_error
 
 import metacontrast as mc
 from metacontrast._configuration import Configuration
-from metacontrast._diagnose import _proposal
+from metacontrast._diagnose import _proposal, _steadier
 from metacontrast._directional import Judge, Look
 from metacontrast._estimator._base import Phases
 from metacontrast._flags import REMEDIES
@@ -84,7 +84,13 @@ def test_a_beta_that_is_far_too_large():
     assert found.verdict == "do not trust" and found.nudge > 0.1
     assert found.error == pytest.approx(true_error(mc.Contrastive(30.0), problem=bent), rel=0.1)
     assert found.proposal.cosine > 0.95
-    assert str(found).startswith(f"do not trust: try Contrastive(beta={found.proposal[0].beta}, ")
+    # Learning has converged: no phase needs to learn again.
+    cg = mc.Contrastive(None, "symmetric", nudge="linear", nudged=mc.secant_cg(20))
+    assert found.proposal.estimator == cg and found.straight is None
+    assert str(found).startswith(
+        "do not trust: try Contrastive(beta=None, scheme='symmetric', nudge='linear', "
+        "nudged=secant_cg(20)), whose cosine is 1 here."
+    )
     assert ask(mc.Contrastive(0.01), problem=bent).verdict == "trust"
 
 
@@ -95,6 +101,9 @@ def test_a_learner_that_did_not_converge():
     assert found.verdict == "do not trust" and "unconverged" in found.flags
     assert 0.5 < found.error / true_error(rule, short) < 2
     assert found.linear_residual > 0.5
+    # Learning has not converged: what it did is followed.
+    assert found.proposal == (mc.Trajectory(), pytest.approx(1, abs=1e-6))
+    assert "try Trajectory(), whose cosine is 1 here" in found.advice
     assert ask(mc.Unrolled(), short).verdict == "trust"
 
 
@@ -235,9 +244,10 @@ class Counter(mc.Solver):
         (mc.Contrastive(30.0), 2),
         (mc.Contrastive(30.0, "symmetric"), 3),
         (mc.FirstOrder(), 2),
+        (mc.Unrolled(), 2),
     ],
 )
-def test_at_most_ten_meta_gradients(rule, phases):
+def test_at_most_eleven_meta_gradients(rule, phases):
     solver = Counter(LONG, steps=20)
     wide = replace(bent, sample=lambda task, key: task)
     at = {"theta": jnp.concatenate([THETA, THETA, THETA])}
@@ -248,7 +258,29 @@ def test_at_most_ten_meta_gradients(rule, phases):
     )
     mc.diagnose(many, solver, rule, **at, z=TASK, key=jax.random.key(0))
     jax.effects_barrier()
-    assert 10 < len(solver.phases) <= 10 * phases
+    assert 10 < len(solver.phases) <= 11 * phases
+
+
+# What an estimate that is right is worth
+
+
+def test_a_slope_that_holds_over_a_step_of_theta():
+    found = ask(mc.Contrastive(0.01, "symmetric", **LINEAR))
+    # What phi comes to is linear in theta, so that central differences of its squares are exact.
+    assert found.straight == pytest.approx(1, abs=1e-6)
+
+
+def test_a_slope_that_holds_for_no_step_is_said_to():
+    """phi goes 18 steps of the logistic map, on which paths part by 2 a step."""
+    chaos = mc.Problem(
+        init=lambda theta, task: theta,
+        inner=lambda phi, theta, task: jnp.sum(4 * phi**3 / 3 - 3 * phi**2 / 2),
+        outer=lambda phi, theta, task: 100 + jnp.sum(phi),
+    )
+    solver, theta = mc.descend(optax.sgd(1.0), 18), jnp.array([0.3])
+    found = ask(mc.Unrolled(), solver, chaos, theta)
+    assert found.verdict == "trust" and abs(found.straight) < 0.1
+    assert "only for changes too small to matter" in found.advice
 
 
 # The judge
@@ -263,9 +295,9 @@ def test_more_directions_where_a_few_say_that_all_is_well():
         return way, float(rows @ (np.ones(50) + way))
 
     judge = Judge(at, np.ones(50), float(rows.sum() + 1), 2e-16, 2e-16)
-    assert judge.look(rows).verdict == "trust" and len(calls) == 14
-    assert all(abs(rows @ way) < 1e-12 * np.linalg.norm(way) * 6 for way in calls[4:])
-    assert judge.look(np.ones(50) + rows).verdict == "do not trust" and len(calls) == 24
+    assert judge.look(rows).verdict == "trust" and len(calls) == 16
+    assert all(abs(rows @ way) < 1e-12 * np.linalg.norm(way) * 6 for way in calls[4:14])
+    assert judge.look(np.ones(50) + rows).verdict == "do not trust" and len(calls) == 26
 
 
 def test_a_function_with_jumps_is_no_judge():
@@ -310,11 +342,15 @@ def test_the_proposal_follows_the_curvature_along_the_nudge(sign):
         outer=lambda phi, theta, task: jnp.sum(jnp.sin(phi) * jnp.array([1.0, 2.0])),
     )
     run = Configuration(flat, lambda loss, phi: phi, jnp.zeros(2), None, None)
-    assert run.stiffness(Start(start)) == (pytest.approx(0.25), pytest.approx(5.0))
+    nudge = float(jnp.linalg.norm(jnp.cos(start) * jnp.array([1.0, 2.0])))
+    assert run.stiffness(Start(start)) == tuple(map(pytest.approx, (0.25, 5.0, nudge)))
     rule = mc.Contrastive(0.1, nudged=nudged)
-    meta = mc.MetaGradient(jnp.array(1.0), None, phases=Phases(Start(start)))
+    phases = Phases(Start(start))
+    meta = mc.MetaGradient(jnp.array(1.0), None, aux={"residual": 1.0}, phases=phases)
     # A meta-loss that rises wherever it is looked at.
     judge = Judge(lambda way: (way, 1 + np.linalg.norm(way)), np.zeros(2), 1.0, 1e-16, 1e-16)
-    proposal = _proposal(run, rule, meta, judge, Look(0.1, 1.0, 1.0, True))
+    followed, steadier = _steadier(run, rule, meta)
     expected = mc.Contrastive(0.05, "symmetric", nudge="linear", damping=0.2, nudged=nudged)
-    assert proposal.estimator == expected and proposal.cosine == pytest.approx(1)
+    assert followed == mc.Trajectory() and steadier == expected
+    # The steps of this learner go nowhere, and what they come to is no direction.
+    assert _proposal(run, rule, meta, judge, Look(0.1, 1.0, 1.0, True)) is None

@@ -14,7 +14,7 @@ from .._differenced import SLOPE, Difference, MoreThanGradients, Product, differ
 from .._flags import APART, Flags
 from .._linear import coarsest
 from .._loss import Loss
-from .._secant import best_step, errors, expected_error, size_of
+from .._secant import best_step, expected_error, size_of
 from .._solver._base import Solver, State, advance, begin, check_positive, start_of
 from .._tree import norm, or_one, widened
 from .._types import PyTree, Scalar
@@ -128,8 +128,7 @@ class Trajectory(Estimator):
         if is_secant:
             aux["h"] = h
             eps = coarsest(jax.tree.map(widened, end.phi))
-            parts = errors(probed[:, 1], probed[:, 2])
-            aux["error"] = expected_error(parts, probed[:, 3], adjoints, h, eps, every)
+            aux["error"] = expected_error(probed[:, 1:], adjoints, h, eps, every)
             aux["flags"] = Flags(
                 inexact=~(calm & (aux["error"] <= INEXACT)), rounded=~(h > APART * eps)
             )
