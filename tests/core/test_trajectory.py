@@ -1,5 +1,6 @@
 """The gradient of the steps that were taken, by first derivatives, against JAX's own."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -109,6 +110,23 @@ def test_what_is_kept_changes_nothing(steps):
     roots, whole = (gradient(mc.Trajectory(h=1e-4, keep=k), steps=steps) for k in ("sqrt", "all"))
     assert distance(roots, whole) < 1e-9  # round-off over 2h
     assert roots.aux["error"] == pytest.approx(float(whole.aux["error"]), rel=1e-3)
+
+
+def test_what_the_host_keeps():
+    task = problem(sample=views)
+    there, here = (
+        mc.meta_gradient(task, mc.descend(sgd, 8), mc.Trajectory(h=1e-4, keep=keep))
+        for keep in ("host", "all")
+    )
+    assert distance(jax.jit(there)(THETA, Z, KEY), jax.jit(here)(THETA, Z, KEY)) < 1e-12
+    # The weights, momenta and gradients of 8 steps, which no device has then.
+    kept = [len(re.findall(r"f64<host>\[8,3,4\] ", text(run))) for run in (there, here)]
+    assert kept[0] >= 3 and kept[1] == 0
+    assert "f64[8,3,4]" in text(here) and "f64[8,3,4]" not in text(there)
+
+
+def text(run):
+    return str(jax.make_jaxpr(run)(THETA, Z, KEY))
 
 
 def test_no_loss_is_differentiated_twice():

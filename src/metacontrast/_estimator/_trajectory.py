@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from .._diagnostics import free_diagnostics
@@ -21,10 +22,11 @@ from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts
 from ._unrolled import back_through, require_fixed_steps, scan_in_blocks
 
-Keep: TypeAlias = Literal["all", "sqrt"]
+Keep: TypeAlias = Literal["all", "sqrt", "host"]
 # The number of a step, whether its products are checked, and its probe: 0, whose derivative tells
 # of the way back through it the size of the adjoint, and what `Difference` says.
 Turn: TypeAlias = tuple[Int[Array, "..."], Bool[Array, "..."], Float[Array, "... 4"]]
+START = "start"  # of a step: the name of phi and of what the optimiser remembers
 CHECKS, SPARSE = 8, 4  # steps that are checked, at most; and no more than every so many
 CHAOTIC = 1e4  # growth of the adjoint, with which small errors grow too
 INEXACT = 0.1  # relative error to be expected from which on a meta-gradient is flagged
@@ -56,8 +58,9 @@ class Trajectory(Estimator):
         h: how far a difference moves phi, relative to `|phi|`. "auto": from two trials where
             learning starts, along the slope of the outer loss, such that errors by bends and by
             round-off are small over the run; 8 more gradients.
-        keep: of the T steps' phi, memories and gradients, "all", or those of `2 sqrt(T)` steps,
-            "sqrt", for a second run of the learner.
+        keep: of the T steps' phi, memories and gradients, "all"; or those of `2 sqrt(T)` steps,
+            "sqrt", for a second run of the learner; or "host", all, in the memory of the host, from
+            where an accelerator fetches them back step by step.
 
     Raises:
         ValueError: a bad argument.
@@ -151,17 +154,28 @@ class Trajectory(Estimator):
         def step(state: State, turn: Turn) -> tuple[State, None]:
             t, checked, probe = turn
             now = replace(at, difference=Difference(self.product, h, checked, probe[1:]))
-            state = state._replace(phi=_probed(state.phi, probe[0]))
+            state = _named(state._replace(phi=_probed(state.phi, probe[0])))
             return advance(solver, now, state, t, 1)[0], None
 
         # Of each step its start and its gradient are kept; the view, and what the optimiser makes
         # of these, are made again.
         policy = jax.checkpoint_policies.save_only_these_names(SLOPE)
+        if self.keep == "host":
+            policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[], names_which_can_be_offloaded=[SLOPE, START],
+                offload_src="device", offload_dst="pinned_host",
+            )  # fmt: skip
         step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         state = begin(solver, at, start_of(at))
-        if self.keep == "all":
-            return jax.lax.scan(step, state, turns)[0]
-        return scan_in_blocks(step, state, turns)
+        if self.keep == "sqrt":
+            return scan_in_blocks(step, state, turns)
+        return jax.lax.scan(step, state, turns)[0]
+
+
+def _named(state: State) -> State:
+    """The state, of which a policy can say where it is kept."""
+    named = lambda x: checkpoint_name(x, START)
+    return jax.tree.map(lambda x: named(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x, state)
 
 
 @jax.custom_vjp
