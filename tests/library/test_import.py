@@ -30,6 +30,8 @@ def cache(tmp_path, monkeypatch):
         monkeypatch.setitem(_structure.COUNTS, file, n)
     for file, n in archives.NUMBERS_OF_CLASSES.items():
         monkeypatch.setitem(_structure.CLASSES, file, n)
+    for name, published in _sources.SOURCES.items():
+        monkeypatch.setitem(_sources.SOURCES, name, published._replace(downloads={}))
     monkeypatch.setattr(_structure, "BACKGROUND", 3)
     monkeypatch.setattr(_omniglot, "BACKGROUND", 3)
     monkeypatch.setenv("METACONTRAST_DATA", str(tmp_path / "cache"))
@@ -218,7 +220,7 @@ class Evil:
 def test_a_pickle_that_calls_is_not_run(cache, source, tmp_path, protocol):
     evil = pickle.dumps({"data": Evil(tmp_path / "owned")}, protocol)
     archives.cifar10(source, change={"test_batch": evil})
-    refused("cifar10", source, cache, r"calls \w+\.system")
+    refused("cifar10", source, cache, r"calls \w+\.system|it has (DICT|PUT), which no data set")
     assert not (tmp_path / "owned").exists()
 
 
@@ -279,10 +281,10 @@ def test_images_that_are_something_else(cache, source):
     small = archives.png(np.full((10, 10), True))
     name = "images_evaluation/Oriya/character01/0004_01.png"
     archives.zipped(source / "images_evaluation.zip", [(name, small)])
-    refused("omniglot", source, cache, "no drawing of 105x105")
+    refused("omniglot", source, cache, "0004_01.png in .*10x10 pixels, not 105x105")
     archives.miniimagenet(source)
     (source / "images" / "n0100001.jpg").write_bytes(b"<svg/>")
-    refused("miniimagenet", source, cache, "n0100001.jpg is no image")
+    refused("miniimagenet", source, cache, "n0100001.jpg cannot be read .*; get it again")
 
 
 @pytest.mark.parametrize("row", ["../n0100000.jpg,n01", "/etc/passwd,n01", "n0100000.jpg,", "x"])
@@ -296,7 +298,7 @@ def test_rows_of_a_split_that_name_no_image(cache, source, row):
 def test_a_class_in_two_parts_of_the_split(cache, source):
     archives.miniimagenet(source)
     shutil.copy(source / "val.csv", source / "test.csv")
-    refused("miniimagenet", source, cache, "n03 are in two parts")
+    refused("miniimagenet", source, cache, "n03 in two parts")
 
 
 def test_background_characters_are_the_first(cache, source, monkeypatch):
