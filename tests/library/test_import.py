@@ -13,7 +13,7 @@ from command import command
 from PIL import Image
 
 from metacontrast import tasks
-from metacontrast.tasks import _omniglot, _sources, _structure
+from metacontrast.tasks import _import_labelled, _import_omniglot, _omniglot, _sources, _structure
 
 BUILDERS = {
     "omniglot": archives.omniglot,
@@ -252,8 +252,13 @@ def test_batches_that_do_not_fit(cache, source, array):
     refused("cifar10", source, cache, "^source: ")
 
 
-def test_archives_that_unfold_to_far_more(cache, source):
-    bomb = bytes((1 << 28) + 1)
+def test_archives_that_unfold_to_far_more(cache, source, monkeypatch):
+    bomb = bytes((1 << 20) + 1)
+    for module, limit in (
+        *((_import_labelled, "_CIFAR10_TOTAL"), (_import_labelled, "_MNIST_TOTAL")),
+        *((_import_omniglot, "_TOTAL"),),
+    ):
+        monkeypatch.setattr(module, limit, 1 << 20)
     archives.omniglot(source)
     name = "images_evaluation/Oriya/character02/0005_01.png"
     archives.zipped(source / "images_evaluation.zip", [(name, bomb)])
@@ -303,4 +308,4 @@ def test_a_class_in_two_parts_of_the_split(cache, source):
 
 def test_background_characters_are_the_first(cache, source, monkeypatch):
     monkeypatch.setattr(_structure, "BACKGROUND", 2)
-    refused("omniglot", archives.omniglot(source), cache, "halves")
+    refused("omniglot", archives.omniglot(source), cache, "background characters first")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from ._untrusted import Refused, Untrusted
 
 _BLOCK = 1 << 20
 _LARGEST_GZIP = 1 << 28
 _DIRECTORY = 1 << 23  # bytes of a zip's list of members: Omniglot's 20,000 take a third of it
+_END_RECORD = 22  # bytes of a zip's last record, without a comment
 _MEMBERS = 1000  # of a tar
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 # The headers of pax are passed over: what they could say, no official archive needs.
@@ -37,7 +40,8 @@ def zip_members(
             damaged.
     """
     found: set[str] = set()
-    with archive.opened(total), _Stepwise(archive.what) as file, zipfile.ZipFile(file) as unpacked:
+    with archive.opened(total) as plain, zipfile.ZipFile(_Stepwise(plain.fileno())) as unpacked:
+        _whole(archive, plain, unpacked)
         for info in unpacked.infolist():
             _once(archive, info.filename, found)
             if match := wanted.fullmatch(info.filename):
@@ -47,6 +51,17 @@ def zip_members(
                 data = _member(archive, unpacked, info, min(largest, total))
                 total -= len(data)
                 yield match, data
+
+
+def _whole(archive: Untrusted, file: BinaryIO, unpacked: zipfile.ZipFile) -> None:
+    """Raise unless the archive is all of the file, and its last record says what it has."""
+    file.seek(-_END_RECORD - len(unpacked.comment), io.SEEK_END)
+    end = struct.unpack("<4s4H2LH", file.read(_END_RECORD))
+    n = len(unpacked.infolist())
+    if end[:5] != (b"PK\5\6", 0, 0, n, n) or end[-1] != len(unpacked.comment):
+        raise archive.refused("has another end than its own")
+    if n and min(info.header_offset for info in unpacked.infolist()) != 0:
+        raise archive.refused("has another beginning than its own")
 
 
 def _member(
@@ -66,6 +81,9 @@ def _member(
 
 class _Stepwise(io.FileIO):
     """A file that gives a bounded part of itself at a time: a zip says how long its list is."""
+
+    def __init__(self, opened: int) -> None:
+        super().__init__(opened, closefd=False)
 
     def read(self, size: int | None = -1) -> bytes:
         most = _DIRECTORY + 1

@@ -52,9 +52,10 @@ def load(folder: Path, file: str) -> dict[str, np.ndarray]:
             miniImageNet is in another part too.
     """
     where = cached(folder, file)
-    arrays = arrays_of(where, FIELDS[file])
-    if recorded(folder).get(file, "") not in ("", sha256(where, _LARGEST)):
+    known = recorded(folder)
+    if file in known and known[file] != sha256(where, _LARGEST):
         raise where.refused("was altered since it was imported")
+    arrays = arrays_of(where, FIELDS[file])
     fitting(where, file, arrays)
     if name_of(file) == "miniimagenet":
         parts = [part for part in CLASSES if name_of(part) == "miniimagenet"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import stat
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from ._store import digest
+from ._untrusted import plain
 
 LARGEST = 1 << 28  # bytes; CIFAR-10 has 170 million
 _BLOCK = 1 << 18
@@ -44,8 +44,8 @@ def download(url: str, path: Path, md5: str, progress: bool = True) -> None:
         _complete(url, part, progress)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ConnectionError(
-            f"fetch: {url} failed ({error}); run the same command again to go on from where it "
-            "stopped, or download it by other means and use `metacontrast data import`."
+            f"fetch: {url} failed ({plain(str(error))}); run the same command again to go on from "
+            "where it stopped, or download it by other means and use `metacontrast data import`."
         ) from error
     if (actual := _digest(part)) != md5:
         part.unlink()
@@ -97,9 +97,7 @@ def _append(response: Any, part: Path, have: int, progress: bool) -> None:
         desc=part.stem,
         disable=not progress,
     )
-    with bar, _private(part) as file:
-        file.truncate(have)
-        file.seek(have)
+    with bar, _private(part, have) as file:
         while block := response.read(_BLOCK):
             have += len(block)
             if have > LARGEST:
@@ -110,12 +108,14 @@ def _append(response: Any, part: Path, have: int, progress: bool) -> None:
         raise ConnectionError(f"it ended after {have} of {total} bytes")
 
 
-def _private(part: Path) -> BinaryIO:
+def _private(part: Path, have: int) -> BinaryIO:
     """The unfinished file, which no one else can read, and which is no link to another one."""
-    made = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    file = os.fdopen(made, "r+b")
-    found = os.fstat(made)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+    if not have:
+        part.unlink(missing_ok=True)
+        return open(part, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
+    file, there = part.open("r+b"), os.lstat(part)
+    if not os.path.samestat(there, os.fstat(file.fileno())) or there.st_nlink != 1:
         file.close()
         raise ValueError(f"{part} is a link; delete it")
+    file.seek(have)
     return file

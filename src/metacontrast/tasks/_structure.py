@@ -73,15 +73,15 @@ def fitting(where: Untrusted, file: str, arrays: Mapping[str, Any]) -> int:
     with where.parsing():
         for key, (kinds, axes) in FIELDS[file].items():
             array = arrays[key]
-            _fits(where, f"of {key}", array.dtype.kind in kinds and array.ndim == axes)
-            _fits(where, "of which there are none", len(array) > 0)
+            _fits(where, f"{key} of its type", array.dtype.kind in kinds and array.ndim == axes)
+            _fits(where, f"any {key}", len(array) > 0)
         look = {"omniglot.npz": _omniglot, "mnist.npz": _mnist}.get(file)
         return look(where, arrays) if look else _encoded(where, file, arrays)
 
 
 def _fits(where: Untrusted, what: str, good: Any) -> None:
     if not good:
-        raise where.refused(f"has arrays {what} that do not fit")
+        raise where.refused(f"does not hold {what}")
 
 
 def distinct(where: Untrusted, classes: Mapping[str, np.ndarray]) -> None:
@@ -96,35 +96,41 @@ def distinct(where: Untrusted, classes: Mapping[str, np.ndarray]) -> None:
 def _omniglot(where: Untrusted, z: Mapping[str, Any]) -> int:
     n = len(z["bits"])
     packed = z["bits"].dtype == np.uint8 and z["bits"].shape[1:] == (SIDE, -(-SIDE // 8))
-    _fits(where, "of drawings", packed)
+    _fits(where, f"drawings of {SIDE}x{SIDE}", packed)
     columns = ("alphabet", "character", "char_id", "drawer", "background")
-    _fits(where, "of columns", all(z[key].shape == (n,) for key in columns))
+    _fits(where, "a row of each column for a drawing", all(z[key].shape == (n,) for key in columns))
     in_range = z["alphabet"].min() >= 0 and z["alphabet"].max() < len(z["alphabet_names"])
-    _fits(where, "of alphabets", in_range)
+    _fits(where, "an alphabet for each drawing", in_range)
     pairs = {*zip(z["char_id"].tolist(), z["drawer"].tolist(), strict=True)}
     ids = range(1, 1 + n // DRAWINGS)
     every = {(i, drawer) for i in ids for drawer in range(1, 1 + DRAWINGS)}
-    _fits(where, "of 20 drawings of each character", len(pairs) == n and pairs == every)
+    _fits(where, f"{DRAWINGS} drawings of each character", len(pairs) == n and pairs == every)
     rows = zip(*(z[key].tolist() for key in ("alphabet", "character", "char_id")), strict=True)
     names = {row[:2]: row[2] for row in rows}
-    _fits(where, "of names of characters", sorted(names.values()) == [*ids])
-    _fits(where, "of halves", (z["background"] == (z["char_id"] <= BACKGROUND)).all())
+    _fits(where, "one name for each character", sorted(names.values()) == [*ids])
+    _fits(
+        where,
+        "background characters first",
+        (z["background"] == (z["char_id"] <= BACKGROUND)).all(),
+    )
     return n
 
 
 def _mnist(where: Untrusted, z: Mapping[str, Any]) -> int:
     for part in ("train", "test"):
         x, y = z[f"x_{part}"], z[f"y_{part}"]
-        _fits(where, f"of {part}", x.shape == (*y.shape, 28, 28) and y.max() <= 9)
-        _fits(where, "of types", x.dtype == y.dtype == np.uint8)
+        _fits(where, f"{part} images of 28x28 and their digits", x.shape == (*y.shape, 28, 28))
+        _fits(where, "digits up to 9, in bytes", x.dtype == y.dtype == np.uint8 and y.max() <= 9)
     return len(z["x_train"]) + len(z["x_test"])
 
 
 def _encoded(where: Untrusted, file: str, z: Mapping[str, Any]) -> int:
     n, classes = len(z["label"]), CLASSES[file]
     present = np.array_equal(np.unique(z["label"]), np.arange(classes))
-    _fits(where, f"of {classes} classes", present)
-    _fits(where, "of names of classes", len(set(z["classes"].tolist())) == classes)
-    _fits(where, "of names of images", z["filename"].shape == (n,))
-    _fits(where, "of images", z["encoded"].dtype == np.uint8 and z["offset"].shape == (n + 1,))
+    _fits(where, f"images of each of {classes} classes", present)
+    named = len(z["classes"]) == len(set(z["classes"].tolist())) == classes
+    _fits(where, f"{classes} names of classes", named)
+    _fits(where, "a name for each image", z["filename"].shape == (n,))
+    _fits(where, "an offset for each image", z["offset"].shape == (n + 1,))
+    _fits(where, "images in bytes", z["encoded"].dtype == np.uint8)
     return n

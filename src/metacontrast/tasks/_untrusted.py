@@ -35,7 +35,7 @@ class Untrusted:
 
     def refused(self, why: str) -> Refused:
         """The error on a file that is not what it should be, in one line that can be printed."""
-        return Refused(f"{self.argument}: {_plain(str(self.what))} {_plain(why)}; {self.remedy}.")
+        return Refused(f"{self.argument}: {plain(str(self.what))} {plain(why)}; {self.remedy}.")
 
     @contextmanager
     def parsing(self) -> Iterator[None]:
@@ -61,7 +61,7 @@ class Untrusted:
         """
         if not os.path.exists(self.what):
             raise FileNotFoundError(
-                f"{self.argument}: {_plain(str(self.what))} is not there; {self.absent}."
+                f"{self.argument}: {plain(str(self.what))} is not there; {self.absent}."
             )
         with self.parsing():
             found = os.stat(self.what)
@@ -73,6 +73,6 @@ class Untrusted:
                 yield file
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text without line ends and what else could steer a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)

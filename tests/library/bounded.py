@@ -1,0 +1,39 @@
+"""What a test may take: processor time and memory."""
+
+import resource
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+SECONDS, BYTES = 2, 1 << 28
+
+
+class TooLong(BaseException):
+    """No error of a parser's, so nothing takes it for one."""
+
+
+@contextmanager
+def bounded():
+    """Ends what takes too long; a piece of memory larger than there may be is a `MemoryError`."""
+
+    def stop(*_):
+        raise TooLong
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = signal.signal(signal.SIGPROF, stop)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES, hard))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGPROF, before)
+
+
+def memory_error(error):
+    """Whether it or what led to it is one."""
+    return error is not None and (
+        isinstance(error, MemoryError) or memory_error(error.__cause__ or error.__context__)
+    )
