@@ -1,9 +1,11 @@
-"""What a test may take: processor time and memory."""
+"""What a refusal may take, processor time and memory, and how it reads."""
 
 import resource
 import signal
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 SECONDS, BYTES = 2, 1 << 28
 
@@ -37,3 +39,12 @@ def memory_error(error):
     return error is not None and (
         isinstance(error, MemoryError) or memory_error(error.__cause__ or error.__context__)
     )
+
+
+def refused(match, call, *arguments):
+    """One line that names where and says what to do, in bounded time and memory."""
+    with pytest.raises(ValueError, match=match) as caught, bounded():
+        call(*arguments)
+    said = str(caught.value)
+    assert said.isprintable() and "; " in said and said.endswith("."), said
+    assert not memory_error(caught.value)

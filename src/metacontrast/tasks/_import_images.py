@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ._structure import MINI_SIDE
 from ._untrusted import Untrusted
 
 QUALITY = 95
-_LARGEST_SPLIT, _MOST_ROWS = 1 << 23, 38_400  # bytes; of the training classes
+_LARGEST_SPLIT, _MOST_ROWS, _MOST_COLUMNS = 1 << 23, 38_400, 100  # bytes; training images
 _LARGEST_FILE, _LARGEST_IMAGE = 1 << 25, 1 << 26  # bytes, pixels
 _TOTAL, _TOTAL_PIXELS = 1 << 30, 1 << 35  # of a part: bytes that are kept, pixels to decode
 _NAME, _LABEL = re.compile(r"[^/\\\0]{1,255}"), re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -81,9 +82,11 @@ def _rows(split: Untrusted) -> list[tuple[str, str]]:
     with split.opened(_LARGEST_SPLIT) as file:
         table = csv.reader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
         header = next(table, [])
-        rows = [dict(zip(header, row, strict=False)) for row in table if row]
+        rows = [dict(zip(header, row, strict=False)) for row in islice(table, _MOST_ROWS + 1)]
+    if len(rows) > _MOST_ROWS or len(header) > _MOST_COLUMNS:
+        raise split.refused("has more rows or columns than the data set")
     plain: dict[str, str] = {}
-    for row in rows:
+    for row in filter(None, rows):
         filename, label = row.get("filename", ""), row.get("label", "")
         good = _NAME.fullmatch(filename) and _LABEL.fullmatch(label)
         if not good or filename in plain or filename in (".", ".."):
@@ -92,8 +95,6 @@ def _rows(split: Untrusted) -> list[tuple[str, str]]:
                 "plain name in the folder of images, and label"
             )
         plain[filename] = label
-    if len(plain) > _MOST_ROWS:
-        raise split.refused("has more rows than the data set")
     return list(plain.items())
 
 
