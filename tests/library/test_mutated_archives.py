@@ -1,16 +1,20 @@
 """Thousands of damaged archives: refused or imported identical, and the cache is as before."""
 
+import io
 import os
 from pathlib import Path
 
 import archives
 import mutations
+import numpy as np
 import pytest
 from bounded import bounded, memory_error
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from metacontrast.tasks import _sources, _structure
+from metacontrast.tasks import _cache, _images, _sources, _structure
+from metacontrast.tasks._untrusted import Untrusted
 
 EXAMPLES = 700  # of each format
 COUNTS = {
@@ -61,6 +65,18 @@ FORMATS = {
 }
 
 
+def refused(start, call):
+    """The error, in one line, of a call that raises it in bounded time and memory; else None."""
+    try:
+        with bounded():
+            call()
+    except ValueError as error:
+        assert str(error).startswith(start) and str(error).isprintable(), error
+        assert not memory_error(error), error
+        return error
+    return None
+
+
 def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -69,7 +85,7 @@ class Place:
     """A cache that holds a data set, and the folder with the archives that it came from."""
 
     def __init__(self, folder, name, build):
-        self.name, self.folder, self.outcomes = name, folder, []
+        self.name, self.folder = name, folder
         self.source, self.cache = folder / "source", folder / "cache"
         self.source.mkdir()
         build(self.source)
@@ -79,32 +95,22 @@ class Place:
     def attempt(self, file, content):
         """Import with this content of one file: whether it was taken. All else is as before."""
         (self.source / file).write_bytes(content)
-        try:
-            with bounded():
-                _sources.import_(self.name, self.source, self.cache)
-            taken = True
-        except ValueError as error:
-            taken = False
-            said = str(error)
-            assert said.startswith("source: ") and str(self.source) in said and said.isprintable()
-            assert not memory_error(error), said
+        import_ = lambda: _sources.import_(self.name, self.source, self.cache)
+        error = refused("source: ", import_)
+        assert error is None or str(self.source) in str(error)
         assert files(self.cache) == self.cached
         assert set(os.listdir(self.folder)) == {"source", "cache"}
         assert files(self.source) == self.good | {Path(file): content}
         (self.source / file).write_bytes(self.good[Path(file)])
-        self.outcomes.append(taken)
-        return taken
+        return error is None
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_mutated_archives(small, tmp_path, name):
-    build, file, mutate = FORMATS[name]
-    place = Place(tmp_path, name, build)
-    good = (place.source / file).read_bytes()
-    numbers = st.integers(0, 2**20)
+def mutated(attempt, mutate, good, examples=EXAMPLES):
+    """Call `attempt` with this content, changed in so many ways: how often was it taken?"""
+    taken, numbers = [], st.integers(0, 2**20)
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         derandomize=True,
         database=None,
         phases=(Phase.explicit, Phase.generate),
@@ -112,9 +118,52 @@ def test_mutated_archives(small, tmp_path, name):
     )
     @given(st.sampled_from(mutate), numbers, numbers)
     def each(change, at, number):
-        place.attempt(file, change(good, at, number))
+        taken.append(attempt(change(good, at, number)))
 
     each()
-    assert len(place.outcomes) >= EXAMPLES
+    assert len(taken) >= examples
+    return sum(taken)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutated_archives(small, tmp_path, name):
+    build, file, mutate = FORMATS[name]
+    place = Place(tmp_path, name, build)
+    taken = mutated(lambda content: place.attempt(file, content), mutate, place.good[Path(file)])
     # What says nothing of the data, such as an owner's name, may change.
-    assert 5 < sum(place.outcomes) < EXAMPLES / 2
+    assert 5 < taken < EXAMPLES / 2
+
+
+def test_mutated_files_of_the_cache(small, tmp_path):
+    place = Place(tmp_path, "mnist", mnist)
+    file = place.cache / "mnist.npz"
+    (place.cache / "checksums.json").unlink()
+    expected = _cache.load(place.cache, "mnist.npz")
+
+    def attempt(content):
+        file.write_bytes(content)
+
+        def load():
+            for key, array in _cache.load(place.cache, "mnist.npz").items():
+                np.testing.assert_array_equal(array, expected[key])
+
+        return refused("mnist: ", load) is None
+
+    assert 5 < mutated(attempt, mutations.ZIP, file.read_bytes(), 300) < 150
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_mutated_images(kind):
+    where, out = Untrusted("source", "here"), io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(out, kind)
+    if kind != "PNG":  # the others have no checksums: what is damaged may be an image too
+        pixels = None
+
+    def read(content):
+        image = _images.image(where, content, ("PNG", "JPEG", "WEBP"), 1 << 20)
+        read = np.asarray(_images.rgb(where, image))
+        assert pixels is None or np.array_equal(read, pixels)
+
+    attempt = lambda content: refused("source: here", lambda: read(content)) is None
+    assert 5 < mutated(attempt, mutations.ANY, out.getvalue(), 200) < 195

@@ -64,8 +64,8 @@ def rgb(where: Untrusted, image: Image.Image) -> Image.Image:
         ValueError: it is transparent in parts, or its colours are not defined by its numbers alone.
     """
     if image.mode.startswith("I;16") and not image.has_transparency_data:
-        grey = np.asarray(image).astype(np.float64) / 257  # 65,535 is 255
-        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257  # rounded; 65,535 is 255
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise where.refused(f"is of mode {image.mode}, which has no one conversion; save it as RGB")
     if image.has_transparency_data:

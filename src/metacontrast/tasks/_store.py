@@ -33,12 +33,15 @@ def store(folder: Path, files: dict[str, dict[str, Any]]) -> None:
                 np.savez_compressed(out, **arrays)
             with (Path(private) / file).open("rb") as written:
                 sums[file] = digest(written, "sha256")
-        # A file without a record is judged by its structure: so a crash between these two lines
-        # leaves nothing that looks altered.
-        _record(folder, private, {k: v for k, v in known.items() if k not in sums})
+        others = {file: checksum for file, checksum in known.items() if file not in sums}
+        _write(Path(private) / "others", others)
+        _write(Path(private) / "all", known | sums)
+        # From here on nothing is written, only moved. A file without a record is judged by its
+        # structure: so a crash on the way leaves nothing that looks altered.
+        os.replace(Path(private) / "others", folder / RECORD)
         for file in files:
             os.replace(Path(private) / file, folder / file)
-        _record(folder, private, known | sums)
+        os.replace(Path(private) / "all", folder / RECORD)
 
 
 def recorded(folder: Path) -> dict[str, str]:
@@ -64,7 +67,5 @@ def digest(file: BinaryIO, kind: str) -> str:
     return hasher.hexdigest()
 
 
-def _record(folder: Path, private: str, sums: dict[str, str]) -> None:
-    unfinished = Path(private) / RECORD
-    unfinished.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / RECORD)
+def _write(path: Path, sums: dict[str, str]) -> None:
+    path.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
