@@ -122,6 +122,20 @@ def test_modes_that_lose_nothing(image, expected):
     np.testing.assert_array_equal(read(file_of(image)), expected)
 
 
+def chunk(kind, content):
+    both = kind + content
+    return struct.pack(">L", len(content)) + both + struct.pack(">L", zlib.crc32(both))
+
+
+def test_sixteen_bits_of_colour_are_scaled():
+    rows = np.random.default_rng(0).integers(0, 1 << 16, (8, 8, 3), np.uint16)
+    header = chunk(b"IHDR", struct.pack(">LL5B", 8, 8, 16, 2, 0, 0, 0))
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    rest = chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    # Pillow takes the high byte, which is less than 1 off.
+    np.testing.assert_allclose(read(b"\x89PNG\r\n\x1a\n" + header + rest), rows / 257, atol=1)
+
+
 UNFAITHFUL = {
     "RGBA": file_of(Image.fromarray(np.dstack([RGB, RGB[..., :1]]))),
     "P": file_of(Image.fromarray(RGB).quantize(9), transparency=0),
@@ -141,11 +155,6 @@ def test_grey_that_is_no_drawing():
     refused("no drawing in black and white", _bits, HERE, grey)
     white = file_of(Image.fromarray(np.full((105, 105), 255, np.uint8)))
     assert np.unpackbits(_bits(HERE, white), axis=-1, count=105).all()
-
-
-def chunk(kind, content):
-    both = kind + content
-    return struct.pack(">L", len(content)) + both + struct.pack(">L", zlib.crc32(both))
 
 
 def test_images_that_unfold_to_far_more():

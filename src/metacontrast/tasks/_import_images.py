@@ -55,19 +55,15 @@ def _part(path: Path, images: Path) -> dict[str, Any]:
             raise split.refused("names images that are too large together")
         files.append(file)
     labels = [index[label] for _, label in rows]
-    return packed(split, files, labels, classes, [filename for filename, _ in rows])
+    return packed(files, labels, classes, [filename for filename, _ in rows])
 
 
 def packed(
-    where: Untrusted,
-    files: list[bytes],
-    label: list[int],
-    classes: list[str],
-    filename: list[str],
+    files: list[bytes], label: list[int], classes: list[str], filename: list[str]
 ) -> dict[str, Any]:
     """Image files and what they show, as the cache keeps them."""
     if not all(name.isprintable() and len(name) <= 255 for name in classes + filename):
-        raise where.refused("has names that are too long or cannot be printed")
+        raise ValueError("names are too long or cannot be printed")  # all take the longest's bytes
     return {
         "encoded": np.frombuffer(b"".join(files), np.uint8),
         "offset": np.cumsum([0, *map(len, files)], dtype=np.int64),
@@ -88,7 +84,8 @@ def _rows(split: Untrusted) -> list[tuple[str, str]]:
     plain: dict[str, str] = {}
     for row in filter(None, rows):
         filename, label = row.get("filename", ""), row.get("label", "")
-        good = _NAME.fullmatch(filename) and _LABEL.fullmatch(label)
+        plain_name = _NAME.fullmatch(filename) and filename.isprintable()
+        good = plain_name and _LABEL.fullmatch(label)
         if not good or filename in plain or filename in (".", ".."):
             raise split.refused(
                 f"has a row {filename!r}, {label!r}; its columns must be filename, once each, a "

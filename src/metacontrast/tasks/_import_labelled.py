@@ -49,12 +49,12 @@ def cifar10_arrays(source: Path) -> dict[str, dict[str, Any]]:
     with archive.parsing():
         classes = [name.decode() for name in batches["batches.meta"][b"label_names"]]
         return {
-            "cifar10_train.npz": _batches(archive, [batches[name] for name in _TRAIN], classes),
-            "cifar10_test.npz": _batches(archive, [batches["test_batch"]], classes),
+            "cifar10_train.npz": _batches([batches[name] for name in _TRAIN], classes),
+            "cifar10_test.npz": _batches([batches["test_batch"]], classes),
         }
 
 
-def _batches(archive: Untrusted, batches: list[Any], classes: list[str]) -> dict[str, Any]:
+def _batches(batches: list[Any], classes: list[str]) -> dict[str, Any]:
     files: list[bytes] = []
     for batch in batches:
         rows: Bytes = batch[b"data"]
@@ -67,7 +67,7 @@ def _batches(archive: Untrusted, batches: list[Any], classes: list[str]) -> dict
     if not all(type(label) is int for label in labels):
         raise ValueError("a label is no number")
     names = [name.decode() for batch in batches for name in batch[b"filenames"]]
-    return packed(archive, files, labels, classes, names)
+    return packed(files, labels, classes, names)
 
 
 def _png(pixels: np.ndarray) -> bytes:
