@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-SECONDS, BYTES = 2, 1 << 28
+SECONDS, BYTES = 2, 1 << 28  # of processor time, beyond what there is
+WAITING = 60  # seconds for a pipe that no one writes to, say
 
 
 class TooLong(BaseException):
@@ -23,15 +24,18 @@ def bounded():
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = signal.signal(signal.SIGPROF, stop)
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)}
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + BYTES, hard))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAITING)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGPROF, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def memory_error(error):

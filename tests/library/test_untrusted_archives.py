@@ -229,4 +229,7 @@ def test_an_official_file_is_compared_with_its_published_checksum(tmp_path, name
     refused(match, _sources.import_, name, source, cache)
     if name == "cifar10":  # which may be named itself
         refused(match, _sources.import_, name, source / "cifar-10-python.tar.gz", cache)
+    else:
+        with pytest.raises(FileNotFoundError, match="is not there; name the folder that holds it"):
+            _sources.import_(name, next(source.iterdir()), cache)
     assert not cache.exists()

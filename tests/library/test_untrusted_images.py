@@ -72,13 +72,13 @@ def test_pipes_devices_and_huge_files_in_folders(tmp_path, become, match):
 SPLITS = {
     "no text": (b"\xff\xfef\0i\0", "cannot be read"),
     "a field of 200,000 characters": (b'filename,label\n"' + b"x" * 200_000, "cannot be read"),
-    "four million columns": (b"," * (1 << 22) + b"\nx" * (1 << 21), "more rows or columns"),
+    "four million columns": (b"," * (1 << 22) + b"\nx" * (1 << 21), "more rows than the data set"),
     "a row twice": (b"filename,label\na.jpg,n01\na.jpg,n01\n", "has a row 'a.jpg'"),
     "a name of another folder": (b"filename,label\n..,n01\n", "has a row '..'"),
     "a long label": (b"filename,label\na.jpg," + b"n" * 65, "has a row"),
     "too many rows": (
         b"filename,label\n" + b"".join(b"%d.jpg,n01\n" % i for i in range(38_401)),
-        "more rows or columns",
+        "more rows than the data set",
     ),
 }
 

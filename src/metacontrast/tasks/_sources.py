@@ -126,7 +126,8 @@ def _source(name: str) -> Source:
 def _published(path: Path, downloads: dict[str, str]) -> None:
     """Raise if one of the official files is here with another checksum than the published one."""
     for url, md5 in downloads.items():
-        official = Untrusted("source", path / url.rpartition("/")[2] if path.is_dir() else path)
+        named_itself = len(downloads) == 1 and not path.is_dir()
+        official = Untrusted("source", path if named_itself else path / url.rpartition("/")[2])
         if Path(official.what).exists():
             with official.opened(LARGEST) as file:
                 if (actual := digest(file, "md5")) != md5:
