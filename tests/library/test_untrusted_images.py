@@ -12,7 +12,7 @@ import pytest
 from bounded import refused
 from PIL import Image
 
-from metacontrast.tasks import _cache, _images
+from metacontrast.tasks import _cache, _images, _import_images, _import_omniglot
 from metacontrast.tasks._import_images import miniimagenet_arrays
 from metacontrast.tasks._import_labelled import cifar10_arrays
 from metacontrast.tasks._import_omniglot import _bits, omniglot_arrays
@@ -70,6 +70,8 @@ def test_pipes_devices_and_huge_files_in_folders(tmp_path, become, match):
 
 
 SPLITS = {
+    "no rows": (b"filename,label\n", "has no rows"),
+    "nothing": (b"", "has no rows"),
     "no text": (b"\xff\xfef\0i\0", "cannot be read"),
     "a field of 200,000 characters": (b'filename,label\n"' + b"x" * 200_000, "cannot be read"),
     "four million columns": (b"," * (1 << 22) + b"\nx" * (1 << 21), "more rows than the data set"),
@@ -87,6 +89,20 @@ SPLITS = {
 def test_splits(tmp_path, text, match):
     (tmp_path / "train.csv").write_bytes(text)
     refused(f"train.csv .*{match}", miniimagenet_arrays, tmp_path)
+
+
+@pytest.mark.parametrize("limit", ["_TOTAL", "_TOTAL_PIXELS"])
+def test_images_that_are_too_large_together(tmp_path, monkeypatch, limit):
+    archives.miniimagenet(tmp_path / "source")
+    monkeypatch.setattr(_import_images, limit, 10_000)
+    refused("train.csv names images too large together", miniimagenet_arrays, tmp_path / "source")
+
+
+@pytest.mark.parametrize(("limit", "things"), [("_MOST", "drawings"), ("_ALPHABETS", "alphabets")])
+def test_more_than_the_data_set_has(tmp_path, monkeypatch, limit, things):
+    archives.omniglot(tmp_path)
+    monkeypatch.setattr(_import_omniglot, limit, 1)
+    refused(f"has more {things} than the data set", omniglot_arrays, tmp_path)
 
 
 # Images

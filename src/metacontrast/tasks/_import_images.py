@@ -52,7 +52,7 @@ def _part(path: Path, images: Path) -> dict[str, Any]:
         file, decoded = _jpeg(images / filename)
         left, pixels = left - len(file), pixels - decoded
         if left < 0 or pixels < 0:
-            raise split.refused("names images that are too large together")
+            raise split.refused("names images too large together")
         files.append(file)
     labels = [index[label] for _, label in rows]
     return packed(files, labels, classes, [filename for filename, _ in rows])
@@ -92,6 +92,8 @@ def _rows(split: Untrusted) -> list[tuple[str, str]]:
                 "plain name in the folder of images, and label"
             )
         plain[filename] = label
+    if not plain:
+        raise split.refused("has no rows below filename,label")
     return list(plain.items())
 
 
