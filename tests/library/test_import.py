@@ -266,7 +266,7 @@ def test_archives_that_unfold_to_far_more(cache, source, monkeypatch):
     archives.tarred(source / "cifar-10-python.tar.gz", {"passed/over": bomb})
     refused("cifar10", source, cache, "unpacks to more")
     archives.mnist(source)
-    archives.gzip.open(source / "train-labels-idx1-ubyte.gz", "wb", 1).write(bomb)
+    (source / "train-labels-idx1-ubyte.gz").write_bytes(archives.gzip.compress(bomb))
     refused("mnist", source, cache, "unpacks to more")
 
 
