@@ -9,7 +9,7 @@ import archives
 import pytest
 from command import command
 
-from metacontrast.tasks import _sources, _structure
+from metacontrast.tasks import _download, _sources, _structure
 from metacontrast.tasks._download import download
 
 CONTENT = bytes(range(256)) * 5000
@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         self.files = {"/data": CONTENT}
         self.ranges = True
         self.cut = None  # end each answer after so many bytes
+        self.status = None  # answer so, and nothing else
         self.asked = []
 
     def url(self, path="/data"):
@@ -35,8 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         content = self.server.files.get(urlsplit(self.path).path)
         wanted = self.headers.get("Range")
         self.server.asked.append((self.path, wanted))
-        if content is None:
-            self.send_error(404)
+        if content is None or self.server.status:
+            self.send_error(self.server.status or 404)
             return
         first = int(wanted.removeprefix("bytes=")[:-1]) if wanted and self.server.ranges else 0
         if first and first >= len(content):
@@ -165,6 +166,36 @@ def test_a_server_that_has_it_not(server, path):
     server.server_close()
     with pytest.raises(ConnectionError, match="data import"):
         download(server.url(), path, MD5, progress=False)
+
+
+def test_what_is_unfinished_is_private_and_follows_no_links(server, path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    path.parent.mkdir()
+    for plant in (part(path).symlink_to, part(path).hardlink_to):
+        plant(victim)
+        interrupted(server, path)
+        assert victim.read_bytes() == b"" and not part(path).is_symlink()
+        assert part(path).stat().st_mode & 0o777 == 0o600
+        part(path).unlink()
+    victim.write_bytes(CONTENT[:1000])
+    part(path).hardlink_to(victim)
+    with pytest.raises(ConnectionError, match=r"file\.part is a link; delete it"):
+        fetched(server, path)
+    assert victim.read_bytes() == CONTENT[:1000]
+
+
+def test_a_server_that_does_not_stop(server, path, monkeypatch):
+    monkeypatch.setattr(_download, "LARGEST", 1000)
+    with pytest.raises(ConnectionError, match="more than 1,000 bytes"):
+        fetched(server, path)
+    assert not part(path).exists() or part(path).stat().st_size <= 1000
+
+
+def test_an_answer_of_nothing_beyond_nothing(server, path):
+    server.status = 416
+    with pytest.raises(ConnectionError, match="416"):
+        fetched(server, path)
 
 
 def test_fetch_downloads_and_imports(server, tmp_path, monkeypatch, capsys):

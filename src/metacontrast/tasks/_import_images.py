@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-SIDE, QUALITY = 84, 95
+from ._images import image, rgb
+from ._structure import MINI_SIDE
+from ._untrusted import Untrusted
+
+QUALITY = 95
+_LARGEST_SPLIT, _MOST_ROWS = 1 << 23, 38_400  # bytes; the training images
 _LARGEST_FILE, _LARGEST_IMAGE = 1 << 25, 1 << 26  # bytes, pixels
+_TOTAL, _TOTAL_PIXELS = 1 << 30, 1 << 35  # of a part: bytes that are kept, pixels to decode
+_NAME, _LABEL = re.compile(r"[^/\\\0]{1,255}"), re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 def miniimagenet_arrays(source: Path) -> dict[str, dict[str, Any]]:
@@ -32,23 +41,29 @@ def miniimagenet_arrays(source: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _part(split: Path, images: Path) -> dict[str, Any]:
+def _part(path: Path, images: Path) -> dict[str, Any]:
+    split = Untrusted("source", path, "get the published split", "put the published split there")
     rows = _rows(split)
     classes = sorted({label for _, label in rows})
     index = {name: i for i, name in enumerate(classes)}
     rows.sort(key=lambda row: (row[1], row[0]))
-    return packed(
-        [_jpeg(images / filename) for filename, _ in rows],
-        [index[label] for _, label in rows],
-        classes,
-        [filename for filename, _ in rows],
-    )
+    files, left, pixels = [], _TOTAL, _TOTAL_PIXELS
+    for filename, _ in rows:
+        file, decoded = _jpeg(images / filename)
+        left, pixels = left - len(file), pixels - decoded
+        if left < 0 or pixels < 0:
+            raise split.refused("names images too large together")
+        files.append(file)
+    labels = [index[label] for _, label in rows]
+    return packed(files, labels, classes, [filename for filename, _ in rows])
 
 
 def packed(
     files: list[bytes], label: list[int], classes: list[str], filename: list[str]
 ) -> dict[str, Any]:
     """Image files and what they show, as the cache keeps them."""
+    if not all(name.isprintable() and len(name) <= 255 for name in classes + filename):
+        raise ValueError("names are too long or cannot be printed")  # all take the longest's bytes
     return {
         "encoded": np.frombuffer(b"".join(files), np.uint8),
         "offset": np.cumsum([0, *map(len, files)], dtype=np.int64),
@@ -58,38 +73,40 @@ def packed(
     }
 
 
-def _rows(split: Path) -> list[tuple[str, str]]:
-    if not split.is_file():
-        raise FileNotFoundError(f"source: {split} is not there; put the published split there.")
-    with split.open(newline="", encoding="utf-8") as file:
-        rows = [(row.get("filename"), row.get("label")) for row in csv.DictReader(file)]
-    plain: list[tuple[str, str]] = []
-    for filename, label in rows:
-        if not filename or not label or Path(filename).name != filename or "\\" in filename:
-            raise ValueError(
-                f"source: {split} has a row {filename!r}, {label!r}; its columns must be filename, "
-                "a plain name in the folder of images, and label."
+def _rows(split: Untrusted) -> list[tuple[str, str]]:
+    """The names of images and their classes; Windows' mark of an encoding may come before them."""
+    with split.opened(_LARGEST_SPLIT) as file:
+        table = csv.reader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
+        header = next(table, [])
+        rows = [dict(zip(header, row, strict=False)) for row in islice(table, _MOST_ROWS + 1)]
+    if len(rows) > _MOST_ROWS:
+        raise split.refused("has more rows than the data set")
+    plain: dict[str, str] = {}
+    for row in filter(None, rows):
+        filename, label = row.get("filename", ""), row.get("label", "")
+        plain_name = _NAME.fullmatch(filename) and filename.isprintable()
+        good = plain_name and _LABEL.fullmatch(label)
+        if not good or filename in plain or filename in (".", ".."):
+            raise split.refused(
+                f"has a row {filename!r}, {label!r}; its columns must be filename, once each, a "
+                "plain name in the folder of images, and label"
             )
-        plain.append((filename, label))
-    return plain
+        plain[filename] = label
+    if not plain:
+        raise split.refused("has no rows below filename,label")
+    return list(plain.items())
 
 
-def _jpeg(path: Path) -> bytes:
-    """The file, if it is 84x84, or a JPEG of its image made so."""
-    if not path.is_file():
-        raise FileNotFoundError(f"source: {path} is not there, but the split names it; add it.")
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("too large a file")
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
-            if image.width * image.height > _LARGEST_IMAGE:
-                raise ValueError("too large an image")
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"source: {path} is no image ({error}); get it again.") from error
-    if rgb.size == (SIDE, SIDE):
-        return data
+def _jpeg(path: Path) -> tuple[bytes, int]:
+    """The file, if it is 84x84, or a JPEG of its image made so; and how many pixels it had."""
+    where = Untrusted("source", path, "get it again", "the split names it, so add it")
+    with where.opened(_LARGEST_FILE) as file:
+        data = file.read()
+    found = image(where, data, ("JPEG", "PNG"), _LARGEST_IMAGE)
+    plain = rgb(where, found)
+    if plain.size == (MINI_SIDE, MINI_SIDE):
+        return data, MINI_SIDE**2
     out = io.BytesIO()
-    rgb.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
+    small = plain.resize((MINI_SIDE, MINI_SIDE), Image.Resampling.LANCZOS)
+    small.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue(), plain.width * plain.height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from ._archive import gunzipped, tar_members
 from ._import_images import packed
 from ._unpickle import Bytes, unpickled
+from ._untrusted import Untrusted
 
 CIFAR10 = "cifar-10-python.tar.gz"
 _FOLDER = "cifar-10-batches-py"
@@ -37,23 +39,19 @@ def cifar10_arrays(source: Path) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or holds something else.
     """
-    path = source / CIFAR10 if source.is_dir() else source
+    archive = Untrusted("source", source / CIFAR10 if source.is_dir() else source)
     batches = {
-        name.rpartition("/")[2]: unpickled(name, data)
-        for name, data in tar_members(path, _MEMBER, _CIFAR10_TOTAL)
+        name.rpartition("/")[2]: unpickled(Untrusted("source", f"{name} in {archive.what}"), data)
+        for name, data in tar_members(archive, _MEMBER, _CIFAR10_TOTAL)
     }
     if missing := {*_TRAIN, "test_batch", "batches.meta"} - batches.keys():
-        raise ValueError(f"source: {path} lacks {', '.join(sorted(missing))}; download it again.")
-    try:
+        raise archive.refused(f"lacks {', '.join(sorted(missing))}")
+    with archive.parsing():
         classes = [name.decode() for name in batches["batches.meta"][b"label_names"]]
         return {
             "cifar10_train.npz": _batches([batches[name] for name in _TRAIN], classes),
             "cifar10_test.npz": _batches([batches["test_batch"]], classes),
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"source: {path} is not laid out as the official one ({error!r}); download it again."
-        ) from error
 
 
 def _batches(batches: list[Any], classes: list[str]) -> dict[str, Any]:
@@ -65,7 +63,9 @@ def _batches(batches: list[Any], classes: list[str]) -> dict[str, Any]:
         if not len(pixels) == len(batch[b"labels"]) == len(batch[b"filenames"]):
             raise ValueError("images, labels and filenames differ in number")
         files += [_png(image) for image in pixels]
-    labels = [int(label) for batch in batches for label in batch[b"labels"]]
+    labels = [label for batch in batches for label in batch[b"labels"]]
+    if not all(type(label) is int for label in labels):
+        raise ValueError("a label is no number")
     names = [name.decode() for batch in batches for name in batch[b"filenames"]]
     return packed(files, labels, classes, names)
 
@@ -82,19 +82,18 @@ def mnist_arrays(source: Path) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: one is not there, damaged, or holds something else.
     """
-    return {"mnist.npz": {key: _idx(source / file) for key, file in _MNIST.items()}}
+    files = {key: Untrusted("source", source / file) for key, file in _MNIST.items()}
+    return {"mnist.npz": {key: _idx(file) for key, file in files.items()}}
 
 
-def _idx(path: Path) -> np.ndarray:
+def _idx(file: Untrusted) -> np.ndarray:
     """An array of bytes in the IDX format: 0, 0, type, number of axes; their lengths; the data."""
-    data = gunzipped(path, _MNIST_TOTAL)
+    data = gunzipped(file, _MNIST_TOTAL)
     axes = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
     if axes not in (1, 3) or len(data) < 4 + 4 * axes:
-        raise ValueError(f"source: {path} holds no array of bytes; download it again.")
+        raise file.refused("holds no array of bytes")
     shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    if values.size != np.prod(shape, dtype=np.float64):
-        raise ValueError(
-            f"source: {path} has {values.size} values, not those of {shape}; download it again."
-        )
+    if values.size != math.prod(shape):
+        raise file.refused(f"has {values.size} values, not those of {shape}")
     return values.reshape(shape)

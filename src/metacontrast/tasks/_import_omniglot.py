@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ._archive import zip_members
-from ._omniglot import SIDE
+from ._images import image, rgb
+from ._structure import SIDE
+from ._untrusted import Untrusted
 
-_DRAWING = re.compile(r"images_(background|evaluation)/([^/]+)/character(\d\d)/(\d{4})_(\d\d)\.png")
-_LARGEST, _TOTAL = 1 << 16, 1 << 28
+_DRAWING = re.compile(
+    r"images_(background|evaluation)/([\w()-]{1,64})/character(\d\d)/(\d{4})_(\d\d)\.png", re.ASCII
+)
+_LARGEST, _TOTAL, _MOST = 1 << 16, 1 << 28, 40_000  # bytes of one and of all, drawings of a part
+_ALPHABETS = 50
 
 
 def omniglot_arrays(source: Path) -> dict[str, dict[str, Any]]:
@@ -28,9 +31,9 @@ def omniglot_arrays(source: Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError, ValueError: a part is not there, damaged, or holds something else.
     """
     drawings = [
-        (int(m[4]), int(m[5]), m[1] == "background", m[2], int(m[3]), _bits(m[0], data))
+        (int(m[4]), int(m[5]), m[1] == "background", m[2], int(m[3]), bits)
         for part in ("background", "evaluation")
-        for m, data in _members(source, part)
+        for m, bits in _drawings(source, part)
     ]
     drawings.sort(key=lambda drawing: drawing[:2])
     char_id, drawer, background, alphabets, character, bits = zip(*drawings, strict=True)
@@ -38,6 +41,8 @@ def omniglot_arrays(source: Path) -> dict[str, dict[str, Any]]:
     halves = {(not b, alphabet) for b, alphabet in zip(background, alphabets, strict=True)}
     names = [alphabet for _, alphabet in sorted(halves)]
     index = {name: i for i, name in enumerate(names)}
+    if len(names) > _ALPHABETS:
+        raise Untrusted("source", source).refused("has more alphabets than the data set")
     return {
         "omniglot.npz": {
             "bits": np.stack(bits),
@@ -51,24 +56,33 @@ def omniglot_arrays(source: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _members(source: Path, part: str) -> Iterator[tuple[re.Match[str], bytes]]:
-    folder, archive = source / f"images_{part}", source / f"images_{part}.zip"
-    if not folder.is_dir():
-        yield from zip_members(archive, _DRAWING, _LARGEST, _TOTAL)
-        return
+def _drawings(source: Path, part: str) -> Iterator[tuple[re.Match[str], np.ndarray]]:
+    """The drawings of a part: of the archive, whose checksum is known, or of a folder."""
+    archive, folder = Untrusted("source", source / f"images_{part}.zip"), source / f"images_{part}"
+    unpacked = not Path(archive.what).is_file() and folder.is_dir()
+    members = _unpacked(folder) if unpacked else zip_members(archive, _DRAWING, _LARGEST, _TOTAL)
+    where = Untrusted("source", folder) if unpacked else archive
+    n = 0
+    for match, data in members:
+        yield match, _bits(Untrusted("source", f"{match[0]} in {source}"), bytes(data))
+        n += 1
+        if n > _MOST:
+            raise where.refused("has more drawings than the data set")
+    if n == 0:
+        raise where.refused(f"has no images_{part}/ALPHABET/character01/0001_01.png and the like")
+
+
+def _unpacked(folder: Path) -> Iterator[tuple[re.Match[str], bytes | bytearray]]:
     for path in folder.glob("*/character*/*.png"):
-        if match := _DRAWING.fullmatch(path.relative_to(source).as_posix()):
-            yield match, path.read_bytes()
+        if match := _DRAWING.fullmatch(path.relative_to(folder.parent).as_posix()):
+            with Untrusted("source", path).opened(_LARGEST) as file:
+                data = file.read()
+            yield match, data
 
 
-def _bits(name: str, data: bytes) -> np.ndarray:
+def _bits(where: Untrusted, data: bytes) -> np.ndarray:
     """A drawing, one bit a pixel, 1 for paper."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.size != (SIDE, SIDE):
-                raise ValueError(f"{image.size} pixels")
-            return np.packbits(np.asarray(image.convert("1")), axis=-1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"source: {name} is no drawing of {SIDE}x{SIDE} ({error}); download it again."
-        ) from error
+    grey = np.asarray(rgb(where, image(where, data, ("PNG",), SIDE**2, SIDE)).convert("L"))
+    if ((grey > 0) & (grey < 255)).any():
+        raise where.refused("is no drawing in black and white")
+    return np.packbits(grey == 255, axis=-1)

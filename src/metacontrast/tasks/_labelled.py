@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from .._problem import Data
-from ._cache import cache_folder, choose, load
+from ._cache import cache_folder, cached, choose, load
 from ._images import decoded, frozen
+from ._structure import SIDES
 
 PARTS = ("train", "test")
 
@@ -32,8 +33,8 @@ def mnist(part: str) -> Data:
 
 @cache
 def _mnist(folder: Path, part: str) -> Data:
-    x, y = load(folder, "mnist.npz", "mnist", (f"x_{part}", f"y_{part}")).values()
-    return Data(frozen(x), frozen(y.astype(np.int32)))
+    z = load(folder, "mnist.npz")
+    return Data(frozen(z[f"x_{part}"]), frozen(z[f"y_{part}"].astype(np.int32)))
 
 
 def cifar10(part: str) -> Data:
@@ -56,6 +57,8 @@ def cifar10(part: str) -> Data:
 
 @cache
 def _cifar10(folder: Path, part: str) -> Data:
-    z = load(folder, f"cifar10_{part}.npz", "cifar10", ("encoded", "offset", "label"))
-    x = decoded("cifar10", z["encoded"], z["offset"], 32)
+    file = f"cifar10_{part}.npz"
+    z = load(folder, file)
+    side = SIDES["cifar10"]
+    x = decoded(cached(folder, file), z["encoded"], z["offset"], side, side)
     return Data(x, frozen(z["label"].astype(np.int32)))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from .._solver._base import check_positive_int
-from ._cache import cache_folder, choose, load
-from ._images import Images, decoded
+from ._cache import cache_folder, cached, choose, load
+from ._images import Images, decoded, frozen
+from ._structure import MINI_SIDE
 
 FILES = {"train": "train", "valid": "val", "test": "test"}
-KEYS = ("encoded", "offset", "label", "classes")
 
 
 def miniimagenet(part: str, size: int = 84) -> Images:
@@ -39,9 +39,9 @@ def miniimagenet(part: str, size: int = 84) -> Images:
 
 @cache
 def _miniimagenet(folder: Path, part: str, size: int) -> Images:
-    z = load(folder, f"miniimagenet_{FILES[part]}.npz", "miniimagenet", KEYS)
+    file = f"miniimagenet_{FILES[part]}.npz"
+    z = load(folder, file)
     per_class = np.bincount(z["label"], minlength=len(z["classes"])).min()
     rows = [np.flatnonzero(z["label"] == k)[:per_class] for k in range(len(z["classes"]))]
-    pixels = decoded("miniimagenet", z["encoded"], z["offset"], size)[np.stack(rows)]
-    pixels.flags.writeable = False
-    return Images(pixels, tuple(str(name) for name in z["classes"]))
+    pixels = decoded(cached(folder, file), z["encoded"], z["offset"], MINI_SIDE, size)
+    return Images(frozen(pixels[np.stack(rows)]), tuple(str(name) for name in z["classes"]))

@@ -11,10 +11,9 @@ from PIL import Image
 from .._solver._base import check_positive_int
 from ._cache import cache_folder, choose, load
 from ._images import Images, frozen, resized
+from ._structure import BACKGROUND, DRAWINGS, SIDE
 
 PARTS = ("train", "valid", "test")
-SIDE, DRAWINGS, BACKGROUND = 105, 20, 964
-KEYS = ("bits", "alphabet", "alphabet_names", "character", "char_id", "drawer")
 # The split of Vinyals et al., 2016, as published with prototypical networks (Snell et al., 2017),
 # without its rotations: whole alphabets, but for one, whose last four characters are test.
 VINYALS_VALID = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
@@ -55,7 +54,7 @@ def omniglot(part: str, split: str = "vinyals", size: int = 28) -> Images:
 
 @cache
 def _omniglot(folder: Path, part: str, split: str, size: int) -> Images:
-    z = load(folder, "omniglot.npz", "omniglot", KEYS)
+    z = load(folder, "omniglot.npz")
     alphabets = z["alphabet_names"][z["alphabet"]]
     where = vinyals if split == "vinyals" else background
     order = np.lexsort((z["drawer"], z["char_id"]))  # 20 drawings of one character in a row
@@ -66,8 +65,6 @@ def _omniglot(folder: Path, part: str, split: str, size: int) -> Images:
         if where(str(alphabets[row]), int(z["character"][row]), int(z["char_id"][row])) == part
     ]
     rows = order.reshape(-1, DRAWINGS)[classes]
-    if not np.array_equal(z["char_id"][rows], np.repeat(z["char_id"][rows[:, :1]], DRAWINGS, 1)):
-        raise ValueError("omniglot: its file does not hold 20 drawings of each; import it again.")
     ink = 255 * (1 - np.unpackbits(z["bits"][rows], axis=-1, count=SIDE))  # 1 is paper there
     pixels = [resized(Image.fromarray(drawing), size) for drawing in ink.reshape(-1, SIDE, SIDE)]
     names = tuple(f"{alphabets[i]}/character{z['character'][i]:02d}" for i in rows[:, 0])

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._cache import load
-from ._download import download
+from ._cache import cached, load
+from ._download import LARGEST, download
 from ._import_images import miniimagenet_arrays
 from ._import_labelled import cifar10_arrays, mnist_arrays
 from ._import_omniglot import omniglot_arrays
 from ._store import digest, recorded, store
-from ._structure import COUNTS, FIELDS, images_in
+from ._structure import COUNTS, FIELDS, distinct, images_in, name_of
+from ._untrusted import Untrusted
 
 Files = dict[str, dict[str, Any]]
 
@@ -80,16 +81,17 @@ def import_(name: str, path: Path, folder: Path) -> list[str]:
         What is there now, a line for each file.
 
     Raises:
-        ValueError, FileNotFoundError: the files are not there, damaged or incomplete. The cache is
-            then left as it was.
+        ValueError, FileNotFoundError: the files are not there, damaged or incomplete, or not those
+            whose checksums are published. The cache is then left as it was.
     """
-    files = _source(name).read(path)
-    _distinct(files)
+    source = _source(name)
+    _published(path, source.downloads)
+    files = source.read(path)
+    where = Untrusted("source", path)
+    _distinct(where, files)
     for file, arrays in files.items():
-        if (n := images_in(file, arrays)) != COUNTS[file]:
-            raise ValueError(
-                f"source: {path} holds {n:,} of the {COUNTS[file]:,} images of {file}; complete it."
-            )
+        if (n := images_in(where, file, arrays)) != COUNTS[file]:
+            raise where.refused(f"holds {n:,} of the {COUNTS[file]:,} images of {file}")
     store(folder, files)
     return [f"{folder / file}: {COUNTS[file]:,} images" for file in files]
 
@@ -105,16 +107,10 @@ def verify(name: str, folder: Path) -> list[str]:
         ValueError, FileNotFoundError: a file is not there, damaged, or altered since its import.
     """
     _source(name)
-    known = recorded(folder)
-    files = {file: load(folder, file, name, FIELDS[file]) for file in FIELDS if _of(name, file)}
-    _distinct(files)
-    lines = []
+    known, lines = recorded(folder), []
+    files = {file: load(folder, file) for file in FIELDS if name_of(file) == name}
     for file, arrays in files.items():
-        if file in known and digest(folder / file) != known[file]:
-            raise ValueError(
-                f"{name}: {folder / file} was altered; delete it, and import it again."
-            )
-        n, of = images_in(file, arrays), COUNTS[file]
+        n, of = images_in(cached(folder, file), file, arrays), COUNTS[file]
         amount = f"{n:,} images" if n == of else f"a subset, {n:,} of {of:,} images"
         record = "checksum as recorded" if file in known else "no checksum recorded"
         lines.append(f"{file}: {amount}; {record}")
@@ -127,14 +123,17 @@ def _source(name: str) -> Source:
     return SOURCES[name]
 
 
-def _of(name: str, file: str) -> bool:
-    return file.removesuffix(".npz").partition("_")[0] == name
+def _published(path: Path, downloads: dict[str, str]) -> None:
+    """Raise if one of the official files is here with another checksum than the published one."""
+    for url, md5 in downloads.items():
+        named_itself = len(downloads) == 1 and not path.is_dir()
+        official = Untrusted("source", path if named_itself else path / url.rpartition("/")[2])
+        if Path(official.what).exists():
+            with official.opened(LARGEST) as file:
+                if (actual := digest(file, "md5")) != md5:
+                    raise official.refused(f"has the checksum {actual}, not {md5} as published")
 
 
-def _distinct(files: Files) -> None:
+def _distinct(where: Untrusted, files: Files) -> None:
     """Raise if a class that should be unseen is in two parts of miniImageNet."""
-    parts = [set(z["classes"].tolist()) for f, z in files.items() if _of("miniimagenet", f)]
-    if shared := sorted(
-        {c for i, part in enumerate(parts) for c in part & set().union(*parts[:i])}
-    ):
-        raise ValueError(f"source: {', '.join(shared)} are in two parts of the split; repair it.")
+    distinct(where, {f: z["classes"] for f, z in files.items() if name_of(f) == "miniimagenet"})

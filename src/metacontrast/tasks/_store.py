@@ -5,60 +5,67 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from ._untrusted import Untrusted
+
 RECORD = "checksums.json"  # of the files that were written here: {file: sha256}
+_LARGEST_RECORD = 1 << 16
 _BLOCK = 1 << 20
 
 
 def store(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Write each file's arrays, `{"mnist.npz": {"x_train": ...}}`, and record their checksums.
 
-    All are written beside their places before the first is moved there.
+    All are written beside their places, in a folder that no one else can reach into and whose name
+    no one can foresee, before the first is moved there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as cleanup:
-        unfinished = {}
+    known = recorded(folder)
+    with TemporaryDirectory(prefix=".unfinished-", dir=folder) as private:
+        sums = {}
         for file, arrays in files.items():
-            unfinished[file] = folder / f".{file}.{os.getpid()}.tmp"
-            cleanup.callback(unfinished[file].unlink, missing_ok=True)
-            with unfinished[file].open("wb") as out:
+            with (Path(private) / file).open("xb") as out:
                 np.savez_compressed(out, **arrays)
-        sums = {file: digest(path) for file, path in unfinished.items()}
-        # A file without a record is judged by its structure: so a crash between these two lines
-        # leaves nothing that looks altered.
-        _write_record(folder, {k: v for k, v in recorded(folder).items() if k not in sums})
-        for file, path in unfinished.items():
-            os.replace(path, folder / file)
-        _write_record(folder, recorded(folder) | sums)
+            with (Path(private) / file).open("rb") as written:
+                sums[file] = digest(written, "sha256")
+        others = {file: checksum for file, checksum in known.items() if file not in sums}
+        _write(Path(private) / "others", others)
+        _write(Path(private) / "all", known | sums)
+        # From here on nothing is written, only moved. A file without a record is judged by its
+        # structure: so a crash on the way leaves nothing that looks altered.
+        os.replace(Path(private) / "others", folder / RECORD)
+        for file in files:
+            os.replace(Path(private) / file, folder / file)
+        os.replace(Path(private) / "all", folder / RECORD)
 
 
 def recorded(folder: Path) -> dict[str, str]:
     """The checksums of the files of the cache that were written by `store`."""
-    path = folder / RECORD
-    if not path.is_file():
+    record = Untrusted(RECORD, folder / RECORD, "delete it")
+    if not (folder / RECORD).exists():
         return {}
-    try:
-        sums = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{RECORD}: {path} is damaged ({error}); delete it.") from error
-    return {str(file): str(sha256) for file, sha256 in sums.items()}
+    with record.opened(_LARGEST_RECORD) as file:
+        return {str(name): str(checksum) for name, checksum in json.load(file).items()}
 
 
-def digest(path: Path, kind: str = "sha256") -> str:
-    """The checksum of a file, in hexadecimal digits."""
+def sha256(where: Untrusted, largest: int) -> str:
+    """The checksum of a file of at most so many bytes."""
+    with where.opened(largest) as file:
+        return digest(file, "sha256")
+
+
+def digest(file: BinaryIO, kind: str) -> str:
+    """The checksum of what a file holds, in hexadecimal digits."""
     hasher = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
+    while block := file.read(_BLOCK):
+        hasher.update(block)
     return hasher.hexdigest()
 
 
-def _write_record(folder: Path, sums: dict[str, str]) -> None:
-    unfinished = folder / f".{RECORD}.{os.getpid()}.tmp"
-    unfinished.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / RECORD)
+def _write(path: Path, sums: dict[str, str]) -> None:
+    path.write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
