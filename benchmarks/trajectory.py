@@ -4,7 +4,8 @@
 
 Data weights of small networks through Adam, a third of the labels wrong, in float32: relative
 error and cosine with `Unrolled` of the same run, its time beside plain training (interleaved), and
-what the compiler sets aside beside `Unrolled(remat=True)`. About ten minutes.
+what the compiler sets aside beside `Unrolled(remat=True)`. Last, what it sets aside for 1,000 steps
+of a transformer of a million weights, which are compiled and not run. About twenty minutes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +27,21 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from metacontrast.nets import lenet5, transformer
 from metacontrast.train import provenance
 
 EXAMPLES, FEATURES, HIDDEN, TOKENS, TURNS = 256, 8, 32, 4, 5
+IMAGES, SEQUENCES, LENGTH, SYMBOLS = 64, 32, 64, 64
 
 
 class Case(NamedTuple):
-    """A network, how long it learns, and by which product."""
+    """A network, how long it learns, and by which product; whether kinks are held."""
 
     activation: str
     steps: int
     rule: mc.Trajectory
     narrow: bool = False
+    held: bool = True
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -52,8 +58,13 @@ CASES = {
     "GELU, roots kept": Case("GELU", 1000, mc.Trajectory(keep="sqrt")),
     "GELU in bfloat16": Case("GELU", 200, mc.Trajectory(), narrow=True),
     "ReLU": Case("ReLU", 300, mc.Trajectory()),
-    "ReLU, h = 0.1": Case("ReLU", 300, mc.Trajectory(h=0.1)),
     "ReLU, exact": Case("ReLU", 300, mc.Trajectory("exact")),
+    "ReLU, kinks not held": Case("ReLU", 300, mc.Trajectory(), held=False),
+    "ReLU, not held, h = 0.1": Case("ReLU", 300, mc.Trajectory(h=0.1), held=False),
+    "LeNet-5": Case("LeNet-5", 100, mc.Trajectory()),
+    "LeNet-5, exact": Case("LeNet-5", 100, mc.Trajectory("exact")),
+    "LeNet-5, kinks not held": Case("LeNet-5", 100, mc.Trajectory(), held=False),
+    "LeNet-5, not held, h = 0.1": Case("LeNet-5", 100, mc.Trajectory(h=0.1), held=False),
 }
 
 
@@ -101,13 +112,64 @@ def problem(case: Case, seed: int, narrow: bool) -> mc.Problem:
     )
 
 
+def pictures(seed: int) -> mc.Problem:
+    """LeNet-5 with ReLU and max-pooling, on classes of smooth pictures with noise on them."""
+    net, keys = lenet5(), jax.random.split(jax.random.key(seed), 4)
+    coarse = jax.random.normal(keys[0], (10, 4, 4, 3))
+    classes = jax.image.resize(coarse, (10, 32, 32, 3), "cubic")
+    labels = jnp.arange(2 * IMAGES).reshape(2, IMAGES) % 10
+    x = classes[labels] + jax.random.normal(keys[1], (2, IMAGES, 32, 32, 3))
+    wrong = jnp.where(jnp.arange(IMAGES) < IMAGES // 3, labels[0] + 1, labels[0]) % 10
+    phi = net.init(keys[2])
+
+    def losses(phi: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(net.apply(phi, x), labels)
+
+    return mc.Problem(
+        lambda theta, z: phi,
+        lambda phi, theta, z: jnp.mean(theta * losses(phi, x[0], wrong)),
+        lambda phi, theta, z: jnp.mean(losses(phi, x[1], labels[1])),
+    )
+
+
+def million() -> dict[str, float]:
+    """Bytes for 1,000 steps of a transformer of a million weights."""
+    net = transformer(SYMBOLS, LENGTH, width=128, depth=5, heads=4)
+    phi, x = net.init(jax.random.key(0)), jnp.zeros((SEQUENCES, LENGTH + 1), int)
+
+    def losses(phi: Any, x: jax.Array) -> jax.Array:
+        logits = jax.vmap(lambda x: net.apply(phi, x))(x[:, :-1])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, x[:, 1:]), 1)
+
+    learned = mc.Problem(
+        lambda theta, z: z[0],
+        lambda phi, theta, z: jnp.mean(theta * losses(phi, z[1])),
+        lambda phi, theta, z: jnp.mean(losses(phi, z[1])),
+    )
+    solver, theta = mc.descend(optax.adam(1e-3), 1000), jnp.ones(SEQUENCES)
+    found = {"weights": float(sum(leaf.size for leaf in jax.tree.leaves(phi)))}
+    rules = {"contrast": mc.Trajectory(keep="sqrt"), "unrolled": mc.Unrolled(remat=True)}
+    for name, rule in rules.items():
+        run = jax.jit(mc.meta_gradient(learned, solver, rule, by_z=False))
+        memory: Any = run.lower(theta, (phi, x)).compile().memory_analysis()
+        found[name] = memory.temp_size_in_bytes
+    return found | {"memory": found["contrast"] / found["unrolled"]}
+
+
 def measure(case: Case, seed: int) -> dict[str, float]:
     """One case."""
+    unheld = mock.patch("metacontrast._secant.held", lambda f, at: f)
+    with nullcontext() if case.held else unheld:
+        return _measure(case, seed)
+
+
+def _measure(case: Case, seed: int) -> dict[str, float]:
     # Runs that are not chaotic: with 3e-3, or a smaller eps_root, adjoints of some of these grow by
     # a million, and even exact products of float32 give another gradient than `Unrolled` does.
     optimizer = optax.adam(1e-3, eps_root=1e-6)
-    learned, solver = problem(case, seed, case.narrow), mc.descend(optimizer, case.steps)
-    theta = jnp.ones(EXAMPLES)
+    is_net = case.activation == "LeNet-5"
+    learned = pictures(seed) if is_net else problem(case, seed, case.narrow)
+    solver, theta = mc.descend(optimizer, case.steps), jnp.ones(IMAGES if is_net else EXAMPLES)
     programs = {
         "plain": jax.jit(lambda theta: mc.solve_inner(learned, solver, theta, None).phi),
         "contrast": jax.jit(mc.meta_gradient(learned, solver, case.rule, by_z=False)),
@@ -123,7 +185,7 @@ def measure(case: Case, seed: int) -> dict[str, float]:
     }
     times: dict[str, list[float]] = {"plain": [], "contrast": []}
     jax.block_until_ready(calls["contrast"]())
-    for _ in range(TURNS):
+    for _ in range(2 if is_net else TURNS):
         for name, each in times.items():
             began = time.process_time()
             jax.block_until_ready(calls[name]())
@@ -171,9 +233,11 @@ def main() -> None:
         rows[name] = [measure(case._replace(steps=steps), seed) for seed in range(options.seeds)]
         print(table({name: rows[name]}), flush=True)
     print(table(rows))
+    large = million()
+    print(f"transformer of {large['weights']:.0f} weights: memory {large['memory']:.3f}")
     if options.result:
         facts = {"command": "python -m benchmarks.trajectory", "seeds": list(range(options.seeds))}
-        text = json.dumps(facts | {"cases": rows} | provenance(), indent=1)
+        text = json.dumps(facts | {"cases": rows, "transformer": large} | provenance(), indent=1)
         options.result.write_text(text + "\n", encoding="utf-8")
 
 

@@ -127,7 +127,10 @@ class FastWeights(Learner):
             # The network's Hessian may be indefinite where so few steps end; 2 lambda holds it up,
             # and as much again is added.
             return mc.Implicit("cg", iterations=5, damping=2 * s.pull)
-        return {"maml": mc.Unrolled(), "fomaml": mc.FirstOrder(), "reptile": mc.Reptile()}[s.method]
+        return {
+            "maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(), "fomaml": mc.FirstOrder(),
+            "reptile": mc.Reptile(),
+        }[s.method]  # fmt: skip
 
     def logits(self, phi: PyTree, theta: PyTree, x: jax.Array) -> jax.Array:
         verdicts = lambda x: jax.nn.log_softmax(self.apply(phi, theta, x))

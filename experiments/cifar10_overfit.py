@@ -10,7 +10,8 @@ images are not looked at. After the figure in Sacramento's talk of 1,000 images,
 held out.
 
 Each meta-step spends 100 gradients on learning and 40 on the meta-gradient, where a product with
-the Hessian counts as two; T1-T2, which needs none, takes as many more meta-steps instead. A
+the Hessian counts as two; T1-T2, which needs none, takes as many more meta-steps instead, and
+Trajectory, which needs two gradients for every step of learning, as many fewer. A
 gradient of the nudged phases sees all 1,000 images, unless the nudge is linear, and so costs much
 more time than the others' gradients, which see 50. Departures: the talk's settings of this figure
 are not known; here learning stops early, so that minutes suffice.
@@ -71,6 +72,8 @@ METHODS = {
     "cg": replace(_BASE, method="cg"),
     "neumann": replace(_BASE, method="neumann"),
     "tbptt": replace(_BASE, method="tbptt"),
+    # Two gradients a step of learning, whatever its length: 30 (100 + 40) / (100 + 200).
+    "trajectory": replace(_BASE, method="trajectory", steps=14),
     "none": replace(_BASE, method="none", steps=0),
 }
 EXPERIMENT = frame.Experiment(
@@ -106,6 +109,7 @@ def estimator(s: Settings) -> mc.Estimator | None:
         "cg": mc.Implicit("cg", s.products, damping=s.damping),
         "neumann": mc.Implicit("neumann", s.products, rate=s.rate),
         "tbptt": mc.Unrolled(truncate=s.products),
+        "trajectory": mc.Trajectory(),
     }
     return rules.get(s.method)
 

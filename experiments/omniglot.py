@@ -130,7 +130,8 @@ def _on_gpu(s: Settings, shot: int) -> Settings:
 METHODS = {
     method: for_kind(method)
     for method in (
-        *("cml-head", "cml-syn", "cml-mod", "maml", "anil", "fomaml", "reptile", "imaml-cg"),
+        *("cml-head", "cml-syn", "cml-mod", "maml", "maml-trajectory", "anil", "fomaml", "reptile"),
+        "imaml-cg",
     )
 }
 # CML's figure is of the data set's own split, "background"; the others are quoted in the talk from

@@ -60,6 +60,7 @@ METHODS = {
     "cml-gn": _GN,
     "cml-mod": replace(_GN, method="cml-mod", steps=400, outer_rate=3e-3),
     "maml": _MAML,
+    "maml-trajectory": replace(_MAML, method="maml-trajectory"),
     "fomaml": replace(_MAML, method="fomaml"),
     # No meta-learning: Adam from a random network (one a seed), as in the published free phase.
     "scratch": Settings(method="scratch", rate=1e-2, free=500),
@@ -98,7 +99,8 @@ def learner(s: Settings) -> Learner:
         estimator = mc.Contrastive(s.beta, nudged=mc.gauss_newton(s.nudged))
         return Learner(least_squares(s), mc.gauss_newton(s.free), estimator)
     optimizer = {"scratch": optax.adam}.get(s.method, optax.sgd)(s.rate)
-    rule = {"maml": mc.Unrolled(), "fomaml": mc.FirstOrder(), "scratch": None}[s.method]
+    rules = {"maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(), "fomaml": mc.FirstOrder()}
+    rule = rules.get(s.method)
     return Learner(initialisation(), mc.descend(optimizer, s.free), rule)
 
 
