@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic
 
@@ -77,7 +77,7 @@ class Experiment(Generic[S]):
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
-        own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
+        own = {f.name: asdict(settings)[f.name] for f in fields(settings) if f.compare}
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 

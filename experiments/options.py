@@ -6,10 +6,10 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import tyro
 
@@ -57,24 +57,25 @@ def _shape(mesh: str | None) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The options of every experiment; a subclass adds its own. Their comments are the help."""
+    """The options of every experiment; a subclass adds its own. Their comments are the help.
+
+    Fields that no result depends on, or that become settings in `meta_train`, do not compare.
+    """
 
     method: str  # How tasks are learned and meta-learned; all: one method after the other.
     seed: int = 0  # Draws the first theta and the training tasks.
     steps: int = 0  # Meta-steps.
-    quick: bool = False  # A tenth of the meta-steps.
-    resume: bool = False  # Continue the run in OUT.
-    out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
-    # The published settings are run as they are: what is flagged is counted.
-    on_flag: Literal["stop", "warn"] = "warn"  # Where most meta-gradients say that they are wrong.
-    on_collapse: OnCollapse = "stop"  # Where what was learned is lost; rollback: at half the rate.
-    diagnose: bool = True  # Compare the first meta-gradient with what the learner does.
-    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
-
-    # What is no setting of a result, or becomes one in `meta_train`.
-    apart: ClassVar[tuple[str, ...]] = (
-        *("quick", "resume", "out", "devices", "on_flag", "on_collapse", "diagnose"),
-    )
+    quick: bool = field(default=False, compare=False)  # A tenth of the meta-steps.
+    resume: bool = field(default=False, compare=False)  # Continue the run in OUT.
+    # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
+    out: Path | None = field(default=None, compare=False)
+    # Where most meta-gradients say that they are wrong. The published settings are run as they are.
+    on_flag: Literal["stop", "warn"] = field(default="warn", compare=False)
+    # Where what was learned is lost; rollback: at half the rate.
+    on_collapse: OnCollapse = field(default="stop", compare=False)
+    # Compare the first meta-gradient with what the learner does.
+    diagnose: bool = field(default=True, compare=False)
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default=Devices(), compare=False)
 
     def shorten(self) -> Self:
         """What `--quick` stands for, where the command line does not say otherwise."""

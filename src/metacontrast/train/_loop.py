@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,10 +18,12 @@ from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
 from ._collapse import CHOICES, OnCollapse
-from ._folder import Folder, claim
+from ._folder import Folder
+from ._identity import identity, shapes
 from ._layout import Layout
 from ._mesh import resolve_mesh
-from ._processes import by_first, explain_lost_process, is_first
+from ._processes import explain_lost_process, is_first
+from ._result import provenance
 from ._run import Plan, Trained, run, start
 from ._run import first_snapshot as first_snapshot
 from ._settings import check_choice, check_settings
@@ -160,13 +162,17 @@ def meta_train(
         steps_per_dispatch=steps_per_dispatch, average_from=average_from,
         task_batch_size=task_batch_size, warm_start=warm_start,
         on_collapse="rollback" if on_collapse == "rollback" else None,
+        depends_on=identity(
+            problem=problem, solver=solver, estimator=estimator, sample_task=sample_task,
+            optimizer=optimizer, features=features, theta=shapes(theta),
+        ),
+        versions=provenance()["versions"],
     )  # fmt: skip
     check_choice("on_flag", on_flag, ("stop", "warn"))
     check_choice("on_collapse", on_collapse, CHOICES)
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
-    if out is not None:
-        by_first(partial(claim, Path(out), settings, resume))
+    folder = None if out is None else Folder(Path(out), settings, resume)
     step = MetaStep(
         problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
         average_from, task_batch_size, features, warm_start, layout, on_collapse == "rollback",
@@ -176,6 +182,5 @@ def meta_train(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
         progress and is_first(), diagnose,
     )  # fmt: skip
-    with explain_lost_process():
-        folder = None if out is None else Folder(Path(out), settings)
-        return run(step, plan, *start(step, theta, folder), folder)
+    with explain_lost_process(), nullcontext() if folder is None else folder.open(resume):
+        return run(step, plan, start(step, theta, folder), folder)

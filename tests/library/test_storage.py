@@ -1,0 +1,349 @@
+"""What is damaged or lost in the folder of a run is noticed, and others' files are left alone."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_run
+from toy_run import assert_same, assert_same_run
+
+from metacontrast.train import _claim, _folder, open_folder, read_metrics
+from metacontrast.train._archive import DamagedError, read_arrays, write_arrays
+from metacontrast.train._folder import EMPTY, Block, Folder
+from metacontrast.train._identity import identity
+
+SETTINGS = dict(log_every=10, steps_per_dispatch=5, steps=40, versions={"python": "3.11.1"})
+
+
+def tree(step):
+    """What a checkpoint holds: numbers of several types, a key, nothing."""
+    return {
+        "step": step,
+        "key": jax.random.key(step),
+        "narrow": jnp.full(3, step, jnp.bfloat16),
+        "none": np.zeros((0, 2)),
+    }
+
+
+def line(step):
+    return {"step": step, "meta_loss": 1 / step, "diverged": 1}
+
+
+def opened(out, steps=(10, 20, 30), **changes):
+    """The folder of a run that got as far as these steps."""
+    folder = Folder(out, SETTINGS | changes, resume=True)
+    with folder.open(resume=True):
+        for i, step in enumerate(steps):
+            folder.add([line(x) for x in steps[: i + 1]], tree(step))
+    return folder
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "emptied": lambda path: os.truncate(path, 0),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+}
+
+
+# One file
+
+
+def test_every_bit_of_a_file_is_vouched_for(tmp_path):
+    path = tmp_path / "a.npz"
+    write_arrays(path, {"x": np.arange(3.0), "narrow": np.asarray(jnp.ones(2, jnp.bfloat16))}, {})
+    whole = path.read_bytes()
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
+        with pytest.raises(DamagedError, match=r"^a.npz: its checksum"):
+            read_arrays(path)
+    path.write_bytes(whole)
+    arrays, _ = read_arrays(path)
+    assert [str(x.dtype) for x in arrays.values()] == ["float64", "bfloat16"]
+    assert zipfile.ZipFile(path).testzip() is None
+
+
+def test_a_file_has_the_same_bytes_whenever_it_is_written_and_follows_no_link(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("untouched")
+    contents = []
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / f"{name}.tmp").symlink_to(other)
+        write_arrays(tmp_path / name, {"x": np.arange(3.0)}, {"about": 1})
+        contents.append((tmp_path / name).read_bytes())
+    assert contents[0] == contents[1]
+    assert other.read_text() == "untouched"
+
+
+def test_no_file_brings_code_along(tmp_path):
+    """Sealed as ours are, but with a pickle in it."""
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.array([print], object))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("about.json", '{"types": {}}')
+        archive.comment = b"sha256:" + b"0" * 64
+    body = path.read_bytes()[:-71]
+    path.write_bytes(body + b"sha256:" + hashlib.sha256(body).hexdigest().encode())
+    with pytest.raises(DamagedError, match="Object arrays cannot be loaded"):
+        read_arrays(path)
+
+
+# A folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(tmp_path, damage):
+    folder, checkpoints = opened(tmp_path), tmp_path / "checkpoints"
+    damage(checkpoints / "30.npz")
+    with pytest.warns(RuntimeWarning, match=r"30.npz .*damaged.*30.npz.damaged; .*one before it"):
+        restored = folder.restore(tree(0))
+    assert_same(jax.tree.map(np.asarray, numbers(restored.tree)), numbers(tree(20)))
+    assert restored.lines == read_metrics(tmp_path) == [line(10), line(20)]
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["20.npz", "30.npz.damaged"]
+    damage(checkpoints / "20.npz")
+    with (
+        pytest.warns(RuntimeWarning, match="20.npz"),
+        pytest.raises(ValueError, match=r"^out: .*checkpoints holds no checkpoint that is whole"),
+    ):
+        folder.restore(tree(0))
+
+
+def numbers(tree):
+    """The tree with the data of its keys."""
+    return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_the_run_that_did_not(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    trained = toy_run.toy_run(whole, steps=30)
+    shutil.copytree(whole, out)
+    flip(out / "checkpoints" / "30.npz")
+    (out / "metrics.jsonl").unlink()
+    with pytest.warns(RuntimeWarning) as said:
+        again = toy_run.toy_run(out, steps=30, resume=True)
+    assert_same_run(again, out, trained, whole)
+    assert [str(w.message).split(" ")[1] for w in said] == ["the", str(out / "metrics.jsonl")]
+    for name in ("theta.npz", "best.npz"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path):
+    folder = opened(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=r"no checkpoint that is whole, though.*another folder"):
+        folder.restore(tree(0))
+    # But one who was killed before the first checkpoint starts anew.
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line(10)) + "\n")
+    assert folder.restore(tree(0)).lines == read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda lines: [],
+        lambda lines: lines[1:],
+        lambda lines: [lines[0], *lines],
+        lambda lines: [*lines[:2], lines[2][:9]],
+        lambda lines: [lines[0].replace('"diverged": 1', '"diverged": 0'), *lines[1:]],
+        lambda lines: ["\x00\ufffd"],
+    ],
+)
+def test_metrics_that_are_not_those_of_the_checkpoint_are_restored(tmp_path, lose):
+    folder, metrics = opened(tmp_path), tmp_path / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_text("".join(f"{text}\n" for text in lose(before.splitlines())))
+    with pytest.warns(RuntimeWarning, match=r"metrics.jsonl is not as it was written"):
+        assert folder.restore(tree(0)).lines == [line(10), line(20), line(30)]
+    assert metrics.read_text() == before
+
+
+def test_a_stop_in_the_midst_of_a_block_is_kept_with_what_was_measured(tmp_path):
+    folder = opened(tmp_path)
+    block = Block({"loss": np.arange(5, dtype=np.float32)}, 2.5, 5)
+    folder.add_part(35, [line(10), line(20), line(30)], tree(35), block)
+    restored = folder.restore(tree(0))
+    assert restored.block.metrics["loss"].tolist() == [0, 1, 2, 3, 4]
+    assert (restored.block.seconds, restored.block.steps) == (2.5, 5)
+    assert len(restored.lines) == 3 and restored.tree["step"] == 35
+    # A run of other dispatches does not pass there.
+    other = Folder(tmp_path, SETTINGS, resume=True)
+    other._settings = SETTINGS | {"steps_per_dispatch": 10}
+    assert other.restore(tree(0)).block == EMPTY
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["30.npz"]
+
+
+def test_files_of_others_neither_block_a_run_nor_are_deleted(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    folder = opened(tmp_path)
+    (checkpoints / "40").mkdir()
+    (checkpoints / "40" / "thesis.tex").touch()
+    for name in ("notes.txt", "notes.npz", "old.npz.tmp", ".nfs0001"):
+        (checkpoints / name).write_text("mine")
+    before = {p for p in checkpoints.rglob("*") if not p.name[0].isdigit() or p.name == "40"}
+    assert folder.restore(tree(0)).tree["step"] == 30
+    folder.add([line(10), line(20), line(30), line(40)], tree(40))
+    assert before <= set(checkpoints.rglob("*"))
+    assert (checkpoints / "40.npz").is_file()
+
+
+@pytest.mark.parametrize("content", ["", '{"steps": 4', "[]", "\x00"])
+def test_a_config_that_cannot_be_read_is_taken_from_the_last_checkpoint(tmp_path, content):
+    opened(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    assert len(opened(tmp_path, ()).restore(tree(0)).lines) == 3
+    assert json.loads((tmp_path / "config.json").read_text()) == SETTINGS
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"^out: .* holds another run .log_every is 10 there and 5"
+    ):
+        Folder(tmp_path, SETTINGS | {"log_every": 5}, resume=True)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match=rf"^out: {tmp_path}/config.json cannot be read .*copy of"):
+        Folder(tmp_path, SETTINGS, resume=True)
+
+
+def test_other_versions_are_warned_of_and_another_python_tells_nothing_by_its_code(tmp_path):
+    depends = {"loss": "f", "loss.code": "abc"}
+    opened(tmp_path, depends_on=depends)
+    with pytest.raises(ValueError, match=r"loss.code is 'abc' there and 'def' now"):
+        opened(tmp_path, (), depends_on=depends | {"loss.code": "def"})
+    versions = {"versions": {"python": "3.12.0"}, "depends_on": depends | {"loss.code": "def"}}
+    with pytest.warns(RuntimeWarning, match=r"python 3.11.1 there and 3.12.0 now.*in rounding"):
+        opened(tmp_path, (), **versions)
+
+
+# One run a folder
+
+HOLD = """
+import sys
+from metacontrast.train import open_folder
+open_folder(sys.argv[1], {"a": 1}, resume=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_is_given_to_one_process_until_it_dies(tmp_path):
+    out = tmp_path / "run"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=toy_run.environment())
+    with subprocess.Popen([sys.executable, "-c", HOLD, out], **pipes) as other:
+        assert other.stdout.readline() == b"held\n"
+        before = sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*"))
+        with pytest.raises(ValueError, match=rf"^out: another run .*process {other.pid} on .*stop"):
+            open_folder(out, {"a": 1}, resume=True)
+        assert sorted((p, p.stat().st_mtime_ns) for p in out.rglob("*")) == before
+        other.kill()
+    assert open_folder(out, {"a": 1}, resume=True) == out
+    # This process has it now, and may have it again.
+    assert open_folder(out, {"a": 1}, resume=True) == out
+
+
+def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
+    first, second = (Folder(tmp_path, SETTINGS, resume=True) for _ in range(2))
+    refused = pytest.raises(ValueError, match=r"^out: another run is writing")
+    with first.open(resume=True), refused, second.open(resume=True):
+        pass
+    with second.open(resume=True):
+        pass
+
+
+# The disk
+
+
+@pytest.mark.parametrize("number", [28, 30])  # no space left, read-only file system
+def test_a_disk_that_takes_no_more_is_one_line_that_says_what_is_kept(
+    tmp_path, number, monkeypatch
+):
+    folder = opened(tmp_path)
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_folder.os, "fsync", fail)
+    with pytest.raises(OSError, match=r"^out: .*meta-step 30 is kept.*--resume") as raised:
+        folder.add([line(10), line(20), line(30), line(40)], tree(40))
+    assert os.strerror(number) in str(raised.value) and "\n" not in str(raised.value)
+    monkeypatch.undo()
+    assert folder.restore(tree(0)).lines[-1] == line(30)
+
+
+def test_a_folder_that_was_deleted_is_not_made_anew(tmp_path):
+    folder = opened(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(OSError, match=r"^out: .*none is kept"):
+        folder.add([line(40)], tree(40))
+    assert not (tmp_path / "run").exists()
+
+
+# What a run depends on
+
+RATE = 0.1
+
+
+def made(rate, note=""):
+    """A function that closes over a number."""
+
+    def loss(phi, power=2):
+        """Some loss."""
+        return rate * phi**power + RATE
+
+    return loss
+
+
+def test_what_a_function_depends_on_is_told_by_name():
+    told = identity(loss=made(0.5))
+    assert re.fullmatch("[0-9a-f]{12}", told.pop("loss.code"))
+    assert told == {
+        "loss": "made.<locals>.loss", "loss.power": 2, "loss.rate": 0.5, "loss.RATE": RATE,
+    }  # fmt: skip
+    assert identity(loss=jax.jit(made(0.5))) == identity(loss=made(0.5))
+
+
+def test_code_counts_and_its_words_do_not():
+    source = "def f(x):\n    {}\n    return x + {}\n"
+
+    def code(*parts):
+        space = {}
+        exec(source.format(*parts), space)
+        return identity(f=space["f"])["f.code"]
+
+    assert code('"one"', 1) == code('"""two\n\n    """', 1) != code('"one"', 2)
+
+
+def test_arrays_count_by_value_where_devices_do_not_differ():
+    data = np.random.default_rng(0).normal(size=100)
+    assert identity(x=data) != identity(x=data + 1e-9)
+    assert identity(x=jnp.asarray(data)) == identity(x=jnp.asarray(data) + 1e-9)
+    assert identity(x=jnp.arange(100)) != identity(x=jnp.arange(100) + 1)
+    assert identity(beta=jnp.array(0.1)) != identity(beta=jnp.array(0.2))
+
+
+def test_what_is_told_is_the_same_in_every_process():
+    code = "import toy_run, json; from metacontrast.train._identity import identity\n"
+    code += "print(json.dumps(identity(a=toy_run.nested, b=toy_run.OPTIMIZER, c={'x', 'y'})))"
+    env = toy_run.environment(PYTHONHASHSEED="5")
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    expected = identity(a=toy_run.nested, b=toy_run.OPTIMIZER, c={"x", "y"})
+    assert json.loads(done.stdout) == expected, done.stderr
+
+
+def test_a_config_that_is_no_run_is_named(tmp_path):
+    (tmp_path / _claim.CONFIG).mkdir()
+    with pytest.raises(ValueError, match=r"^out: .*config.json cannot be read"):
+        open_folder(Path(tmp_path), {}, resume=True)
