@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from ._data_cli import data
+from ._exit import INTERRUPTED, SAID, terminated_in_words
 
 BROKEN_PIPE = 128 + 13  # the exit status of what SIGPIPE ends
 
@@ -59,10 +60,17 @@ def is_bad_input(error: Exception) -> bool:
 
 @contextmanager
 def ends_in_words(program: str) -> Iterator[None]:
-    """Bad input ends in one line on stderr and exit status 2, and a closed pipe in no word."""
+    """Bad input ends in one line on stderr and exit status 2, and a closed pipe in no word.
+
+    So does Ctrl-C, with status 130, and SIGTERM, with 143; a run says what of it is kept.
+    """
     try:
-        yield
-        sys.stdout.flush()
+        with terminated_in_words():
+            yield
+            sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        print(f"{program}: {str(stop) or SAID}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from stop
     except BrokenPipeError as error:
         # What is still to be written goes nowhere, or Python would complain of it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -21,6 +22,8 @@ from metacontrast.train import _claim, _folder, open_folder, read_metrics
 from metacontrast.train._archive import DamagedError, read_arrays, write_arrays
 from metacontrast.train._folder import EMPTY, Block, Folder
 from metacontrast.train._identity import identity
+from metacontrast.train._progress import Progress
+from metacontrast.train._stop import Stop
 
 SETTINGS = dict(log_every=10, steps_per_dispatch=5, steps=40, versions={"python": "3.11.1"})
 
@@ -129,18 +132,24 @@ def numbers(tree):
     return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(tree["key"])})
 
 
-def test_a_run_that_lost_its_last_checkpoint_is_the_run_that_did_not(tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    trained = toy_run.toy_run(whole, steps=30)
-    shutil.copytree(whole, out)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run and its folder."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return toy_run.toy_run(out, steps=30), out
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_the_run_that_did_not(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole[1], out)
     flip(out / "checkpoints" / "30.npz")
     (out / "metrics.jsonl").unlink()
     with pytest.warns(RuntimeWarning) as said:
         again = toy_run.toy_run(out, steps=30, resume=True)
-    assert_same_run(again, out, trained, whole)
+    assert_same_run(again, out, *whole)
     assert [str(w.message).split(" ")[1] for w in said] == ["the", str(out / "metrics.jsonl")]
     for name in ("theta.npz", "best.npz"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+        assert (out / name).read_bytes() == (whole[1] / name).read_bytes()
 
 
 def test_checkpoints_that_are_gone_are_missed(tmp_path):
@@ -261,6 +270,71 @@ def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
         pass
     with second.open(resume=True):
         pass
+
+
+# Signals
+
+
+def test_a_run_that_was_told_to_end_keeps_its_last_meta_step(tmp_path, whole, monkeypatch, capsys):
+    def send(number):
+        os.kill(os.getpid(), number)
+
+    def at_15(self, size, last, advance=Progress.advance, calls=[]):  # noqa: B006
+        advance(self, size, last)
+        calls.append(size)
+        if len(calls) == 3:
+            send(signal.SIGTERM)
+
+    before = [signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(Progress, "advance", at_15)
+    with pytest.raises(SystemExit) as stop:
+        toy_run.toy_run(tmp_path, steps=30)
+    assert stop.value.code == 128 + signal.SIGTERM
+    words = (
+        f"stopped at meta-step 15 of 30: all of it is kept in {tmp_path}; go on with resume=True"
+    )
+    assert capsys.readouterr().err == f"{words} (--resume).\n"
+    assert [x["step"] for x in read_metrics(tmp_path)] == [10]
+    monkeypatch.undo()
+
+    def in_validation(theta):
+        send(signal.SIGINT)
+        raise AssertionError("the signal should have ended it")
+
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped at meta-step 20 of 30: all of it"):
+        toy_run.toy_run(tmp_path, steps=30, resume=True, validate=in_validation)
+    assert [x["step"] for x in read_metrics(tmp_path)] == [10]
+    assert_same_run(toy_run.toy_run(tmp_path, steps=30, resume=True), tmp_path, *whole)
+    assert [signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_second_signal_ends_it_at_once():
+    stop = Stop()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_of_others_are_left_alone():
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+    try:
+        stop = Stop()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert calls and not stop.asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_without_a_folder_says_that_nothing_is_kept():
+    def stop(theta):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped at meta-step 0 .*nothing is kept"):
+        toy_run.toy_run(None, steps=20, validate=stop)
 
 
 # The disk

@@ -14,15 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from .._exit import TERMINATED, exit_when_terminated
 from ._processes import is_first
-
-TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # exit statuses
-
-
-def exit_when_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler of SIGTERM, for commands: ends as an error does, so that files are closed."""
-    raise SystemExit(TERMINATED)
-
 
 _OURS = (signal.SIG_DFL, signal.default_int_handler, exit_when_terminated)
 
