@@ -35,7 +35,6 @@ def identity(**parts: Any) -> Lines:
     Example:
         >>> scale = 2.0
         >>> identity(loss=lambda phi, power=2: scale * phi**power)
-        ... # doctest: +ELLIPSIS
         {'loss': '<lambda>', 'loss.code': '...', 'loss.power': 2, 'loss.scale': 2.0}
     """
     lines: Lines = {}

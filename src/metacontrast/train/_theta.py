@@ -86,8 +86,8 @@ def _outline(tree: PyTree, at: tuple[str, ...], arrays: dict[str, np.ndarray]) -
     """The structure of a tree as JSON, and its leaves, by name and in order, in `arrays`."""
     if tree is None:
         return None
-    pairs, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
-    if jax.tree_util.treedef_is_leaf(structure):
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    if [path for path, _ in pairs] == [()]:
         name = "/".join(at) or "theta"
         if name in arrays:
             raise ValueError(f"theta: two leaves are named {name!r}; rename a key.")
