@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import math
-import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -160,10 +161,13 @@ def _captured(f: FunctionType) -> Iterator[tuple[str, Any]]:
                 yield name, f.__globals__[name]
 
 
+_INSTALLED = ("<frozen ", sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+
+
 def _is_installed(f: FunctionType) -> bool:
-    package = (f.__module__ or "").partition(".")[0]
-    known = package == "metacontrast" or package in sys.stdlib_module_names - {"__main__"}
-    return known or "site-packages" in f.__code__.co_filename
+    """Whether the version of a package, or of Python, tells its code."""
+    file = f.__code__.co_filename
+    return file.startswith(_INSTALLED) or "site-packages" in file
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
