@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self, TypeVar
 import tyro
 
 from metacontrast._solver._base import check_positive_int
+from metacontrast.cli import did_you_mean
 from metacontrast.train import is_first, use_devices
 from metacontrast.train._collapse import OnCollapse
 from metacontrast.train._settings import check_seed
@@ -101,8 +102,7 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
     selection, others = first.parse_known_args(args)
     names = list(methods) if selection.method == "all" else [selection.method]
     if not set(names) <= set(methods):
-        known = ", ".join(methods)
-        raise ValueError(f"method: unknown {selection.method!r}; choose one of {known}, or all.")
+        raise ValueError(f"method: {did_you_mean(selection.method, methods)}, or all.")
     about = f"{about}\n\nMethods: {', '.join(methods)}."
     several = [_one(methods[name], selection.quick, others, about) for name in names]
     if any(methods[name].steps for name in names):
