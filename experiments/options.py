@@ -30,6 +30,7 @@ class Devices:
     coordinator: str | None = None  # HOST:PORT of process 0, if no cluster says it.
     processes: int | None = None  # How many processes there are.
     process: int | None = None  # Which one this is, from 0.
+    timeout: int = 60  # Seconds of silence after which another process counts as lost.
 
     def use(self) -> None:
         """Run there from now on; JAX must not have computed anything."""
@@ -42,6 +43,7 @@ class Devices:
             coordinator=self.coordinator,
             processes=self.processes,
             process=self.process,
+            timeout=self.timeout,
         )
         if not is_first():  # all print the same
             sys.stdout = StringIO()

@@ -211,7 +211,7 @@ def test_files_of_others_neither_block_a_run_nor_are_deleted(tmp_path):
     assert (checkpoints / "40.npz").is_file()
 
 
-@pytest.mark.parametrize("content", ["", '{"steps": 4', "[]", "\x00"])
+@pytest.mark.parametrize("content", ["", '{"steps": 4', "[]", "\x00", '{"log_every": 90}'])
 def test_a_config_that_cannot_be_read_is_taken_from_the_last_checkpoint(tmp_path, content):
     opened(tmp_path)
     (tmp_path / "config.json").write_text(content)
@@ -223,7 +223,7 @@ def test_a_config_that_cannot_be_read_is_taken_from_the_last_checkpoint(tmp_path
     ):
         Folder(tmp_path, SETTINGS | {"log_every": 5}, resume=True)
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(ValueError, match=rf"^out: {tmp_path}/config.json cannot be read .*copy of"):
+    with pytest.raises(ValueError, match=r"^out: .*(config.json cannot be read|another run) .*"):
         Folder(tmp_path, SETTINGS, resume=True)
 
 

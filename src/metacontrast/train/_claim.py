@@ -31,7 +31,7 @@ def claim(
         path: the folder.
         settings: of the run, as they come back from JSON.
         resume: whether it may be that very run.
-        kept: the settings that the last checkpoint holds, for a config.json that cannot be read.
+        kept: gives the settings that the last checkpoint holds, for a config.json that was damaged.
 
     Returns:
         What is to be said of each package that has another version now.
@@ -47,7 +47,10 @@ def claim(
             "another folder, or empty this one."
         )
     there = _there(path / CONFIG, kept)
-    if differing := _differences(there, settings, resume):
+    differing = _differences(there, settings, resume)
+    if differing and kept is not None and (vouched := kept()) is not None:
+        there, differing = vouched, _differences(vouched, settings, resume)
+    if differing:
         grow = "; steps can only be increased" if list(differing) == ["steps"] else ""
         more = len(differing) - _SHOWN
         words = [*list(differing.values())[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
