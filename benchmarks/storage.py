@@ -253,6 +253,19 @@ def fresh(work: Path) -> Path:
     return work / "run"
 
 
+def report(facts: dict[str, Any]) -> str:
+    """A line a kind: how many rounds ended right."""
+    kinds = {
+        "killed one to three times (SIGKILL)": facts["kills"],
+        "told to end (SIGTERM, Ctrl-C)": facts["signals"],
+    }
+    for name, (right, of) in facts["damages"]["each"].items():
+        kind = kinds.setdefault(name.split(",")[0] + " damaged", {"right": 0, "of": 0})
+        kind["right"], kind["of"] = kind["right"] + right, kind["of"] + of
+    lines = [f"{name:37} {kind['right']:3} of {kind['of']:3}" for name, kind in kinds.items()]
+    return "\n".join(["what was done                           right", *lines])
+
+
 def main() -> None:
     """Print a line a kind, and write all counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -272,7 +285,10 @@ def main() -> None:
             each = {name: [right[name], n] for name, n in sorted(of.items())}
             table[kind.__name__] = {"right": right.total(), "of": of.total(), "each": each}
             print(f"{kind.__name__:8} {right.total()} of {of.total()} right", flush=True)
-    facts = {"command": f"python -m benchmarks.storage --seed {options.seed}", **table}
+    facts: dict[str, Any] = {
+        "command": f"python -m benchmarks.storage --seed {options.seed}",
+        **table,
+    }
     if options.result:
         text = json.dumps(facts | provenance(), indent=1)
         options.result.write_text(text + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic
 
+import _quiet
 import jax
 import jax.numpy as jnp
 import optax
@@ -43,6 +44,7 @@ class Experiment(Generic[S]):
             run: does one method with one seed, and ends with `finish`.
             overview: draws all results below a folder, once `--method all` is done.
         """
+        _quiet.over()
         about = sys.modules[run.__module__].__doc__ or ""
         with ends_in_words(self.name):
             several = parse(self.methods, self.default, sys.argv[1:], about)

@@ -18,6 +18,7 @@ from ._exit import INTERRUPTED, SAID, terminated_in_words
 from ._version import __version__
 
 COMMANDS = ("demo", "report", "data", "completion")
+_GO_ON = ". What was finished is kept; see to it, and start it again, a run with --resume."
 BROKEN_PIPE = 128 + 13  # the exit status of what SIGPIPE ends
 
 app = tyro.extras.SubcommandApp()
@@ -91,7 +92,8 @@ def ends_in_words(program: str) -> Iterator[None]:
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         if not is_bad_input(error):
             raise
-        print(f"{program}: {error}", file=sys.stderr)
+        of_the_system = isinstance(error, OSError) and error.errno is not None
+        print(f"{program}: {error}{_GO_ON if of_the_system else ''}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

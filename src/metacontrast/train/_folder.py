@@ -145,12 +145,14 @@ class Folder:
     def write(self, name: str, text: str) -> None:
         """Replace a file by this text."""
         if is_first():
-            write_atomically(self._path / name, text)
+            with self._words():
+                write_atomically(self._path / name, text)
 
     def write_theta(self, name: str, theta: PyTree) -> None:
         """Replace a file by this theta; see `save_theta`."""
         if is_first():
-            save_theta(self._path / name, theta)
+            with self._words():
+                save_theta(self._path / name, theta)
 
     def restore(self, first: PyTree) -> Restored:
         """The last checkpoint that is whole, or `first`; all that is later is cut off.
