@@ -152,6 +152,15 @@ def test_a_run_that_lost_its_last_checkpoint_is_the_run_that_did_not(tmp_path, w
         assert (out / name).read_bytes() == (whole[1] / name).read_bytes()
 
 
+def test_metrics_are_read_up_to_a_torn_line_and_damage_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{json.dumps(line(10))}\n{{torn")
+    assert read_metrics(tmp_path) == [line(10)]
+    path.write_text(f"{{torn\n{json.dumps(line(10))}\n")
+    with pytest.raises(ValueError, match=r"^folder: .*metrics.jsonl is damaged .*resume the run"):
+        read_metrics(tmp_path)
+
+
 def test_checkpoints_that_are_gone_are_missed(tmp_path):
     folder = opened(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")

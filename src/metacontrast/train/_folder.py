@@ -267,17 +267,19 @@ class Folder:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of the `metrics.jsonl` of a run."""
-    return _complete(Path(folder) / METRICS)
+    """The lines of the `metrics.jsonl` of a run, but for a last one that was torn by a crash.
 
-
-def _complete(path: Path) -> Lines:
-    """The lines but for a last one that was torn by a crash."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    Raises:
+        ValueError: if another one is damaged.
+    """
+    path = Path(folder) / METRICS
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError:
-        return [json.loads(line) for line in lines[:-1]]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError as error:
+        raise ValueError(
+            f"folder: {path} is damaged ({error}); resume the run, which restores it."
+        ) from error
 
 
 def _warn(text: str) -> None:

@@ -85,10 +85,13 @@ def meta_train(
         steps: how many meta-steps.
         tasks: how many tasks a meta-step learns.
         seed: a whole number from 0 to 2^32 - 1.
-        out: a folder for config.json, metrics.jsonl and checkpoints/. Default: nothing is written.
+        out: a folder for config.json, metrics.jsonl, checkpoints/, and at the end theta.npz and,
+            with `validate`, best.npz (see `load_theta`). Default: nothing is written.
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
-        config: further settings for config.json, as JSON. The settings tell one run from another:
-            give all that the result depends on.
+            A damaged checkpoint is put aside, and the one before it taken, with a warning.
+        config: further settings for config.json, as JSON. What tells one run from another is read
+            off the arguments themselves (but `validate`), with what functions close over and name;
+            give here what they do not show, such as the name of a data set.
         log_every: meta-steps from one line of metrics, validation and checkpoint to the next.
         steps_per_dispatch: meta-steps that are dispatched together; divides `log_every`.
         validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`), at the start
@@ -140,6 +143,10 @@ def meta_train(
         FlaggedError: see `on_flag`. Checkpoints are kept.
         CollapsedError: see `on_collapse`. Checkpoints are kept, and the best theta is its `best`.
         LostProcessError: another process of this run ended. Checkpoints are kept.
+        OSError: the disk is full or gone. What is kept is said.
+        KeyboardInterrupt: Ctrl-C. It ends after the dispatch it is in, of which a checkpoint is
+            kept; a second one at once.
+        SystemExit: SIGTERM, likewise, with status 143.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
