@@ -144,11 +144,11 @@ def test_a_process_that_is_silent_is_lost_and_one_that_is_over_is_not(monkeypatc
     monkeypatch.setattr(_watch, "_explain_aborts", lambda process: None)
     monkeypatch.setattr(_watch.atexit, "register", at_end.append)
     monkeypatch.setattr(_watch.global_state, "client", store)
-    _watch.watch(0, 2, timeout=1)
-    time.sleep(1.5)
+    _watch.watch(0, 2, timeout=0.5)
+    time.sleep(0.8)
     at_end[0]()
     assert store.told == {"metacontrast/0": "over"}
-    text = "process 0 lost another one (process 1 has given no sign of life for 1 s)"
+    text = "process 0 lost another one (process 1 has given no sign of life for 0.5 s)"
     assert {text in x for x in said} == ({True} if is_lost else set())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 
 LOCK = "run.lock"
+_OURS = b"process "
 
 
 class Lock:
@@ -25,7 +26,7 @@ class Lock:
 
         Raises:
             ValueError: another run holds it, whose host and process are named.
-            OSError: the folder cannot be written, or is on a file system without locks.
+            OSError: the folder cannot be written.
         """
         path = folder / LOCK
         self._lock = filelock.FileLock(path, timeout=0)
@@ -36,7 +37,9 @@ class Lock:
                 f"out: another run is writing {folder} ({_holder(path)}); wait for its end, stop "
                 "it, or choose another folder."
             ) from error
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        # Where the file system has no locks, the content is filelock's own, and the lock itself.
+        if (path.read_bytes() or _OURS).startswith(_OURS):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
     def release(self) -> None:
         """Let others have it."""

@@ -44,7 +44,7 @@ def waiting(process: int, timeout: int) -> Iterator[None]:
         timer.cancel()
 
 
-def watch(process: int, processes: int, timeout: int) -> None:
+def watch(process: int, processes: int, timeout: float) -> None:
     """From now on, end this process once another one gave no sign of life for that many seconds.
 
     Each counts on in the store of process 0. If that one hangs, so does the asking, which counts
