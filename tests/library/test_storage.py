@@ -1,14 +1,11 @@
 """What is damaged or lost in the folder of a run is noticed, and others' files are left alone."""
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import jax
@@ -19,9 +16,7 @@ import toy_run
 from toy_run import assert_same, assert_same_run
 
 from metacontrast.train import _claim, _folder, open_folder, read_metrics
-from metacontrast.train._archive import DamagedError, read_arrays, write_arrays
 from metacontrast.train._folder import EMPTY, Block, Folder
-from metacontrast.train._identity import identity
 from metacontrast.train._progress import Progress
 from metacontrast.train._stop import Stop
 
@@ -63,48 +58,6 @@ DAMAGES = {
     "emptied": lambda path: os.truncate(path, 0),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
 }
-
-
-# One file
-
-
-def test_every_bit_of_a_file_is_vouched_for(tmp_path):
-    path = tmp_path / "a.npz"
-    write_arrays(path, {"x": np.arange(3.0), "narrow": np.asarray(jnp.ones(2, jnp.bfloat16))}, {})
-    whole = path.read_bytes()
-    for i in range(len(whole)):
-        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
-        with pytest.raises(DamagedError, match=r"^a.npz: its checksum"):
-            read_arrays(path)
-    path.write_bytes(whole)
-    arrays, _ = read_arrays(path)
-    assert [str(x.dtype) for x in arrays.values()] == ["float64", "bfloat16"]
-    assert zipfile.ZipFile(path).testzip() is None
-
-
-def test_a_file_has_the_same_bytes_whenever_it_is_written_and_follows_no_link(tmp_path):
-    other = tmp_path / "other"
-    other.write_text("untouched")
-    contents = []
-    for name in ("a.npz", "b.npz"):
-        (tmp_path / f"{name}.tmp").symlink_to(other)
-        write_arrays(tmp_path / name, {"x": np.arange(3.0)}, {"about": 1})
-        contents.append((tmp_path / name).read_bytes())
-    assert contents[0] == contents[1]
-    assert other.read_text() == "untouched"
-
-
-def test_no_file_brings_code_along(tmp_path):
-    """Sealed as ours are, but with a pickle in it."""
-    path = tmp_path / "a.npz"
-    np.savez(path, x=np.array([print], object))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("about.json", '{"types": {}}')
-        archive.comment = b"sha256:" + b"0" * 64
-    body = path.read_bytes()[:-71]
-    path.write_bytes(body + b"sha256:" + hashlib.sha256(body).hexdigest().encode())
-    with pytest.raises(DamagedError, match="Object arrays cannot be loaded"):
-        read_arrays(path)
 
 
 # A folder
@@ -372,58 +325,6 @@ def test_a_folder_that_was_deleted_is_not_made_anew(tmp_path):
     with pytest.raises(OSError, match=r"^out: .*none is kept"):
         folder.add([line(40)], tree(40))
     assert not (tmp_path / "run").exists()
-
-
-# What a run depends on
-
-RATE = 0.1
-
-
-def made(rate, note=""):
-    """A function that closes over a number."""
-
-    def loss(phi, power=2):
-        """Some loss."""
-        return rate * phi**power + RATE
-
-    return loss
-
-
-def test_what_a_function_depends_on_is_told_by_name():
-    told = identity(loss=made(0.5))
-    assert re.fullmatch("[0-9a-f]{12}", told.pop("loss.code"))
-    assert told == {
-        "loss": "made.<locals>.loss", "loss.power": 2, "loss.rate": 0.5, "loss.RATE": RATE,
-    }  # fmt: skip
-    assert identity(loss=jax.jit(made(0.5))) == identity(loss=made(0.5))
-
-
-def test_code_counts_and_its_words_do_not():
-    source = "def f(x):\n    {}\n    return x + {}\n"
-
-    def code(*parts):
-        space = {}
-        exec(source.format(*parts), space)
-        return identity(f=space["f"])["f.code"]
-
-    assert code('"one"', 1) == code('"""two\n\n    """', 1) != code('"one"', 2)
-
-
-def test_arrays_count_by_value_where_devices_do_not_differ():
-    data = np.random.default_rng(0).normal(size=100)
-    assert identity(x=data) != identity(x=data + 1e-9)
-    assert identity(x=jnp.asarray(data)) == identity(x=jnp.asarray(data) + 1e-9)
-    assert identity(x=jnp.arange(100)) != identity(x=jnp.arange(100) + 1)
-    assert identity(beta=jnp.array(0.1)) != identity(beta=jnp.array(0.2))
-
-
-def test_what_is_told_is_the_same_in_every_process():
-    code = "import toy_run, json; from metacontrast.train._identity import identity\n"
-    code += "print(json.dumps(identity(a=toy_run.nested, b=toy_run.OPTIMIZER, c={'x', 'y'})))"
-    env = toy_run.environment(PYTHONHASHSEED="5")
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    expected = identity(a=toy_run.nested, b=toy_run.OPTIMIZER, c={"x", "y"})
-    assert json.loads(done.stdout) == expected, done.stderr
 
 
 def test_a_config_that_is_no_run_is_named(tmp_path):
