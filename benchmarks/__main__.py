@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from metacontrast.cli import ends_in_words
 
 from ._run import PARTS, run_parts
 
@@ -23,11 +24,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="only parts that are not in OUT yet")
     options = parser.parse_args()
     names = list(PARTS) if options.part is None else [options.part]
-    try:
+    with ends_in_words("benchmarks"):
         run_parts(names, options.quick, options.out, options.resume)
-    except (ValueError, ArithmeticError, OSError) as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class Measurement(NamedTuple):
     high: float | None = None
 
 
+# All that was timed since it was cleared, rounds that are not over included: what is kept of a part
+# that is interrupted.
+timed: list[dict[str, list[float]]] = []
+
+
 def summarise(subject: str, quantity: str, values: Any) -> Measurement:
     """Median and quartiles.
 
@@ -56,6 +61,7 @@ def time_in_turns(
     """
     calls = {name: _calls(program, min_sample, clock) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
+    timed.append(seconds)
     began = clock()
     for i in range(rounds):
         if i >= 3 and clock() - began > max_total:

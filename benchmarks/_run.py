@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from metacontrast.report import figure
 from metacontrast.train import provenance, write_json
 
+from ._measure import timed
 from ._report import markdown, print_tables
 from ._result import Progress
 
@@ -28,7 +30,7 @@ PARTS = {
     "growth": ("memory and time against steps, tasks, weights", "_growth.growth"),
 }
 PACKAGES = ("metacontrast", "jax", "numpy", "optax", "torch", "higher", "torchopt", "jaxopt")
-TABLES = "tables.md"
+TABLES, INTERRUPTED = "tables.md", ".interrupted.json"
 
 
 def run_parts(names: Sequence[str], quick: bool, out: Path, resume: bool) -> None:
@@ -54,7 +56,15 @@ def _is_done(path: Path, quick: bool) -> bool:
 
 def _run_part(name: str, quick: bool, out: Path, progress: Progress) -> None:
     computer, began = machine(), time.perf_counter()
-    result = _part(name)(quick, progress)
+    timed.clear()
+    try:
+        result = _part(name)(quick, progress)
+    except (KeyboardInterrupt, SystemExit):
+        path = out / f"{name}{INTERRUPTED}"
+        write_json(path, {"part": name, "quick": quick, "seconds": timed, "machine": computer})
+        print(f"What was timed is in {path}; --resume leaves out finished parts.", file=sys.stderr)
+        raise
+    (out / f"{name}{INTERRUPTED}").unlink(missing_ok=True)
     facts = {
         "part": name,
         "quick": quick,

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import frame
 import jax
@@ -42,7 +42,7 @@ class Settings(frame.Settings):
     """What a run depends on; how many meta-steps it takes follows from the first."""
 
     seconds: float = 10.0  # Time of meta-training, and once more to choose its rate.
-    speeds: Path = SPEEDS  # Meta-steps a second of every method; measured, if it is not there.
+    speeds: Path = field(default=SPEEDS, compare=False)  # Measured, if it is not there.
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)  # Of theta, to choose from.
     last_rate: float = 0.02  # Of the outer rate, at the end of its cosine.
     tasks: int = 25  # Tasks a meta-step.
@@ -56,8 +56,6 @@ class Settings(frame.Settings):
     test_tasks: int = 1000  # On which theta is judged, once.
     test_queries: int = 100  # Points on which a held-out task is judged.
     valid_tasks: int = 200  # Which choose the outer rate.
-
-    apart: ClassVar = (*frame.Settings.apart, "speeds")
 
     def shorten(self) -> Settings:
         """A tenth of the time."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic
 
+import _quiet
 import jax
 import jax.numpy as jnp
 import optax
@@ -43,6 +44,7 @@ class Experiment(Generic[S]):
             run: does one method with one seed, and ends with `finish`.
             overview: draws all results below a folder, once `--method all` is done.
         """
+        _quiet.over()
         about = sys.modules[run.__module__].__doc__ or ""
         with ends_in_words(self.name):
             several = parse(self.methods, self.default, sys.argv[1:], about)
@@ -77,7 +79,7 @@ class Experiment(Generic[S]):
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
-        own = {name: x for name, x in asdict(settings).items() if name not in settings.apart}
+        own = {f.name: asdict(settings)[f.name] for f in fields(settings) if f.compare}
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 

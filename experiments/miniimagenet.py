@@ -11,7 +11,7 @@ Departure: stride 2 in place of pooling, here as on Omniglot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,8 @@ class Settings(_few_shot.Settings):
     way: int = 5  # Classes a task.
     tasks: int = 4  # Tasks a meta-step.
     outer_rate: float = 1e-3  # Of theta.
-    out: Path | None = None  # Default: runs/miniimagenet/TASK/METHOD/seedSEED.
+    # Default: runs/miniimagenet/TASK/METHOD/seedSEED.
+    out: Path | None = field(default=None, compare=False)
 
     def shorten(self) -> Self:
         """A twentieth of the meta-steps, no further views, few tests."""

@@ -11,7 +11,7 @@ contrastive rule tests every few epochs and reports the best of these tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,7 +29,8 @@ class Settings(_few_shot.Settings):
     way: int = 20  # Classes a task.
     gpu: bool = False  # Start from our settings for a GPU. Default: those for two CPU cores.
     split: Literal["vinyals", "background"] = "vinyals"  # Which characters are tested on.
-    out: Path | None = None  # Default: runs/omniglot/TASK/SPLIT/METHOD/seedSEED.
+    # Default: runs/omniglot/TASK/SPLIT/METHOD/seedSEED.
+    out: Path | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> tuple[str, ...]:

@@ -6,14 +6,15 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import tyro
 
 from metacontrast._solver._base import check_positive_int
+from metacontrast.cli import did_you_mean
 from metacontrast.train import is_first, use_devices
 from metacontrast.train._collapse import OnCollapse
 from metacontrast.train._settings import check_seed
@@ -29,6 +30,7 @@ class Devices:
     coordinator: str | None = None  # HOST:PORT of process 0, if no cluster says it.
     processes: int | None = None  # How many processes there are.
     process: int | None = None  # Which one this is, from 0.
+    timeout: int = 60  # Seconds of silence after which another process counts as lost.
 
     def use(self) -> None:
         """Run there from now on; JAX must not have computed anything."""
@@ -41,6 +43,7 @@ class Devices:
             coordinator=self.coordinator,
             processes=self.processes,
             process=self.process,
+            timeout=self.timeout,
         )
         if not is_first():  # all print the same
             sys.stdout = StringIO()
@@ -57,24 +60,25 @@ def _shape(mesh: str | None) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The options of every experiment; a subclass adds its own. Their comments are the help."""
+    """The options of every experiment; a subclass adds its own. Their comments are the help.
+
+    Fields that no result depends on, or that become settings in `meta_train`, do not compare.
+    """
 
     method: str  # How tasks are learned and meta-learned; all: one method after the other.
     seed: int = 0  # Draws the first theta and the training tasks.
     steps: int = 0  # Meta-steps.
-    quick: bool = False  # A tenth of the meta-steps.
-    resume: bool = False  # Continue the run in OUT.
-    out: Path | None = None  # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
-    # The published settings are run as they are: what is flagged is counted.
-    on_flag: Literal["stop", "warn"] = "warn"  # Where most meta-gradients say that they are wrong.
-    on_collapse: OnCollapse = "stop"  # Where what was learned is lost; rollback: at half the rate.
-    diagnose: bool = True  # Compare the first meta-gradient with what the learner does.
-    devices: Annotated[Devices, tyro.conf.arg(name="")] = Devices()
-
-    # What is no setting of a result, or becomes one in `meta_train`.
-    apart: ClassVar[tuple[str, ...]] = (
-        *("quick", "resume", "out", "devices", "on_flag", "on_collapse", "diagnose"),
-    )
+    quick: bool = field(default=False, compare=False)  # A tenth of the meta-steps.
+    resume: bool = field(default=False, compare=False)  # Continue the run in OUT.
+    # Default: runs/EXPERIMENT/METHOD/seedSEED; of all: runs/EXPERIMENT.
+    out: Path | None = field(default=None, compare=False)
+    # Where most meta-gradients say that they are wrong. The published settings are run as they are.
+    on_flag: Literal["stop", "warn"] = field(default="warn", compare=False)
+    # Where what was learned is lost; rollback: at half the rate.
+    on_collapse: OnCollapse = field(default="stop", compare=False)
+    # Compare the first meta-gradient with what the learner does.
+    diagnose: bool = field(default=True, compare=False)
+    devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default=Devices(), compare=False)
 
     def shorten(self) -> Self:
         """What `--quick` stands for, where the command line does not say otherwise."""
@@ -100,8 +104,7 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
     selection, others = first.parse_known_args(args)
     names = list(methods) if selection.method == "all" else [selection.method]
     if not set(names) <= set(methods):
-        known = ", ".join(methods)
-        raise ValueError(f"method: unknown {selection.method!r}; choose one of {known}, or all.")
+        raise ValueError(f"method: {did_you_mean(selection.method, methods)}, or all.")
     about = f"{about}\n\nMethods: {', '.join(methods)}."
     several = [_one(methods[name], selection.quick, others, about) for name in names]
     if any(methods[name].steps for name in names):

@@ -11,5 +11,5 @@ def command(monkeypatch, *words):
     try:
         cli.main()
     except SystemExit as stop:
-        return stop.code
+        return stop.code or 0
     return 0

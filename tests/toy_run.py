@@ -1,13 +1,15 @@
 """A small meta-training run of everything that has a state, to be interrupted and compared.
 
-As a script: `python toy_run.py OUT [COORDINATOR PROCESS [dies]]`, starts or resumes it in the
-folder OUT, as one process, or some steps of it as one of two, which may kill itself.
+As a script: `python toy_run.py OUT [COORDINATOR PROCESS [dies | waits]]`, starts or resumes it in
+the folder OUT, as one process, or some steps of it as one of two, which may kill itself or take its
+time.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -139,13 +141,13 @@ def assert_close_run(trained, out, expected, folder):
 FEW = 25  # steps of two processes
 
 
-def die_after_a_checkpoint():
-    """Kill this process once it has saved one."""
+def after_a_checkpoint(act):
+    """Do something in this process once it has saved one."""
     save = _folder.Folder.add
 
     def add(*args):
         save(*args)
-        os.kill(os.getpid(), signal.SIGKILL)
+        act()
 
     _folder.Folder.add = add
 
@@ -155,7 +157,9 @@ if __name__ == "__main__":
     out, *which = sys.argv[1:]
     if which:
         at = dict(coordinator=which[0], processes=2, process=int(which[1]))
-        use_devices(distributed=True, **at)
-    if which[2:]:
-        die_after_a_checkpoint()
+        use_devices(distributed=True, timeout=5 if "waits" in which else 60, **at)
+    if "dies" in which:
+        after_a_checkpoint(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    if "waits" in which:
+        after_a_checkpoint(lambda: time.sleep(1))
     toy_run(out, resume=True, steps=FEW if which else 95)

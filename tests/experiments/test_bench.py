@@ -268,6 +268,26 @@ def test_finished_parts_are_not_run_again_unless_their_settings_differ(runs, tmp
     assert runs == [True, False, False]
 
 
+def test_a_part_that_is_interrupted_keeps_what_it_has_timed(monkeypatch, tmp_path, capsys):
+    rounds = []
+
+    def part(quick, progress):
+        def program():
+            rounds.append(1)
+            if len(rounds) == 7:  # two to find out how long it takes, then the fifth round
+                raise KeyboardInterrupt
+
+        time_in_turns({"ours": program}, 9, min_sample=0)
+
+    monkeypatch.setattr(_run, "PARTS", {"growth": ("what", "_fake.part")})
+    monkeypatch.setattr(_run, "import_module", lambda *_: type("M", (), {"part": part}))
+    assert called(monkeypatch, "growth", "--quick", "--out", tmp_path) == 130
+    kept = json.loads((tmp_path / "growth.interrupted.json").read_text())
+    assert [list(map(len, timed.values())) for timed in kept["seconds"]] == [[4]]
+    assert "growth.interrupted.json" in capsys.readouterr().err
+    assert not (tmp_path / "growth.json").exists()
+
+
 def test_every_part_is_there():
     assert all(callable(_run._part(name)) for name in _run.PARTS)
 

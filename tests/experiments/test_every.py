@@ -1,6 +1,7 @@
 """What holds for every experiment in the folder, without running it."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -33,6 +34,9 @@ def test_methods_and_their_settings_have_one_name(name):
     assert experiment.default in (*experiment.methods, "all")
     for settings in experiment.methods.values():
         assert type(settings.shorten()) is type(settings)
+        # What is no setting of a result is none where a subclass says it anew.
+        compared = {f.name for f in dataclasses.fields(settings) if f.compare}
+        assert not compared & {f.name for f in dataclasses.fields(frame.Settings) if not f.compare}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -257,3 +257,25 @@ def test_a_process_of_no_cluster_is_refused(tmp_path):
     done = script("--distributed", "--out", tmp_path)
     assert "sine: distributed: JAX finds no cluster here" in done.stderr
     assert done.returncode == 2
+
+
+EARLY = """
+import os, signal, sys
+sys.argv[0] = "{started}"
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import _quiet
+{over}
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("started", "over", "is_quiet"),
+    [("sine.py", "", True), ("sine.py", "_quiet.over()", False), ("/usr/bin/pytest", "", False)],
+)
+def test_ctrl_c_before_the_start_is_a_line(started, over, is_quiet):
+    command = [sys.executable, "-c", EARLY.format(started=started, over=over)]
+    folder = Path(frame.__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert (done.stderr == "stopped before it began.\n") == is_quiet
+    assert (done.returncode == 130) == is_quiet

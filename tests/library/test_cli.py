@@ -1,11 +1,13 @@
 """The command of the wheel: demonstration, tables, data."""
 
 import os
+import signal
 import sys
 
 import pytest
 from command import command
 
+import metacontrast as mc
 from metacontrast import _compiled, _demo, cli
 
 
@@ -29,7 +31,10 @@ def test_without_a_word_it_says_what_it_can_do(monkeypatch, capsys):
         (("report", "nowhere"), "metacontrast: runs: no result.json is below nowhere"),
         (("data", "verify", "nonsense"), "metacontrast: name: unknown 'nonsense'"),
         (("data",), "fetch"),
-        (("nonsense",), "nonsense"),
+        (("nonsense",), "metacontrast: command: unknown 'nonsense'; choose one of demo, report,"),
+        (("demoo",), "unknown 'demoo'; did you mean 'demo'? Choose one of demo, report, data"),
+        (("sine",), "experiments are beside the library, python experiments/NAME.py"),
+        (("completion", "fish"), "bash"),
     ],
 )
 def test_bad_input_says_what_is_expected(words, message, monkeypatch, capsys, tmp_path):
@@ -50,3 +55,34 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(lines, monkeypatch, cap
             print("word\n" * lines, end="")
     assert stop.value.code == cli.BROKEN_PIPE
     assert capsys.readouterr().err == ""
+
+
+def test_it_says_its_version_and_its_help(monkeypatch, capsys):
+    assert command(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"metacontrast {mc.__version__}\n"
+    assert command(monkeypatch, "-h") == 0
+    assert "--version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_it_completes_words_in_shells(shell, monkeypatch, capsys):
+    assert command(monkeypatch, "completion", shell) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("metacontrast", *cli.COMMANDS))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_one_that_is_told_to_end_says_so_in_a_line(number, status, capsys):
+    with pytest.raises(SystemExit) as stop, cli.ends_in_words("report"):
+        os.kill(os.getpid(), number)
+    assert stop.value.code == status
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "stopped; what it had finished is kept" in said and "--resume" in said
+
+
+def test_what_a_run_says_of_its_end_is_what_is_said():
+    with pytest.raises(SystemExit) as stop, cli.ends_in_words("sine"):
+        raise KeyboardInterrupt("stopped at meta-step 15")
+    assert stop.value.code == 130

@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_made_warns(jax_config, monkeypatch, tmp_path):
 
 
 def test_the_library_is_imported_without_what_only_runs_and_figures_need():
-    heavy = ["orbax", "matplotlib", "PIL", "sklearn", "torch", "tyro", "scipy.stats"]
+    heavy = ["metacontrast.train", "matplotlib", "PIL", "sklearn", "torch", "tyro", "scipy.stats"]
     code = f"import sys, jax, metacontrast; print([m for m in {heavy} if m in sys.modules])"
     code += "; print(jax.config.jax_compilation_cache_dir)"  # importing keeps nothing
     ended = subprocess.run(

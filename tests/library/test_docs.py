@@ -9,6 +9,7 @@ import pytest
 from benchmarks import gpu_report
 from benchmarks.noisy import table
 from benchmarks.secant import report as secant_report
+from benchmarks.storage import report as storage_report
 from benchmarks.trajectory import table as trajectory_table
 from benchmarks.trust import report, summary
 
@@ -54,6 +55,15 @@ def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
     assert trust["configurations"] >= 200
     assert trust["trust_is_right"] >= 0.97
     assert trust["do_not_trust_is_right"] >= 0.9
+
+
+def test_the_table_of_the_page_on_runs_is_that_of_the_result():
+    facts = json.loads((ROOT / "results" / "storage.json").read_text())
+    assert blocks("runs.md") == [storage_report(facts)]
+    assert all(
+        facts[kind]["right"] == facts[kind]["of"] for kind in ("kills", "signals", "damages")
+    )
+    assert facts["kills"]["of"] >= 40 and facts["damages"]["of"] >= 60
 
 
 def test_the_tables_of_the_page_on_devices_are_those_of_the_results():

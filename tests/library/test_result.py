@@ -78,3 +78,6 @@ def test_a_result_is_written_whole_and_read_back(tmp_path):
         write_result(tmp_path, result)
     with pytest.raises(FileNotFoundError, match=r"^out: .*result.json"):
         read_result(tmp_path)
+    (tmp_path / "result.json").write_text('{"value": ')
+    with pytest.raises(ValueError, match=r"^out: .*result.json is damaged .*delete it, and resume"):
+        read_result(tmp_path)

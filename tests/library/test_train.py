@@ -1,5 +1,7 @@
 """The meta-training loop: what a meta-step does, what it leaves out, and what it refuses."""
 
+import re
+import sys
 from functools import cache, partial
 
 import jax
@@ -227,11 +229,21 @@ def test_what_is_no_estimator_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_bar_shows_metrics_on_stderr_and_can_be_turned_off(capsys):
-    train(progress=True, sample_task=spring_or_steep, validate=lambda theta: {"loss": 0.25})
+def test_the_bar_shows_metrics_on_stderr_and_can_be_turned_off(capsys, monkeypatch):
+    score = lambda theta: {"loss": 0.25}
+    with monkeypatch.context() as terminal:
+        terminal.setattr(sys.stderr, "isatty", lambda: True)
+        train(progress=True, sample_task=spring_or_steep, validate=score)
     shown = capsys.readouterr()
     assert shown.out == ""
     for text in ("valid 0.25", "meta_loss=", "6/6", "tasks diverged and were left out"):
         assert text in shown.err
+    # Elsewhere a plain line a look.
+    train(progress=True, sample_task=spring_or_steep, validate=score)
+    *looks, last = capsys.readouterr().err.splitlines()
+    words = r"meta-step {} of 6: meta_loss [\d.]+, valid_loss 0.25, diverged \d+, flagged \d+"
+    assert len(looks) == 3 and "were left out" in last
+    for step, said in zip((2, 4, 6), looks, strict=True):
+        assert re.fullmatch(words.format(step), said)
     train(sample_task=spring_or_steep, steps=1, log_every=1)
     assert capsys.readouterr() == ("", "")

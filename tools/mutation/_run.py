@@ -15,7 +15,7 @@ COPIED = ("src", "tests", "experiments", "benchmarks", "docs", "examples", "tool
 FILES = ("pyproject.toml", "conftest.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 # What every test needs and no mutant changes is imported once. No part of it starts a thread.
 HEAVY = ["pytest", "hypothesis", "numpy", "scipy.special", "jax", "jax.numpy", "jax.scipy", "optax"]
-HEAVY += ["equinox", "jaxtyping", "orbax.checkpoint", "PIL", "tqdm"]
+HEAVY += ["equinox", "jaxtyping", "PIL", "tqdm"]
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-n", "0", "--no-header", "--tb=line"]
 # Among what is imported are plugins of pytest, which it says it cannot rewrite.
 # Of every tier: some files are held by the thorough one alone.

@@ -13,6 +13,8 @@ from ._mesh import device_mesh as device_mesh
 from ._processes import LostProcessError as LostProcessError
 from ._result import read_result as read_result
 from ._run import Trained as Trained
+from ._theta import load_theta as load_theta
+from ._theta import save_theta as save_theta
 
 # For a frame of experiments: folders and results that look like those of `meta_train`.
 # isort: split

@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from ._collapse import finite
 from ._flagged import counts
+from ._folder import Block
 from ._layout import gather, to_host
 from ._meta_step import Dispatch
+from ._progress import Progress
 from ._state import Snapshot
 
 # `theta -> scores`, or with a warm start `(theta, phi) -> scores`; any numbers, "loss" among them.
@@ -29,45 +30,58 @@ _OWN = ("trouble", "streak")  # of the loop itself
 def run_block(
     dispatch: Dispatch,
     snapshot: Snapshot,
+    block: Block,
     n: int,
     steps_per_dispatch: int,
-    bar: tqdm,
+    progress: Progress,
     check: Callable[[Fetched, int], None],
-) -> tuple[Snapshot, Line, np.ndarray]:
-    """Take `n` meta-steps, some in a dispatch.
+    is_stopped: Callable[[], bool],
+) -> tuple[Snapshot, Block]:
+    """Take what is left of a block of `n` meta-steps, some in a dispatch.
 
     Args:
         dispatch: takes them.
         snapshot: where they start.
-        n: how many.
-        steps_per_dispatch: how many at a time.
-        bar: shows how far they are.
+        block: what of it is done.
+        n: how many meta-steps it has.
+        steps_per_dispatch: how many are taken at a time.
+        progress: shows how far they are.
         check: `(metrics, t)` of the meta-steps after the first `t`; raises if the run must end.
+        is_stopped: whether to stop after a dispatch.
 
     Returns:
-        Where they end, the line of their metrics, and the flags that were followed.
+        Where they end, and the block, whole unless it was stopped.
     """
     began = time.perf_counter()
-    state, end, parts = snapshot.state, snapshot.step + n, []
-    for t in range(snapshot.step, end, steps_per_dispatch):
-        size = min(steps_per_dispatch, end - t)
-        state, metrics = dispatch(state, t, size)
+    state, end, parts = snapshot.state, snapshot.step - block.steps + n, [block.metrics]
+    step = snapshot.step
+    while step < end and not is_stopped():
+        size = min(steps_per_dispatch, end - step)
+        state, metrics = dispatch(state, step, size)
         fetched: Fetched = jax.device_get(metrics)
-        check(fetched, t)
+        check(fetched, step)
         parts.append(fetched)
-        bar.update(size)
-        bar.set_postfix({name: f"{fetched[name][-1]:.4g}" for name in _SHOWN})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    total = {name: joined.pop(name).sum(axis=0) for name in _COUNTS}
+        step += size
+        progress.advance(size, {name: fetched[name][-1] for name in _SHOWN})
+    parts = [part for part in parts if part]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
+    seconds = block.seconds + time.perf_counter() - began
+    done = Block(joined, seconds, block.steps + step - snapshot.step)
+    return snapshot._replace(step=step, state=state), done
+
+
+def summary(block: Block, end: int) -> tuple[Line, np.ndarray]:
+    """The line of the metrics of a block that ends there, and the flags that were followed."""
+    total = {name: block.metrics[name].sum(axis=0) for name in _COUNTS}
+    others = {name: x for name, x in block.metrics.items() if name not in (*_COUNTS, *_OWN)}
     line: Line = {"step": end, "meta_loss": None}  # the order in which they are written
-    means = {name: np.mean(x, dtype=np.float64) for name, x in joined.items() if name not in _OWN}
-    line |= {name: finite(x) for name, x in means.items()}
+    line |= {name: finite(np.mean(x, dtype=np.float64)) for name, x in others.items()}
     line |= {"diverged": int(total["diverged"]), "flagged": int(total["flagged"])}
-    line |= {"flags": counts(total["flags"]), "seconds": time.perf_counter() - began}
-    return snapshot._replace(step=end, state=state), line, total["followed"]
+    line |= {"flags": counts(total["flags"]), "seconds": block.seconds}
+    return line, total["followed"]
 
 
-def run_validation(validate: Validate, snapshot: Snapshot, bar: tqdm) -> dict[str, float]:
+def run_validation(validate: Validate, snapshot: Snapshot, progress: Progress) -> dict[str, float]:
     """Judge the theta that would be returned now: its scores, "loss" among them."""
     # On one device, so that `validate` may be any code. There may be no room for a copy of phi.
     arguments = [jax.tree.map(jnp.asarray, to_host(snapshot.theta))]
@@ -78,5 +92,5 @@ def run_validation(validate: Validate, snapshot: Snapshot, bar: tqdm) -> dict[st
             f"validate: returned {sorted(scores)}, without the 'loss' that selects the best theta; "
             "add one (lower is better)."
         )
-    bar.set_description(f"valid {scores['loss']:.4g}")
+    progress.validated(scores["loss"])
     return scores

@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 
 from .._solver._base import check_positive_int
 from ._mesh import device_mesh, set_default_mesh
+from ._watch import waiting, watch
 
-HEARTBEAT = 30  # seconds without a sign of life, after which a process counts as dead
+TIMEOUT = 60  # seconds; see `use_devices`
 
 
 def use_devices(
@@ -21,6 +22,7 @@ def use_devices(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
+    timeout: int = TIMEOUT,
 ) -> Mesh:
     """Choose where `meta_train` and `evaluator` run from now on, if they are given no mesh.
 
@@ -32,9 +34,11 @@ def use_devices(
         mesh: `(tasks, parameters)`, see `device_mesh`. Default: the tasks over all devices.
         distributed: this is one of several processes, on this or on other machines. Where the
             cluster does not say so itself (SLURM, Open MPI, Kubernetes), give the other three.
-        coordinator: "host:port", where process 0 is reached by the others.
+        coordinator: "host:port", where process 0 is reached by the others; it listens there alone.
         processes: how many there are.
         process: which one this is, 0 to processes - 1.
+        timeout: after how many seconds without a sign of life of another process, be it that it
+            never came, ended or hangs, this one ends, with a line that says so and status 2.
 
     Raises:
         ValueError: numbers that do not fit each other or the machine.
@@ -45,6 +49,7 @@ def use_devices(
         Mesh('tasks': 4, 'parameters': 1, axis_types=(Auto, Auto))
     """
     _check(devices, mesh, distributed, coordinator, processes, process)
+    check_positive_int("timeout", timeout)
     local = devices or (mesh[0] * mesh[1] if mesh and not distributed else None)
     if local is not None:
         jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
@@ -54,7 +59,8 @@ def use_devices(
         os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 2 * local + 1)))
     if distributed:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        _join(coordinator, processes, process)
+        jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
+        _join(coordinator, processes, process, timeout)
     if mesh is None and local is not None:
         mesh = (local * jax.process_count(), 1)
     chosen = device_mesh(*(mesh or ()))
@@ -62,20 +68,28 @@ def use_devices(
     return chosen
 
 
-def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+def _join(
+    coordinator: str | None, processes: int | None, process: int | None, timeout: int
+) -> None:
+    # JAX's own patience ends later than ours, and in an abort.
+    later = timeout + 60
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,
-        )
+        with waiting(process or 0, timeout):
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=later,
+                heartbeat_timeout_seconds=later,
+                shutdown_timeout_seconds=later,
+                coordinator_bind_address=coordinator,
+            )
     except ValueError as error:  # before anything was started
         raise ValueError(
             f"distributed: JAX finds no cluster here ({error}); give the coordinator's host:port, "
             "the number of processes, and which of them this is."
         ) from error
+    watch(jax.process_index(), jax.process_count(), timeout)
 
 
 def _check(

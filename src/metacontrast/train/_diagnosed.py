@@ -71,4 +71,4 @@ def _diagnosis(step: MetaStep, theta: PyTree) -> Diagnosis:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=5)  # who called meta_train
+    warnings.warn(text, RuntimeWarning, stacklevel=6)  # who called meta_train

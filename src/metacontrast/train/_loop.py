@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -18,10 +18,12 @@ from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
 from ._collapse import CHOICES, OnCollapse
-from ._folder import Folder, claim
+from ._folder import Folder
+from ._identity import identity, shapes
 from ._layout import Layout
 from ._mesh import resolve_mesh
-from ._processes import by_first, explain_lost_process, is_first
+from ._processes import explain_lost_process, is_first
+from ._result import provenance
 from ._run import Plan, Trained, run, start
 from ._run import first_snapshot as first_snapshot
 from ._settings import check_choice, check_settings
@@ -83,10 +85,13 @@ def meta_train(
         steps: how many meta-steps.
         tasks: how many tasks a meta-step learns.
         seed: a whole number from 0 to 2^32 - 1.
-        out: a folder for config.json, metrics.jsonl and checkpoints/. Default: nothing is written.
+        out: a folder for config.json, metrics.jsonl, checkpoints/, and at the end theta.npz and,
+            with `validate`, best.npz (see `load_theta`). Default: nothing is written.
         resume: go on with the run in `out`, to more `steps` if you like; start it if there is none.
-        config: further settings for config.json, as JSON. The settings tell one run from another:
-            give all that the result depends on.
+            A damaged checkpoint is put aside, and the one before it taken, with a warning.
+        config: further settings for config.json, as JSON. What tells one run from another is read
+            off the arguments themselves (but `validate`), with what functions close over and name;
+            give here what they do not show, such as the name of a data set.
         log_every: meta-steps from one line of metrics, validation and checkpoint to the next.
         steps_per_dispatch: meta-steps that are dispatched together; divides `log_every`.
         validate: `theta -> {"loss": ..., ...}` on held-out tasks (see `evaluator`), at the start
@@ -138,6 +143,10 @@ def meta_train(
         FlaggedError: see `on_flag`. Checkpoints are kept.
         CollapsedError: see `on_collapse`. Checkpoints are kept, and the best theta is its `best`.
         LostProcessError: another process of this run ended. Checkpoints are kept.
+        OSError: the disk is full or gone. What is kept is said.
+        KeyboardInterrupt: Ctrl-C. It ends after the dispatch it is in, of which a checkpoint is
+            kept; a second one at once.
+        SystemExit: SIGTERM, likewise, with status 143.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, metacontrast as mc
@@ -160,13 +169,17 @@ def meta_train(
         steps_per_dispatch=steps_per_dispatch, average_from=average_from,
         task_batch_size=task_batch_size, warm_start=warm_start,
         on_collapse="rollback" if on_collapse == "rollback" else None,
+        depends_on=identity(
+            problem=problem, solver=solver, estimator=estimator, sample_task=sample_task,
+            optimizer=optimizer, features=features, theta=shapes(theta),
+        ),
+        versions=provenance()["versions"],
     )  # fmt: skip
     check_choice("on_flag", on_flag, ("stop", "warn"))
     check_choice("on_collapse", on_collapse, CHOICES)
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
-    if out is not None:
-        by_first(partial(claim, Path(out), settings, resume))
+    folder = None if out is None else Folder(Path(out), settings, resume)
     step = MetaStep(
         problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
         average_from, task_batch_size, features, warm_start, layout, on_collapse == "rollback",
@@ -176,6 +189,5 @@ def meta_train(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
         progress and is_first(), diagnose,
     )  # fmt: skip
-    with explain_lost_process():
-        folder = None if out is None else Folder(Path(out), settings)
-        return run(step, plan, *start(step, theta, folder), folder)
+    with explain_lost_process(), nullcontext() if folder is None else folder.open(resume):
+        return run(step, plan, start(step, theta, folder), folder)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import builtins
+import json
 import os
-import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from ._watch import STATUS, lost
 
 T = TypeVar("T")
 
@@ -25,29 +29,29 @@ class LostProcessError(ConnectionError):
 def explain_lost_process() -> Iterator[None]:
     """Explain what it means if JAX fails in here while several processes compute.
 
-    JAX's own runtime may be quicker: `HEARTBEAT` after the last sign of life of a process it ends
-    the others by SIGABRT, saying that another one died. So it does where one dies while a
-    checkpoint is written, for Orbax waits for all.
+    One that hangs is noticed by `_watch`, as is one that JAX's own runtime is quicker to end.
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, TimeoutError) as error:  # the latter is Orbax's
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not _STATUS.match(str(error)):
             raise
         # At exit JAX would wait for the process that is gone.
         atexit.register(_leave)
+        said = str(error).splitlines()[0]
         raise LostProcessError(
-            f"process {jax.process_index()} lost another one, which ended or cannot be reached. "
-            "Its own output tells why. The last checkpoint is whole: start all processes "
-            "again, or a single one, with resume=True (--resume). JAX says: "
-            f"{str(error).splitlines()[0]}"
+            f"{lost(jax.process_index(), 'it ended')} JAX says: {said}"
         ) from error
+
+
+# Of an error of JAX's runtime, which comes as one of its own or as a ValueError.
+_STATUS = re.compile("[A-Z_]+: ")
 
 
 def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(2)
+    os._exit(STATUS)
 
 
 def is_first() -> bool:
@@ -59,27 +63,35 @@ def by_first(act: Callable[[], T]) -> T:
     """What `act()` returns or raises in the first process, which alone calls it; in all of them.
 
     All processes must come here, in the same order. So they agree on what is in a folder, also
-    where only the first can see it.
+    where only the first can see it. What it returns is sent as JSON; of an error its kind among
+    Python's own, and its text.
     """
     if jax.process_count() == 1:
         return act()
-    result: T | None = None
-    error: Exception | None = None
+    sent: dict[str, Any] = {}
     if is_first():
         try:
-            result = act()
+            sent = {"result": act()}
         except Exception as raised:  # whatever it is, the others must not wait for an answer
-            error = raised
-    result, error = _broadcast((result, error))
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+            sent = {"error": _named(raised), "text": str(raised)}
+    received = _broadcast(sent)
+    if "error" in received:
+        raise getattr(builtins, received["error"])(received["text"])
+    result: T = received["result"]
+    return result
 
 
-def _broadcast(value: T) -> T:
-    """The value of the first process, in all."""
-    sent = np.frombuffer(pickle.dumps(value), np.uint8) if is_first() else np.zeros(0, np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(sent))))
-    buffer = sent if is_first() else np.zeros(length, np.uint8)
-    # From our own first process: no more to be mistrusted than the gradients it sends.
-    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
+def _named(error: Exception) -> str:
+    """The class of Python's own that it is of, and that takes a text."""
+    named = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    return "ValueError" if issubclass(named, UnicodeError) else named.__name__
+
+
+def _broadcast(value: dict[str, Any]) -> dict[str, Any]:
+    """The value of the first process, in all; as JSON, which runs no code."""
+    text = json.dumps(value).encode() if is_first() else b""
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.frombuffer(text, np.uint8) if is_first() else np.zeros(length, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes()
+    found: dict[str, Any] = json.loads(received)
+    return found

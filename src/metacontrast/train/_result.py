@@ -150,11 +150,17 @@ def read_result(out: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none: the run has not finished.
+        ValueError: if it is damaged.
     """
     path = Path(out) / RESULT
     if not path.is_file():
         raise FileNotFoundError(f"out: {path} is not there; finish the run, or resume it.")
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"out: {path} is damaged ({error}); delete it, and resume the run, which writes it."
+        ) from error
     return result
 
 

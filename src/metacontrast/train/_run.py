@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
 from .._diagnosis import Diagnosis
 from .._types import PyTree
-from ._block import Fetched, Line, Validate, run_block, run_validation
+from ._block import Fetched, Line, Validate, run_block, run_validation, summary
 from ._collapse import MOST_ROLLBACKS, Looks, OnCollapse, collapse, finite, looks_of
 from ._diagnosed import diagnosed
 from ._divergence import before_trouble, check_trouble
 from ._flagged import PATIENCE, check_flagged, warn_flagged
-from ._folder import Folder
+from ._folder import EMPTY, Block, Folder, Restored
 from ._layout import gather, to_host
 from ._meta_step import compile_dispatch
 from ._processes import is_first
+from ._progress import Progress
 from ._setup import MetaStep
 from ._state import MetaState, Snapshot, copy_arrays
+from ._stop import Stop, StopNow
 
 
 @dataclass(frozen=True)
@@ -102,55 +104,114 @@ def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
     return Snapshot(0, state, theta, kept=state if step.rolls_back else None)
 
 
-def start(step: MetaStep, theta: PyTree, folder: Folder | None) -> tuple[Snapshot, list[Line]]:
-    """The last checkpoint in the folder, or else what is before the first meta-step."""
+def start(step: MetaStep, theta: PyTree, folder: Folder | None) -> Restored:
+    """What the last checkpoint in the folder holds, or else what is before the first meta-step."""
     snapshot = first_snapshot(step, theta)
     snapshot = snapshot._replace(best=to_host(snapshot.best))
-    snapshot, lines = (snapshot, []) if folder is None else folder.restore(snapshot)
+    snapshot, lines, block = (snapshot, [], EMPTY) if folder is None else folder.restore(snapshot)
     if snapshot.step == 0:
         state = snapshot.state
         if step.warm_start is not None:
             state = state._replace(phases=jax.jit(step.first_phases)(snapshot.theta))
         kept = to_host(state) if step.rolls_back else None
         snapshot = snapshot._replace(state=state, kept=kept)
-    return snapshot.on_devices(step.layout), lines
+    return Restored(snapshot.on_devices(step.layout), lines, block)
 
 
-def run(
-    step: MetaStep, plan: Plan, snapshot: Snapshot, lines: list[Line], folder: Folder | None
-) -> Trained:
+def run(step: MetaStep, plan: Plan, at: Restored, folder: Folder | None) -> Trained:
     """Take the meta-steps that are left, look at where they lead, and keep it in the folder."""
-    diagnosis = None
-    if plan.diagnose and snapshot.step == 0:
-        diagnosis = diagnosed(step, snapshot.state.theta, folder)
-    dispatch, validate, warned = compile_dispatch(step), plan.validate, not is_first()
-    check = partial(_check, step, PATIENCE if plan.stops_at_flags else None)
-    bar = tqdm(total=plan.steps, initial=snapshot.step, unit="step", disable=not plan.progress)
-    with bar:
-        if snapshot.step == 0 and validate is not None:
-            loss = run_validation(validate, snapshot, bar)["loss"]
-            snapshot = snapshot._replace(start_loss=loss).looked_at(loss)
-        looks = looks_of(lines, validate is not None, snapshot.start_loss)
-        while snapshot.step < plan.steps:
-            n = min(plan.log_every, plan.steps - snapshot.step)
-            of = f"{n * step.tasks} tasks of {n} meta-steps"
-            snapshot, line, flags = run_block(
-                dispatch, snapshot, n, plan.steps_per_dispatch, bar, check
-            )
-            warned = warned or warn_flagged(flags, of, stacklevel=3)
-            if validate is not None:
-                scores = run_validation(validate, snapshot, bar)
-                line |= {f"valid_{name}": finite(x) for name, x in scores.items()}
-            snapshot, line = _look(step, plan, looks, snapshot, line)
-            lines.append(line)
-            if folder is not None:
-                folder.add(line, gather(snapshot))
-        trained = _trained(snapshot, lines, validate is not None)
-        if trained.diverged and plan.progress:
-            bar.write(f"{trained.diverged} tasks diverged and were left out.", file=sys.stderr)
-        if trained.rollbacks and plan.progress:
-            bar.write(f"It collapsed and was rolled back {trained.rollbacks} times.", sys.stderr)
-    return replace(trained, diagnosis=diagnosis)
+    course = _Course(step, plan, folder, *at)
+    with course.progress, course.stop.listening():
+        with suppress(StopNow):
+            course.begin()
+            while not course.is_over:
+                course.go_on()
+        if course.stop.asked:
+            course.end_early()
+        trained = _trained(course.snapshot, course.lines, plan.validate is not None)
+        if trained.diverged:
+            course.progress.say(f"{trained.diverged} tasks diverged and were left out.")
+        if trained.rollbacks:
+            course.progress.say(f"It collapsed and was rolled back {trained.rollbacks} times.")
+    if folder is not None:
+        folder.write_theta("theta.npz", trained.theta)
+        if trained.best_step is not None:
+            folder.write_theta("best.npz", trained.best)
+    return replace(trained, diagnosis=course.diagnosis)
+
+
+@dataclass
+class _Course:
+    """A run on its way: where it is, block by block, whenever it is asked to stop."""
+
+    step: MetaStep
+    plan: Plan
+    folder: Folder | None
+    snapshot: Snapshot
+    lines: list[Line]
+    block: Block
+    diagnosis: Diagnosis | None = None
+
+    def __post_init__(self) -> None:
+        self.stop = Stop()
+        self.progress = Progress(self.plan.steps, self.snapshot.step, self.plan.progress)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is done, or it was asked to stop."""
+        began = self.snapshot.step - self.block.steps
+        return began >= self.plan.steps or self.stop.asked
+
+    def begin(self) -> None:
+        """Look at the first meta-gradient and the first theta, unless the run goes on."""
+        self.dispatch, self.has_warned = compile_dispatch(self.step), not is_first()
+        if self.snapshot.step == 0:
+            with self.stop.at_once():
+                if self.plan.diagnose:
+                    self.diagnosis = diagnosed(self.step, self.snapshot.state.theta, self.folder)
+                if self.plan.validate is not None:
+                    loss = run_validation(self.plan.validate, self.snapshot, self.progress)["loss"]
+                    self.snapshot = self.snapshot._replace(start_loss=loss).looked_at(loss)
+        validated = self.plan.validate is not None
+        self.looks = looks_of(self.lines, validated, self.snapshot.start_loss)
+
+    def go_on(self) -> None:
+        """Take a block of meta-steps, or what is left of it, and look where it leads."""
+        plan, began = self.plan, self.snapshot.step - self.block.steps
+        n = min(plan.log_every, plan.steps - began)
+        check = partial(_check, self.step, PATIENCE if plan.stops_at_flags else None)
+        self.snapshot, self.block = run_block(
+            self.dispatch, self.snapshot, self.block, n, plan.steps_per_dispatch, self.progress,
+            check, lambda: self.stop.asked,
+        )  # fmt: skip
+        if self.block.steps < n:
+            return
+        line, flags = summary(self.block, self.snapshot.step)
+        of = f"{n * self.step.tasks} tasks of {n} meta-steps"
+        self.has_warned = self.has_warned or warn_flagged(flags, of, stacklevel=4)
+        if plan.validate is not None:
+            with self.stop.at_once():
+                scores = run_validation(plan.validate, self.snapshot, self.progress)
+            line |= {f"valid_{name}": finite(x) for name, x in scores.items()}
+        self.snapshot, line = _look(self.step, plan, self.looks, self.snapshot, line)
+        self.lines.append(line)
+        self.block = EMPTY
+        if self.folder is not None:
+            self.folder.add(self.lines, gather(self.snapshot))
+        self.progress.look(line)
+
+    def end_early(self) -> NoReturn:
+        """Keep what was done, and say how to go on."""
+        at = self.snapshot.step
+        if self.folder is None:
+            kept = "nothing is kept; with out=FOLDER (--out) a run keeps its last meta-step"
+        elif at == 0:
+            kept = "nothing was done yet; start it again"
+        else:
+            if self.block.steps:
+                self.folder.add_part(at, self.lines, gather(self.snapshot), self.block)
+            kept = f"all of it is kept in {self.folder}; go on with resume=True (--resume)"
+        self.stop.end(f"stopped at meta-step {at} of {self.plan.steps}: {kept}.")
 
 
 def _check(step: MetaStep, limit: int | None, metrics: Fetched, t: int) -> None:

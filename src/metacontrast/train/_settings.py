@@ -8,10 +8,16 @@ from numbers import Integral
 from typing import Any
 
 from .._solver._base import check_positive_int
+from ._claim import DEPENDS, VERSIONS
+from ._identity import Lines
 
 
-def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, Any]:
+def check_settings(
+    config: Mapping[str, Any] | None, *, depends_on: Lines, versions: Lines, **own: Any
+) -> dict[str, Any]:
     """`config` and those of the loop's `own` settings that are not None, as JSON gives them back.
+
+    Beside them, what else the run `depends_on`, and the `versions` that it is computed by.
 
     Raises:
         ValueError: for numbers the loop cannot run with, or a config that contradicts them or is
@@ -20,12 +26,14 @@ def check_settings(config: Mapping[str, Any] | None, **own: Any) -> dict[str, An
     _check_numbers(**own)
     own["seed"] = int(own["seed"])  # JSON does not know NumPy's
     own = {name: value for name, value in own.items() if value is not None}
+    own |= {DEPENDS: depends_on, VERSIONS: versions}
     config = config or {}
     for name in own.keys() & config.keys():
         if config[name] != own[name]:
+            given = "" if name in (DEPENDS, VERSIONS) else f"={own[name]!r}"
             raise ValueError(
                 f"config: its {name!r} is {config[name]!r}, but meta_train is given "
-                f"{name}={own[name]!r}; rename it, if it means something else."
+                f"{name}{given}; rename it, if it means something else."
             )
     try:
         settings: dict[str, Any] = json.loads(json.dumps({**config, **own}, allow_nan=False))
