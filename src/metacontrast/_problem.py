@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from ._ranges import Count
 from ._synapse import Synapse
 from ._types import Key, PyTree, Scalar
 
@@ -80,7 +81,7 @@ class Problem:
     inner: LossFunction
     outer: LossFunction
     sample: Callable[[PyTree, Key], PyTree] | None = None
-    views: int | None = None
+    views: Count | None = None
     state: Callable[[PyTree, PyTree], PyTree] | None = None
 
     def __post_init__(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from cmath import rect
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import numpy as np
 
+from ._ranges import nudge
 from ._types import Scalar
 
 Scheme: TypeAlias = Literal["forward", "symmetric", "holomorphic"]
@@ -31,7 +32,7 @@ class Stencil(NamedTuple):
         return Stencil(self.nodes, tuple(size * w for w in self.weights), free)
 
 
-def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
+def stencil(scheme: Scheme, order: int | None, beta: Annotated[Scalar | float, nudge()]) -> Stencil:
     """The stencil with `free f(0) + sum_k w_k f(b_k) = f'(0) + O(beta^order)`.
 
     | scheme      | order p     | nodes                     | weights for the lowest order      |

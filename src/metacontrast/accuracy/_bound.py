@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from .._linear import Vector
 from .._loss import Loss
 from .._problem import Problem
+from .._ranges import positive
 from .._types import PyTree
 
 Numbers: TypeAlias = Float[Array, "..."] | float  # one, or an array of them
@@ -28,7 +29,12 @@ class Constants(NamedTuple):
     c: Numbers
 
 
-def bound(delta: Numbers, delta_prime: Numbers, beta: Numbers, constants: Constants) -> Numbers:
+def bound(
+    delta: Numbers,
+    delta_prime: Numbers,
+    beta: Annotated[float, positive()] | Float[Array, "..."],
+    constants: Constants,
+) -> Numbers:
     """The most by which a forward-difference contrastive meta-gradient can err.
 
         |estimate - dL_out/dtheta| <= B_in (delta + delta') / beta + B_out delta' + C beta/(1+beta)
@@ -49,8 +55,6 @@ def bound(delta: Numbers, delta_prime: Numbers, beta: Numbers, constants: Consta
         >>> bound(0.01, 0.01, beta=1.0, constants=Constants(b_in=1.0, b_out=1.0, c=2.0))
         1.03
     """
-    if isinstance(beta, int | float) and not beta > 0:
-        raise ValueError(f"beta: the bound is that of a positive nudge, not of {beta}.")
     b_in, b_out, c = constants
     return b_in * (delta + delta_prime) / beta + b_out * delta_prime + c * beta / (1 + beta)
 

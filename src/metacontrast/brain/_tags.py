@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 
+from .._ranges import nudge
 from .._synapse import Synapse, broadcast
 from .._types import PyTree, Scalar
 
@@ -14,7 +17,7 @@ def tag(
     omega: PyTree,
     lam: PyTree,
     sign: PyTree,
-    beta: Scalar | float,
+    beta: Annotated[Scalar | float, nudge()],
 ) -> Synapse:
     """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself.
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .._precision import Precision, factors, lax_precision, matmul
+from .._ranges import Count, Index
 
 Lowering: TypeAlias = Literal["patches", "reverse", "lax"]
 Images: TypeAlias = Float[Array, "n height width channels"]
@@ -21,8 +22,8 @@ def conv(
     x: Images,
     w: Float[Array, "k k channels filters"],
     *,
-    stride: int = 1,
-    padding: int = 0,
+    stride: Count = 1,
+    padding: Index = 0,
     precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> Images:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._precision import Precision
+from .._ranges import Count, Index
 from .._types import Key, PyTree
 from ._product import product
 
@@ -46,10 +47,10 @@ def net(make: Callable[[Key], eqx.Module], precision: Precision = "highest") -> 
 
 
 def mlp(
-    inputs: int,
-    width: int,
-    depth: int,
-    outputs: int,
+    inputs: Count,
+    width: Count,
+    depth: Index,
+    outputs: Count,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     precision: Precision = "highest",
 ) -> Net:

@@ -78,8 +78,6 @@ class Problem:
                 raise TypeError(
                     f"{name}: must be a function of (module, task), not {type(given).__name__}."
                 )
-        if self.outer_mode not in ("eval", "inner"):
-            raise ValueError(f"outer_mode: must be 'eval' or 'inner', not {self.outer_mode!r}.")
         if isinstance(self.meta, str):
             raise ValueError(f"meta: must be a list of names or patterns; write [{self.meta!r}].")
         names = dict(self.module.named_parameters())

@@ -9,14 +9,16 @@ from typing import TypeAlias
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from .._solver._base import check_positive_int
+from .._ranges import Count
 
 Solver: TypeAlias = Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object]
 MakeOptimizer: TypeAlias = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 MakeScheduler: TypeAlias = Callable[[torch.optim.Optimizer], LRScheduler]
 
 
-def descend(optimizer: MakeOptimizer, steps: int, scheduler: MakeScheduler | None = None) -> Solver:
+def descend(
+    optimizer: MakeOptimizer, steps: Count, scheduler: MakeScheduler | None = None
+) -> Solver:
     """A fixed number of steps of any `torch.optim` optimiser, made afresh for each phase.
 
     A solver of your own is a function `solver(loss, params)`, which calls `loss()` for the
@@ -42,7 +44,6 @@ def descend(optimizer: MakeOptimizer, steps: int, scheduler: MakeScheduler | Non
         >>> round(phi.item(), 4)
         2.0
     """
-    check_positive_int("steps", steps)
     _check_makes("optimizer", optimizer, "params -> optimiser", "partial(torch.optim.SGD, lr=0.1)")
     if scheduler is not None:
         example = "partial(torch.optim.lr_scheduler.StepLR, step_size=10)"

@@ -7,20 +7,20 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from .._solver._base import check_positive_int
+from .._ranges import Count, Index
 from ._mesh import device_mesh, set_default_mesh
 
 HEARTBEAT = 30  # seconds without a sign of life, after which a process counts as dead
 
 
 def use_devices(
-    devices: int | None = None,
-    mesh: tuple[int, int] | None = None,
+    devices: Count | None = None,
+    mesh: tuple[Count, Count] | None = None,
     *,
     distributed: bool = False,
     coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
+    processes: Count | None = None,
+    process: Index | None = None,
 ) -> Mesh:
     """Choose where `meta_train` and `evaluator` run from now on, if they are given no mesh.
 
@@ -86,10 +86,6 @@ def _check(
     processes: int | None,
     process: int | None,
 ) -> None:
-    if devices is not None:
-        check_positive_int("devices", devices)
-    for size in mesh or ():
-        check_positive_int("mesh", size)
     if mesh and devices and not distributed and mesh[0] * mesh[1] != devices:
         raise ValueError(
             f"mesh: {mesh[0]}x{mesh[1]} are {mesh[0] * mesh[1]} devices, not {devices}; leave one "
@@ -101,5 +97,5 @@ def _check(
             "distributed: coordinator, processes and process go together with it; give all, or "
             "leave the three out where SLURM, Open MPI or Kubernetes say them."
         )
-    if processes is not None and process is not None and not 0 <= process < processes:
+    if processes is not None and process is not None and process >= processes:
         raise ValueError(f"process: must be 0 to {processes - 1}, not {process}.")

@@ -13,16 +13,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .._check import check_shapes
+from .._checked import checked
 from .._features import Features, problem_inputs
 from .._loss import Loss
 from .._problem import Problem
-from .._solver._base import SolverLike, check_positive_int
+from .._ranges import Count, Seed
+from .._solver._base import SolverLike
 from .._solver._function import solve_inner
 from .._types import Key, PyTree, Step
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process
-from ._settings import check_seed
 
 Metric: TypeAlias = Callable[..., Float[Array, ""]]
 
@@ -40,7 +41,7 @@ def evaluator(
     solver: SolverLike,
     *,
     metric: Metric | None = None,
-    batch: int = 100,
+    batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
 ) -> Scores:
@@ -76,7 +77,6 @@ def evaluator(
         >>> scores(jnp.array(0.0), jnp.array([2.0, 4.0])).tolist()
         [1.0, 4.0]
     """
-    check_positive_int("batch", batch)
     layout = Layout(resolve_mesh(mesh))
     sharded, axis = layout.shard_phi(problem), layout.task_axis
 
@@ -96,8 +96,8 @@ def evaluator(
         rows, _ = layout.shard_tasks((tasks, keys))
         return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
-    def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
-        check_seed("seed", seed)
+    @checked
+    def scores(theta: PyTree, tasks: PyTree, seed: Seed = 0) -> np.ndarray:
         firsts, number = range(0, _count(tasks), batch), np.uint32(seed)
         rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
         with explain_lost_process():
@@ -114,9 +114,9 @@ def evaluate(
     theta: PyTree,
     tasks: PyTree,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     metric: Metric | None = None,
-    batch: int = 100,
+    batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:

@@ -13,18 +13,19 @@ from jax.sharding import Mesh
 from .._estimator._base import Estimator
 from .._features import Features
 from .._problem import Problem
+from .._ranges import Count, Seed
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
-from ._collapse import CHOICES, OnCollapse
+from ._collapse import OnCollapse
 from ._folder import Folder, claim
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import by_first, explain_lost_process, is_first
 from ._run import Plan, Trained, run, start
 from ._run import first_snapshot as first_snapshot
-from ._settings import check_choice, check_settings
+from ._settings import check_settings
 from ._setup import MetaStep, SampleTask, WarmStart
 
 OnFlag: TypeAlias = Literal["stop", "warn"]
@@ -38,17 +39,17 @@ def meta_train(
     theta: PyTree,
     optimizer: optax.GradientTransformation,
     *,
-    steps: int,
-    tasks: int,
-    seed: int,
+    steps: Count,
+    tasks: Count,
+    seed: Seed,
     out: str | Path | None = None,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
-    log_every: int = 100,
-    steps_per_dispatch: int = 10,
+    log_every: Count = 100,
+    steps_per_dispatch: Count = 10,
     validate: Validate | None = None,
-    average_from: int | None = None,
-    task_batch_size: int | None = None,
+    average_from: Count | None = None,
+    task_batch_size: Count | None = None,
     features: Features | None = None,
     warm_start: WarmStart | None = None,
     progress: bool = True,
@@ -161,8 +162,6 @@ def meta_train(
         task_batch_size=task_batch_size, warm_start=warm_start,
         on_collapse="rollback" if on_collapse == "rollback" else None,
     )  # fmt: skip
-    check_choice("on_flag", on_flag, ("stop", "warn"))
-    check_choice("on_collapse", on_collapse, CHOICES)
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     if out is not None:

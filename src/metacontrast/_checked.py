@@ -1,0 +1,87 @@
+"""Arguments of all that is public, checked against the annotations before anything is done.
+
+Annotations are read when a function is first called, so that importing it costs nothing, and only
+calls from outside are checked: within the library the functions are called as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from ._expected import ANYTHING, Kind, check, kinds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def check_public(module: dict[str, Any]) -> None:
+    """Have the public functions and classes of a package check their arguments.
+
+    Args:
+        module: its `globals()`.
+    """
+    for name, value in list(module.items()):
+        ours = str(getattr(value, "__module__", "")).startswith(f"{__package__}.")
+        if name.startswith("_") or not ours:
+            continue
+        if inspect.isfunction(value):
+            module[name] = checked(value)
+            module[name].__module__ = module["__name__"]  # where pickle finds it
+        elif inspect.isclass(value) and "__init__" in vars(value) and _is_made_by_users(value):
+            value.__init__ = checked(value.__init__, value)
+
+
+def _is_made_by_users(cls: type) -> bool:
+    return not issubclass(cls, tuple | Exception) and not getattr(cls, "_is_protocol", False)
+
+
+def checked(function: Callable[P, R], cls: type | None = None) -> Callable[P, R]:
+    """The function, which raises if an argument is not what its annotation says.
+
+    Args:
+        function: which.
+        cls: of a constructor.
+    """
+    names: list[str] = []
+    expected: dict[str, list[Kind]] = {}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not names:
+            names.extend(inspect.signature(function).parameters)
+            expected.update(_expected(function, cls, names))
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in expected:
+                check(name, value, expected[name])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _expected(
+    function: Callable[..., Any], cls: type | None, names: list[str]
+) -> dict[str, list[Kind]]:
+    owners = reversed(cls.__mro__) if cls is not None and is_dataclass(cls) else (function,)
+    hints = {name: hint for owner in owners for name, hint in _hints(owner).items()}
+    found = {name: kinds(hint) for name, hint in hints.items() if name in names}
+    return {name: members for name, members in found.items() if ANYTHING not in members}
+
+
+def _hints(owner: Any) -> dict[str, Any]:
+    scope = vars(sys.modules[owner.__module__])
+    return {name: _hint(text, scope) for name, text in inspect.get_annotations(owner).items()}
+
+
+def _hint(text: Any, scope: dict[str, Any]) -> Any:
+    """What an annotation says; nothing, where it is of a type that type checkers alone import."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return eval(text, scope)
+    except (NameError, TypeError):
+        return Any

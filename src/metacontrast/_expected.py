@@ -1,0 +1,217 @@
+"""What an annotation asks of a value: whether it is met, and how to say that it is not."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from numbers import Number, Real
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jaxtyping
+import numpy as np
+
+Condition: TypeAlias = Callable[[str, Any], None]  # raises, with the name of the argument
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One member of the union that an annotation is.
+
+    Args:
+        words: what it is.
+        includes: whether a value is of this kind.
+        conditions: what is asked of one that is, besides.
+    """
+
+    words: str
+    includes: Callable[[Any], bool]
+    conditions: tuple[Condition, ...] = ()
+
+
+ANYTHING = Kind("anything", lambda _: True)
+
+
+def kinds(hint: Any) -> list[Kind]:
+    """The members of an annotation."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        more = tuple(part for part in parts[1:] if callable(part))
+        words = next((part.words for part in more if hasattr(part, "words")), None)
+        return [
+            replace(kind, words=words or kind.words, conditions=kind.conditions + more)
+            for kind in kinds(parts[0])
+        ]
+    if origin in (typing.Union, types.UnionType):
+        return [kind for part in parts for kind in kinds(part)]
+    return [_kind(hint, origin, parts)]
+
+
+def check(name: str, value: Any, members: Iterable[Kind]) -> None:
+    """Raise, naming the argument, unless the value is what one member asks for."""
+    for kind in members:
+        if kind.includes(value):
+            for condition in kind.conditions:
+                condition(name, value)
+            return
+    words = list(dict.fromkeys(kind.words for kind in members))
+    either = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    raise TypeError(f"{name}: must be {either}, not {shown(value)}.")
+
+
+def shown(value: Any) -> str:
+    """A value in a few words."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    plain = value is None or isinstance(value, Number | str | bytes | list | tuple | dict)
+    text = repr(value) if plain else ""
+    if text and len(text) <= 60:
+        return text
+    if inspect.isfunction(value):
+        return f"{value.__name__}{inspect.signature(value)}"
+    return f"of type {type(value).__name__}"
+
+
+def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
+    plain = {None: NONE, type(None): NONE, bool: BOOL, int: INT, float: FLOAT, complex: COMPLEX}
+    if isinstance(hint, abc.Hashable) and hint in plain:
+        return plain[hint]
+    if hint is Any:
+        return ANYTHING
+    if origin is typing.Literal:
+        words = " or ".join(map(repr, parts))
+        return Kind(words, lambda x: any(isinstance(x, type(p)) and x == p for p in parts))
+    if origin is abc.Callable:
+        return _function(parts[0] if parts else ...)
+    if origin is tuple:
+        return _tuple(parts)
+    if origin is not None:
+        return _container(origin, parts)
+    return _instance(hint) if isinstance(hint, type) else ANYTHING
+
+
+def _is_array(x: Any) -> bool:
+    """Of any library, or the shape of one; but numbers, or keys."""
+    return hasattr(x, "shape") and getattr(getattr(x, "dtype", "O"), "kind", "V") not in "OSU"
+
+
+def _is_number(x: Any, dtypes: str, plain: type) -> bool:
+    if isinstance(x, plain):
+        return not isinstance(x, bool) and bool(x == x)
+    return _is_array(x) and x.shape == () and x.dtype.kind in dtypes
+
+
+# A bool is a number to Python, and NaN is one to arithmetic, but neither is meant for one.
+NONE = Kind("None", lambda x: x is None)
+BOOL = Kind("True or False", lambda x: isinstance(x, bool | np.bool_))
+INT = Kind("a whole number", lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool))
+FLOAT = Kind("a number", lambda x: _is_number(x, "fiuV", Real))
+COMPLEX = Kind("a number", lambda x: _is_number(x, "cfiuV", Number))
+
+
+def _function(arguments: Any) -> Kind:
+    if not isinstance(arguments, list):
+        return Kind("a function", callable)
+    n = len(arguments)
+    words = f"a function of {n} argument{'' if n == 1 else 's'}"
+    return Kind(words, lambda f: callable(f) and takes(f, n))
+
+
+def takes(function: Callable[..., Any], n: int) -> bool:
+    """Whether it can be called with `n` arguments; so it seems, if it does not tell."""
+    try:
+        inspect.signature(function).bind(*range(n))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _tuple(parts: tuple[Any, ...]) -> Kind:
+    if len(parts) == 2 and parts[1] is ...:
+        return _container(abc.Sequence, parts[:1])
+    each = [kinds(part) for part in parts]
+    words = f"a tuple of {len(parts)}, each {each[0][0].words}" if parts else "a tuple"
+    return Kind(
+        words,
+        lambda x: (
+            isinstance(x, tuple | list)
+            and len(x) == len(each)
+            and all(_fits(y, kind) for y, kind in zip(x, each, strict=True))
+        ),
+    )
+
+
+def _fits(value: Any, members: list[Kind]) -> bool:
+    for kind in members:
+        if kind.includes(value):
+            try:
+                for condition in kind.conditions:
+                    condition("", value)
+            except (TypeError, ValueError):
+                return False
+            return True
+    return False
+
+
+def _container(origin: Any, parts: tuple[Any, ...]) -> Kind:
+    each = kinds(parts[-1]) if parts else [ANYTHING]
+    of = "" if ANYTHING in each else f" of which each is {' or '.join(k.words for k in each)}"
+    if issubclass(origin, abc.Mapping):
+        includes = lambda x: isinstance(x, abc.Mapping) and all(_fits(y, each) for y in x.values())
+        return Kind(f"a dict{of}", includes)
+    if issubclass(origin, abc.Sequence):
+        return Kind(f"a list{of}", lambda x: _is_list(x) and all(_fits(y, each) for y in x))
+    if origin in (abc.Iterable, abc.Collection):
+        return Kind(f"a list{of}", lambda x: hasattr(x, "__iter__") and not isinstance(x, str))
+    return _instance(origin)
+
+
+def _is_list(x: Any) -> bool:
+    sized = hasattr(x, "__len__") and hasattr(x, "__getitem__")
+    return sized and not isinstance(x, str | bytes | abc.Mapping)
+
+
+def _instance(cls: type) -> Kind:
+    if cls is object or cls is jaxtyping.PyTree:
+        return ANYTHING
+    if issubclass(cls, jaxtyping.AbstractArray):
+        return _shaped(cls)
+    if issubclass(cls, jax.Array | np.ndarray):
+        return Kind("an array", lambda x: _is_array(x) or _is_number(x, "", Number))
+    if cls is str:
+        return Kind("text", lambda x: isinstance(x, str))
+    if cls is Path:
+        return Kind("a path", lambda x: isinstance(x, Path))
+    if getattr(cls, "_is_protocol", False):
+        return Kind("a function", callable) if "__call__" in vars(cls) else ANYTHING
+    words = f"{'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}"
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):  # what has its fields is one
+        fields = cls._fields
+        return Kind(words, lambda x: isinstance(x, cls) or all(hasattr(x, f) for f in fields))
+    return Kind(words, lambda x: isinstance(x, cls))
+
+
+def _shaped(cls: Any) -> Kind:
+    """An array by jaxtyping, of NumPy's too, or a number where there may be no axes."""
+    numpy, dims = cls.dtype[np.ndarray, cls.dim_str], cls.dim_str.strip()
+    of = f" of shape ({', '.join(dims.split())})" if dims not in ("", "...") else ""
+    plain = dims in ("", "...")
+
+    def includes(x: Any) -> bool:
+        if plain and isinstance(x, Number):
+            return _is_number(x, "", Real if cls.dtype is not jaxtyping.Complex else Number)
+        with jaxtyping.jaxtyped("context"):  # sizes bound by the caller's code are none of these
+            return isinstance(x, cls) or isinstance(np.asarray(x) if _is_numpy(x) else x, numpy)
+
+    return Kind("a number" if not dims else f"an array{of}", includes)
+
+
+def _is_numpy(x: Any) -> bool:
+    return isinstance(x, np.ndarray | np.generic)
