@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ problem = mc.Problem(
 x = jax.random.normal(jax.random.key(0), (6, 3))
 task = mc.Task(mc.Data(x, x @ jnp.ones(3)), mc.Data(x + 1, x @ jnp.ones(3)))
 theta = {"omega": jnp.full(3, 0.5), "log_lam": jnp.array(0.0)}
+Arguments: TypeAlias = dict[str, Any]
 key, solver, rule = jax.random.key(0), mc.descend(optax.sgd(0.01), 2), mc.Contrastive(0.1)
 LEARNED = {"theta": "learned", "z": "task", "key": "key"}
 on = {"problem": problem, "solver": solver, "theta": theta, "z": task, "key": key}
@@ -66,7 +67,7 @@ def core() -> Iterator[Call]:
     call = lambda name, function=None, **more: Call(
         "metacontrast", name, function or getattr(mc, name), **more
     )
-    of = {"problem": problem, "solver": solver, "estimator": rule}
+    of: Arguments = {"problem": problem, "solver": solver, "estimator": rule}
     where = {"theta": theta, "z": task, "key": key}
     yield call("check", arguments={"problem": problem, **where}, kinds=LEARNED)
     yield call("diagnose", arguments={**on, "estimator": rule, "features": None}, kinds=LEARNED)
@@ -77,7 +78,7 @@ def core() -> Iterator[Call]:
     made = mc.meta_gradient(**of)
     yield call("meta_gradient()", made, arguments=where | starts, kinds=LEARNED)
     yield call("meta_loss()", mc.meta_loss(**of), arguments=where, kinds=LEARNED)
-    inner = {"inner": problem.inner, "solver": solver, "beta": 0.1, "init": problem.init}
+    inner: Arguments = {"inner": problem.inner, "solver": solver, "beta": 0.1, "init": problem.init}
     more = {"scheme": "symmetric", "order": None, "damping": None, "nudged": None, "sample": None}
     yield call("argmin", arguments=inner | more)
     yield call("argmin()", mc.argmin(**inner), arguments=where, kinds=LEARNED)
@@ -93,7 +94,13 @@ def core() -> Iterator[Call]:
 
 
 def _estimators(call: Callable[..., Call]) -> Iterator[Call]:
-    more = {"order": None, "nudge": "outer", "damping": None, "nudged": None, "control": False}
+    more: Arguments = {
+        "order": None,
+        "nudge": "outer",
+        "damping": None,
+        "nudged": None,
+        "control": False,
+    }
     yield call("Contrastive", arguments={"beta": 0.1, "scheme": "forward", **more})
     yield call("Contrastive.scaled", rule.scaled, arguments={"factor": 0.5})
     yield call("Evolution", arguments={"sigma": 0.1, "pairs": 2})
@@ -127,7 +134,8 @@ def _solvers(call: Callable[..., Call]) -> Iterator[Call]:
 def _losses(call: Callable[..., Call]) -> Iterator[Call]:
     loss, phi = mc.Loss(problem, theta, task), jnp.zeros(3)
     rest = {"nudge": None, "by_z": True, "state": None, "is_view": False}
-    kinds = {"theta": "tree", "z": "tree", "key": "key", "state": "any"}
+    # Not before it is called does a loss look at what it is of.
+    kinds = {"theta": "any", "z": "any", "key": "key", "state": "any"}
     where = {"theta": theta, "z": task, "key": key}
     yield call("Loss", arguments={"problem": problem, **where, **rest}, kinds=kinds)
     at_phi, phi_kind = {"phi": phi}, {"phi": "tree"}
@@ -141,12 +149,12 @@ def _losses(call: Callable[..., Call]) -> Iterator[Call]:
     phases = {"phi_0": phi, "phi_beta": phi, "beta": 0.1}
     kinds = dict.fromkeys(("phi_0", "phi_beta"), "tree")
     yield call("Synapse.contrast", synapse.contrast, arguments=phases, kinds=kinds)
-    points = {"scheme": "symmetric", "order": 2, "beta": 0.1}
+    points: Arguments = {"scheme": "symmetric", "order": 2, "beta": 0.1}
     yield call("stencil", arguments=points)
     yield call("Stencil.scaled", mc.stencil(**points).scaled, arguments={"size": 2.0},
                ranges={"size": ()})  # fmt: skip
     parts = {"loss": loss, "phi_0": phi, "solver": solver, "stencil": mc.stencil(**points)}
-    nudge = mc._loss.OuterNudge  # type: ignore[attr-defined]
+    nudge = mc._loss.OuterNudge
     more = {"nudge": nudge, "control": False, "starts": None, "inverse": None}
     yield call("contrast", arguments=parts | more, kinds={"phi_0": "tree"})
 
@@ -185,7 +193,7 @@ def of_nets() -> Iterator[Call]:
     yield call("conv4", arguments={"filters": 2, **more, **end}, ranges=large)
     more = {"channels": 1, "batch_norm": False, "size": 16}
     yield call("lenet5", arguments={"classes": 2, **more, **end}, ranges=large)
-    sizes = {"inputs": 1, "width": 3, "depth": 2, "outputs": 1}
+    sizes: Arguments = {"inputs": 1, "width": 3, "depth": 2, "outputs": 1}
     more = {"activation": jnp.tanh, "precision": "highest"}
     yield call("mlp", arguments=sizes | more, ranges={"depth": (-1,)})
     mlp = nets.mlp(**sizes)
@@ -252,7 +260,7 @@ def of_brain() -> Iterator[Call]:
     call = lambda name, function=None, **more: Call(
         "brain", name, function or getattr(brain, name), **more
     )
-    memory = {"capacity": 2, "noise": 0.1, "nudge": "gain"}
+    memory: Arguments = {"capacity": 2, "noise": 0.1, "nudge": "gain"}
     yield call("Hippocampus", arguments=memory, ranges={"nudge": ()})
     hippocampus = brain.Hippocampus(**memory)
     kinds = {"task": "tree", "key": "key"}

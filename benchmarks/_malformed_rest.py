@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ import optax
 import metacontrast as mc
 from metacontrast import external, report, tasks, train
 
-from ._malformed_calls import Call, key, problem, rule, solver, task, theta
+from ._malformed_calls import Arguments, Call, key, problem, rule, solver, task, theta
 
 folder = TemporaryDirectory()
 atexit.register(folder.cleanup)
@@ -30,9 +31,9 @@ def of_train() -> Iterator[Call]:
     )
     several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), task)
     judged = {"metric": None, "batch": 2, "features": None, "mesh": None}
-    learned = {"problem": problem, "solver": solver}
+    learned: Arguments = {"problem": problem, "solver": solver}
     where = {"theta": theta, "tasks": several, "seed": 0}
-    kinds = {"theta": "learned", "tasks": "tree", "z": "task"}
+    kinds = {"theta": "learned", "tasks": "tree"}
     yield call("evaluate", arguments=learned | where | judged, kinds=kinds)
     yield call("evaluator", arguments=learned | judged)
     yield call("evaluator()", train.evaluator(**learned), arguments=where, kinds=kinds)
@@ -105,7 +106,7 @@ def of_external() -> Iterator[Call]:
     solve = lambda theta, task, beta, start: (task + theta["a"] + beta) / (2 + beta)
     inner = lambda phi, theta, task: float(np.sum((phi - task) ** 2 + (phi - theta["a"]) ** 2))
     outer = lambda phi, theta, task: float(np.sum((phi - 1.0) ** 2))
-    parts = {"solve": solve, "inner": inner, "outer": outer}
+    parts: Arguments = {"solve": solve, "inner": inner, "outer": outer}
     yield call("Learner", arguments={**parts, "slope": None, "nudged": None, "phi_slope": None})
     learner, at = external.Learner(**parts), {"a": np.full(2, 0.5)}
     where = {"learner": learner, "theta": at, "task": np.ones(2), "rule": rule}
@@ -157,8 +158,6 @@ def of_optimistix() -> Iterator[Call]:
 
 def of_torch() -> Iterator[Call]:
     """Of `metacontrast.torch`."""
-    from functools import partial
-
     import torch
 
     import metacontrast.torch as mct
@@ -166,17 +165,21 @@ def of_torch() -> Iterator[Call]:
     call = lambda name, function=None, **more: Call(
         "torch", name, function or getattr(mct, name), **more
     )
-    optimizer = partial(torch.optim.SGD, lr=0.01)
-    scheduler = partial(torch.optim.lr_scheduler.StepLR, step_size=1)
-    descent = {"optimizer": optimizer, "steps": 2, "scheduler": scheduler}
+    optimizer = functools.partial(torch.optim.SGD, lr=0.01)
+    scheduler = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+    descent: Arguments = {"optimizer": optimizer, "steps": 2, "scheduler": scheduler}
     yield call("descend", arguments=descent)
     module = mct.Synapse(torch.nn.Linear(3, 1))
     loss = lambda net, data: ((net(data.x)[:, 0] - data.y) ** 2).mean()
-    losses = {
+    losses: Arguments = {
         "inner": lambda net, task: loss(net, task.train) + net.pull(),
         "outer": lambda net, task: loss(net, task.test),
     }
-    meta = {"meta": ["omega.*", "log_lam.*"], "init": mct.Synapse.reset, "outer_mode": "eval"}
+    meta: Arguments = {
+        "meta": ["omega.*", "log_lam.*"],
+        "init": mct.Synapse.reset,
+        "outer_mode": "eval",
+    }
     yield call("Problem", arguments={"module": module, **losses, **meta})
     yield call("Synapse", arguments={"fast": torch.nn.Linear(3, 1), "lam": 1.0})
     yield call("Batches", arguments={"loader": [torch.ones(2)]})
@@ -191,9 +194,8 @@ def of_torch() -> Iterator[Call]:
         with mct.solve_inner(**arguments):
             pass
 
-    solve.__signature__ = __import__("inspect").signature(mct.solve_inner)  # type: ignore
-    solve.__wrapped__ = mct.solve_inner  # type: ignore[attr-defined]
-    yield call("solve_inner", solve, arguments={**learned, "task": both}, kinds={"task": "torch"})
+    entered = functools.update_wrapper(solve, mct.solve_inner)
+    yield call("solve_inner", entered, arguments={**learned, "task": both}, kinds={"task": "torch"})
 
 
 def beside_jax() -> Iterator[Call]:

@@ -61,6 +61,10 @@ def _is_callable(kind: Any) -> bool:
     return typing.get_origin(kind) is abc.Callable or protocol
 
 
+def _holds_anything(kind: Any) -> bool:
+    return typing.get_args(kind)[-1:] == (PyTree,) and not _is_callable(kind)
+
+
 def _is_text(kind: Any) -> bool:
     return kind in (str, Path)
 
@@ -89,8 +93,12 @@ def malformed(
     is_none_fine = type(None) in members or (valid is None and PyTree in members)
     numbers = [kind for kind in members if kind in (int, float, complex)]
     functions = any(map(_is_callable, members))
-    values: dict[str, Any] = {"an object": object(), "a list of objects": [object()]}
-    values["a dict of objects"] = {"nonsense": object()}
+    values: dict[str, Any] = {"an object": object()}
+    of_anything = any(
+        typing.get_args(kind)[-1:] == (PyTree,) for kind in members if not _is_callable(kind)
+    )
+    if not of_anything:
+        values |= {"a list of objects": [object()], "a dict of objects": {"nonsense": object()}}
     if not any(map(_is_text, members)):
         values["text"] = "text"
     if not is_none_fine:

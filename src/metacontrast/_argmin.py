@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_shapes
+from ._checked import checked
 from ._loss import Loss
+from ._must import Count, NotNegative, nudge
 from ._problem import LossFunction, Problem
-from ._ranges import Count, NotNegative, nudge
 from ._sensitivity import Nudging, sensitivity
 from ._solver._base import SolverLike, Start, run_solver
 from ._solver._function import as_solver
@@ -109,11 +110,12 @@ def argmin(
 
     minimise.defjvp(derivative, symbolic_zeros=True)
 
-    def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
+    @checked
+    def minimiser(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
         check_shapes(Loss(problem, theta, z, key))
         return minimise(theta, z, key)
 
-    return checked
+    return minimiser
 
 
 def _way(tangent: jax.Array | SymbolicZero) -> jax.Array | None:

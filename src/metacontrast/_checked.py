@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ._expected import ANYTHING, Kind, check, kinds
 
+FIELDS = "__dataclass_fields__"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,12 +33,19 @@ def check_public(module: dict[str, Any]) -> None:
         if inspect.isfunction(value):
             module[name] = checked(value)
             module[name].__module__ = module["__name__"]  # where pickle finds it
-        elif inspect.isclass(value) and "__init__" in vars(value) and _is_made_by_users(value):
-            value.__init__ = checked(value.__init__, value)
+        elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):
+            _check_class(value)
 
 
-def _is_made_by_users(cls: type) -> bool:
-    return not issubclass(cls, tuple | Exception) and not getattr(cls, "_is_protocol", False)
+def _check_class(cls: Any) -> None:
+    """The same of its constructor, if it has one of its own, and of its methods."""
+    if "__init__" in vars(cls) and not issubclass(cls, Exception):
+        cls.__init__ = checked(cls.__init__, cls)
+    for name, method in list(vars(cls).items()):
+        is_public = name == "__call__" or not name.startswith("_")
+        is_method = inspect.isfunction(method) and name not in getattr(cls, FIELDS, ())
+        if is_public and is_method and not getattr(method, "__isabstractmethod__", False):
+            setattr(cls, name, checked(method))
 
 
 def checked(function: Callable[P, R], cls: type | None = None) -> Callable[P, R]:

@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Number, Real
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import Any, TypeAlias
 import jax
 import jaxtyping
 import numpy as np
+
+from ._leaves import is_array
+from ._must import shown
 
 Condition: TypeAlias = Callable[[str, Any], None]  # raises, with the name of the argument
 
@@ -26,11 +29,13 @@ class Kind:
     Args:
         words: what it is.
         includes: whether a value is of this kind.
+        types: of values that are not, but might have been: their type is right.
         conditions: what is asked of one that is, besides.
     """
 
     words: str
     includes: Callable[[Any], bool]
+    types: tuple[type, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
 
@@ -52,7 +57,7 @@ def kinds(hint: Any) -> list[Kind]:
     return [_kind(hint, origin, parts)]
 
 
-def check(name: str, value: Any, members: Iterable[Kind]) -> None:
+def check(name: str, value: Any, members: Sequence[Kind]) -> None:
     """Raise, naming the argument, unless the value is what one member asks for."""
     for kind in members:
         if kind.includes(value):
@@ -61,20 +66,8 @@ def check(name: str, value: Any, members: Iterable[Kind]) -> None:
             return
     words = list(dict.fromkeys(kind.words for kind in members))
     either = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    raise TypeError(f"{name}: must be {either}, not {shown(value)}.")
-
-
-def shown(value: Any) -> str:
-    """A value in a few words."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array {value.dtype}{list(value.shape)}"
-    plain = value is None or isinstance(value, Number | str | bytes | list | tuple | dict)
-    text = repr(value) if plain else ""
-    if text and len(text) <= 60:
-        return text
-    if inspect.isfunction(value):
-        return f"{value.__name__}{inspect.signature(value)}"
-    return f"of type {type(value).__name__}"
+    kind_of_error = ValueError if any(isinstance(value, m.types) for m in members) else TypeError
+    raise kind_of_error(f"{name}: must be {either}, not {shown(value)}.")
 
 
 def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
@@ -85,7 +78,8 @@ def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
         return ANYTHING
     if origin is typing.Literal:
         words = " or ".join(map(repr, parts))
-        return Kind(words, lambda x: any(isinstance(x, type(p)) and x == p for p in parts))
+        among = lambda x: any(isinstance(x, type(p)) and x == p for p in parts)
+        return Kind(words, among, tuple(map(type, parts)))
     if origin is abc.Callable:
         return _function(parts[0] if parts else ...)
     if origin is tuple:
@@ -95,23 +89,19 @@ def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
     return _instance(hint) if isinstance(hint, type) else ANYTHING
 
 
-def _is_array(x: Any) -> bool:
-    """Of any library, or the shape of one; but numbers, or keys."""
-    return hasattr(x, "shape") and getattr(getattr(x, "dtype", "O"), "kind", "V") not in "OSU"
-
-
 def _is_number(x: Any, dtypes: str, plain: type) -> bool:
     if isinstance(x, plain):
         return not isinstance(x, bool) and bool(x == x)
-    return _is_array(x) and x.shape == () and x.dtype.kind in dtypes
+    return is_array(x) and x.shape == () and x.dtype.kind in dtypes
 
 
 # A bool is a number to Python, and NaN is one to arithmetic, but neither is meant for one.
 NONE = Kind("None", lambda x: x is None)
 BOOL = Kind("True or False", lambda x: isinstance(x, bool | np.bool_))
-INT = Kind("a whole number", lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool))
-FLOAT = Kind("a number", lambda x: _is_number(x, "fiuV", Real))
-COMPLEX = Kind("a number", lambda x: _is_number(x, "cfiuV", Number))
+WHOLE = lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool)
+INT = Kind("a whole number", WHOLE, (Number,))
+FLOAT = Kind("a number", lambda x: _is_number(x, "fiuV", Real), (Number,))
+COMPLEX = Kind("a number", lambda x: _is_number(x, "cfiuV", Number), (Number,))
 
 
 def _function(arguments: Any) -> Kind:
@@ -131,6 +121,15 @@ def takes(function: Callable[..., Any], n: int) -> bool:
     except ValueError:
         return True
     return True
+
+
+def check_arity(name: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    """Raise unless a function of an annotation without arguments takes these."""
+    if not takes(function, len(arguments)):
+        raise TypeError(
+            f"{name}: is called with ({', '.join(arguments)}), which {shown(function)} does not "
+            "take; give it these arguments, used or not."
+        )
 
 
 def _tuple(parts: tuple[Any, ...]) -> Kind:
@@ -169,8 +168,15 @@ def _container(origin: Any, parts: tuple[Any, ...]) -> Kind:
     if issubclass(origin, abc.Sequence):
         return Kind(f"a list{of}", lambda x: _is_list(x) and all(_fits(y, each) for y in x))
     if origin in (abc.Iterable, abc.Collection):
-        return Kind(f"a list{of}", lambda x: hasattr(x, "__iter__") and not isinstance(x, str))
+        return Kind(f"a list{of}", lambda x: _can_be_gone_through(x, each))
     return _instance(origin)
+
+
+def _can_be_gone_through(x: Any, each: list[Kind]) -> bool:
+    """Once is not enough for what an iterator holds to be looked at."""
+    if isinstance(x, list | tuple | dict):
+        return all(_fits(y, each) for y in x)
+    return hasattr(x, "__iter__") and not isinstance(x, str)
 
 
 def _is_list(x: Any) -> bool:
@@ -184,13 +190,14 @@ def _instance(cls: type) -> Kind:
     if issubclass(cls, jaxtyping.AbstractArray):
         return _shaped(cls)
     if issubclass(cls, jax.Array | np.ndarray):
-        return Kind("an array", lambda x: _is_array(x) or _is_number(x, "", Number))
+        return Kind("an array", lambda x: is_array(x) or _is_number(x, "", Number))
     if cls is str:
         return Kind("text", lambda x: isinstance(x, str))
     if cls is Path:
         return Kind("a path", lambda x: isinstance(x, Path))
-    if getattr(cls, "_is_protocol", False):
-        return Kind("a function", callable) if "__call__" in vars(cls) else ANYTHING
+    if getattr(cls, "_is_protocol", False) and "__call__" in vars(cls):
+        _, *own = inspect.signature(cls.__call__).parameters.values()  # without self
+        return _function([p for p in own if p.default is p.empty])
     words = f"{'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}"
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):  # what has its fields is one
         fields = cls._fields

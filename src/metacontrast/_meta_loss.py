@@ -10,6 +10,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_seen, check_shapes, start_losses
+from ._checked import checked
 from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
 from ._flags import Flags
 from ._loss import Loss
@@ -63,6 +64,7 @@ def meta_gradient(
     """
     gradient_of = _meta_gradient(problem, as_solver(solver), estimator, by_z)
 
+    @checked
     def gradient(
         theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
     ) -> MetaGradient:
@@ -177,11 +179,12 @@ def meta_loss(
 
     loss.defjvp(derivative, symbolic_zeros=True)
 
-    def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
+    @checked
+    def meta(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
         check_start(theta, z, key, ())
         return loss(theta, z, key)
 
-    return checked
+    return meta
 
 
 def _moves(tangent: jax.Array | SymbolicZero) -> bool:
@@ -201,13 +204,12 @@ def _checker(
     def check_start(theta: PyTree, z: PyTree, key: Key | None, learned: tuple[bool, ...]) -> None:
         leaves, structure = jax.tree.flatten((theta, z))
         shapes = (structure, learned, tuple(map(_kind, leaves)))
-        loss, is_new = Loss(problem, theta, z, key), shapes not in known
-        if is_new:
-            check_shapes(loss)
+        if is_new := shapes not in known:
+            check_shapes(Loss(problem, theta, z, key))
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            check_finite(*losses(theta, z))
+            check_finite(losses(theta, z), theta, z)
         if is_new and through is not None:
-            check_seen(loss, through, learned)
+            check_seen(Loss(problem, theta, z, key), through, learned)
         known.add(shapes)
 
     return check_start

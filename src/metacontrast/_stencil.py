@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias, get_args
 import jax
 import numpy as np
 
-from ._ranges import nudge
+from ._must import nudge
 from ._types import Scalar
 
 Scheme: TypeAlias = Literal["forward", "symmetric", "holomorphic"]

@@ -11,7 +11,7 @@ from .._complex import require_analytic
 from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
-from .._ranges import NotNegative, nudge
+from .._must import NotNegative, nudge
 from .._solver._base import Solution, Solver, SolverLike, Start
 from .._solver._function import as_solver
 from .._stencil import Scheme, Stencil, stencil

@@ -8,7 +8,7 @@ import jax
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
-from .._ranges import Count, Spread
+from .._must import Count, Spread
 from .._solver._base import Solver
 from .._solver._evolve import antithetic
 from .._types import PyTree, Scalar

@@ -16,7 +16,7 @@ from .._diagnostics import free_diagnostics
 from .._flags import Flag, Flags
 from .._linear import Vector, central_difference, is_positive, jvp, solve
 from .._loss import Loss
-from .._ranges import Count, NotNegative, Positive
+from .._must import Count, NotNegative, Positive
 from .._solver._base import Solver
 from .._tree import dot, norm, or_one, widened
 from .._types import Aux, PyTree, Scalar

@@ -14,7 +14,7 @@ from .._differenced import SLOPE, Difference, MoreThanGradients, Product, differ
 from .._flags import APART, Flags
 from .._linear import coarsest
 from .._loss import Loss
-from .._ranges import positive
+from .._must import positive
 from .._secant import best_step, errors, expected_error, size_of
 from .._solver._base import Solver, State, advance, begin, start_of
 from .._tree import norm, or_one, widened

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
-from .._ranges import Count
+from .._must import Count
 from .._solver._base import Solver, State, advance, begin, start_of
 from .._types import PyTree, Scalar, Step
 from ._base import Estimator, MetaGradient, Starts

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from .._linear import flat
 from .._loss import Loss
+from .._must import Count, Positive, Tolerance
 from .._precision import matmul
-from .._ranges import Count, Positive, Tolerance
 from .._tree import norm
 from .._types import PyTree, Step
 from ._base import Solver, State

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._loss import Loss, as_loss
+from .._must import Count, Tolerance
 from .._problem import InverseCurvature
-from .._ranges import Count, Tolerance
 from .._tree import are_alike, kinds
 from .._types import PyTree, Scalar, Step
 

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from .._loss import Loss
+from .._must import Count, Tolerance
 from .._precondition import quasi_newton, second_moments
 from .._problem import InverseCurvature
-from .._ranges import Count, Tolerance
 from .._tree import are_alike, norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State

@@ -9,8 +9,8 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
+from .._must import Count, Seed, Spread
 from .._precision import matmul
-from .._ranges import Count, Seed, Spread
 from .._types import Key, PyTree, Scalar, Step
 from ._base import Solver
 from ._descend import Descend, Value

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from .._linear import solve
 from .._loss import Loss
+from .._must import Count, Positive
 from .._precision import matmul
 from .._problem import Split, Squares
-from .._ranges import Count, Positive
 from .._types import PyTree, Step
 from ._base import Solver, State
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float
 from .._conjugate_gradient import cg
 from .._linear import Vector, flat, jvp, solve
 from .._loss import Loss
+from .._must import Count, Tolerance
 from .._precision import matmul
-from .._ranges import Count, Tolerance
 from .._tree import norm
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State

@@ -13,8 +13,8 @@ from .._conjugate_gradient import LinearSolution, goal_cg
 from .._curved import curved
 from .._linear import coarsest
 from .._loss import Loss
+from .._must import Count, positive
 from .._problem import InverseCurvature
-from .._ranges import Count, positive
 from .._tree import widened
 from .._types import PyTree, Scalar, Step
 from ._base import Solver, State, Tangent

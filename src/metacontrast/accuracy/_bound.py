@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from .._linear import Vector
 from .._loss import Loss
+from .._must import positive
 from .._problem import Problem
-from .._ranges import positive
 from .._types import PyTree
 
 Numbers: TypeAlias = Float[Array, "..."] | float  # one, or an array of them

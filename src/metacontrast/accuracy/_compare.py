@@ -17,8 +17,8 @@ from .._check import check
 from .._estimator._base import Estimator
 from .._linear import Vector
 from .._meta_loss import meta_gradient
+from .._must import Count
 from .._problem import Problem
-from .._ranges import Count
 from .._solver._base import SolverLike
 from .._types import Key, PyTree
 from ._count import GRADIENTS, PRODUCTS, Counts, counted, rows

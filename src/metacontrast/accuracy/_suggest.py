@@ -13,8 +13,8 @@ from .._check import check_shapes
 from .._estimator._base import free_phase
 from .._linear import Vector
 from .._loss import Loss
+from .._must import Count, Must
 from .._problem import Problem
-from .._ranges import Count, Range
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._stencil import Scheme, order_of
@@ -29,7 +29,7 @@ ELIMINATED = 3  # powers of beta in the error, by extrapolation
 NEAR = 0.8  # how far the second half of the trials reaches, in rungs of the first
 LEAST = 10
 Trials: TypeAlias = Annotated[
-    int, Range(f"at least {LEAST}", lambda n: n >= LEAST, "fewer cannot be extrapolated")
+    int, Must(f"at least {LEAST}", lambda n: n >= LEAST, "fewer cannot be extrapolated")
 ]
 
 

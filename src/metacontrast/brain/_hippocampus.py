@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, NotNegative
 from .._problem import Task
-from .._ranges import Count, NotNegative
 from .._types import Key, PyTree, Scalar, Step
 
 NudgeMode: TypeAlias = Literal["gain", "mix"]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._loss import Loss
-from .._ranges import Positive
+from .._must import Positive
 from .._solver._base import Solver, State
 from .._synapse import Synapse
 from .._types import Key, PyTree, Scalar, Step

@@ -13,7 +13,7 @@ from .._contrast import Phase
 from .._diagnostics import phase_diagnostics
 from .._estimator._base import Estimator, MetaGradient, Phases
 from .._loss import Loss, OuterNudge
-from .._ranges import BelowOne, Index, NotNegative, nudge
+from .._must import BelowOne, Index, NotNegative, nudge
 from .._solver._base import Solution, Solver
 from .._synapse import Synapse
 from .._tree import widened

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import jax
 
-from .._ranges import nudge
+from .._must import nudge
 from .._synapse import Synapse, broadcast
-from .._types import PyTree, Scalar
+from .._types import Arrays, Scalar
 
 
 def tag(
     tags: Synapse,
-    phi: PyTree,
-    omega: PyTree,
-    lam: PyTree,
-    sign: PyTree,
+    phi: Arrays,
+    omega: Arrays,
+    lam: Arrays,
+    sign: Arrays,
     beta: Annotated[Scalar | float, nudge()],
 ) -> Synapse:
     """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself.

@@ -7,13 +7,13 @@ from typing import Annotated, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, Must, Positive
 from .._precision import matmul
-from .._ranges import Count, Positive, Range
 from .._types import Key, PyTree
 from ._layers import Activation, Layers, States, Vector, layers, local
 from ._rule import Apply, Rule, credit_rule
 
-Gamma: TypeAlias = Annotated[float, Range("in (0, 1]", lambda g: 0 < g <= 1)]
+Gamma: TypeAlias = Annotated[float, Must("in (0, 1]", lambda g: 0 < g <= 1)]
 
 
 def equilibrium(gamma: Gamma, sweeps: Count = 6, activation: Activation = jnp.tanh) -> Apply:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, Positive
 from .._precision import matmul
-from .._ranges import Count, Positive
 from .._types import Key, PyTree
 from ._layers import Activation, States, Vector, forward, layers, local, output
 from ._rule import Rule, credit_rule

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from .._must import Count, Positive
 from .._precision import matmul
-from .._ranges import Count, Positive
 from .._types import Key, PyTree
 from ._layers import Activation, Vector, forward, layers, local, output, slope
 from ._rule import Rule, credit_rule

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from .._ranges import Count, positive
+from .._must import Count, positive
 from .._types import PyTree
 from ._rule import Learner, LossFunction, augmented
 

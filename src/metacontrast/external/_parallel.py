@@ -11,7 +11,7 @@ import numpy as np
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._optional import optional
-from .._types import Aux, PyTree
+from .._types import Aux, Learned, PyTree
 from ..train import DivergedError
 from ._diagnostics import count_flags, warn_of
 from ._rule import Learner, contrast_from, free_phase, real_stencil
@@ -41,7 +41,7 @@ class MeanMetaGradient(NamedTuple):
 
 
 def mean_meta_gradient(
-    learner: Learner, theta: PyTree, tasks: Sequence[PyTree], rule: Contrastive, n_jobs: int = 1
+    learner: Learner, theta: Learned, tasks: Sequence[PyTree], rule: Contrastive, n_jobs: int = 1
 ) -> MeanMetaGradient:
     """The mean meta-gradient of `tasks`, each learned in a process of its own choice by joblib.
 

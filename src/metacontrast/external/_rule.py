@@ -13,7 +13,7 @@ from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._flags import APART
 from .._stencil import Stencil, stencil
-from .._types import PyTree
+from .._types import Learned, PyTree
 from ._diagnostics import Ends, Phase, diagnose, eps_of, warn_of
 from ._numerical import numerical_slope
 from ._unseen import refuse_unseen, unseen_leaves
@@ -77,7 +77,9 @@ def augmented(inner: LossFunction, outer: LossFunction, beta: float) -> LossFunc
 
 # Not a call of the core's `contrast`, which runs its phases in JAX and differentiates the losses by
 # one backward pass: here both are left to code that JAX cannot trace. The stencil is the same.
-def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -> MetaGradient:
+def meta_gradient(
+    learner: Learner, theta: Learned, task: PyTree, rule: Contrastive
+) -> MetaGradient:
     """The meta-gradient of a learner outside JAX, for one task.
 
     Learn freely, learn again with every nudge of the rule, each time from `phi_0`, and contrast:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._must import Count, Index
 from .._precision import Precision, factors, lax_precision, matmul
-from .._ranges import Count, Index
 
 Lowering: TypeAlias = Literal["patches", "reverse", "lax"]
 Images: TypeAlias = Float[Array, "n height width channels"]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
+from .._must import Count, Must
 from .._precision import Precision
-from .._ranges import Count, Range
 from ._conv import Lowering
 from ._conv_net import ConvNet, Layer, stacked
 
 Side: TypeAlias = Annotated[
-    int, Range("at least 16 pixels wide", lambda n: n >= 16, "enlarge images")
+    int, Must("at least 16 pixels wide", lambda n: n >= 16, "enlarge images")
 ]
 
 

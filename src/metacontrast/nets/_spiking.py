@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._must import BelowOne, Count, Positive
 from .._precision import matmul
-from .._ranges import BelowOne, Count, Positive
+from .._types import Key
 
 Surrogate: TypeAlias = Callable[[jax.Array], jax.Array]
 Pair: TypeAlias = tuple[jax.Array, jax.Array]  # membrane potentials and spikes
@@ -91,7 +92,7 @@ class Spiking:
     threshold: Positive = 0.1
     gains: tuple[float, float, float] = (0.1, 0.01, 0.1)
 
-    def init(self, key: jax.Array) -> Weights:
+    def init(self, key: Key) -> Weights:
         """Normal weights, of standard deviation `gain sqrt(2 / fan-in)`."""
         n = self.neurons
         shapes = ((n, self.inputs), (n, n), (self.outputs, n))

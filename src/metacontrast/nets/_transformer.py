@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._must import Count
 from .._precision import Precision
-from .._ranges import Count
 from ._net import Net, net
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .._ranges import Count
+from .._must import Count
 from ..train import is_first
 
 

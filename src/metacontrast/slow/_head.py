@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Float
 
 from .._loss import Loss
+from .._must import Count
 from .._precision import matmul
 from .._problem import Data, InverseCurvature, Objective, Problem, Task
-from .._ranges import Count
 from .._solver._base import Solver, State
 from .._solver._descend import value_and_slope
 from .._types import PyTree, Scalar, Step

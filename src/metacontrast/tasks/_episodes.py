@@ -8,8 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, NotNegative
 from .._problem import Data, Task
-from .._ranges import Count, NotNegative
 from ._distort import distorted
 from ._images import Images
 

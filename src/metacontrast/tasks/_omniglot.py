@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .._ranges import Count
+from .._must import Count
 from ._cache import cache_folder, choose, load
 from ._images import Images, frozen, resized
 

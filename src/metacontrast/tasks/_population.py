@@ -7,16 +7,17 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from .._ranges import Count, Positive, Range
+from .._must import Count, Must, Positive
+from .._types import Key
 
 
 def population(
-    key: jax.Array,
+    key: Key,
     x: jax.Array,
     low: float,
     high: float,
     *,
-    neurons: Annotated[int, Range("at least 2", lambda n: n >= 2)] = 100,
+    neurons: Annotated[int, Must("at least 2", lambda n: n >= 2)] = 100,
     steps: Count = 20,
     variance: Positive = 2e-4,
 ) -> jax.Array:

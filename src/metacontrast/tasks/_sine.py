@@ -5,15 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._must import Count
 from .._problem import Data, Task
-from .._ranges import Count
+from .._types import Key
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
 X = (-5.0, 5.0)
 
 
-def sine(key: jax.Array, *, shots: Count = 10, queries: Count = 10) -> Task:
+def sine(key: Key, *, shots: Count = 10, queries: Count = 10) -> Task:
     """One sine to learn from a few points: `y = A sin(x + p)`.
 
     `A ~ U[0.1, 5]`, `p ~ U[0, pi]`, `x ~ U[-5, 5]`, without noise. Predicting zero has an

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._ranges import Range, Seed
+from .._must import Must, Seed
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz ."
 SOURCES = ("clean", "typos", "garbled", "shuffled", "copies", "foreign", "random")
@@ -40,7 +40,7 @@ class Texts(NamedTuple):
 
 
 Chars: TypeAlias = Annotated[
-    int, Range("at least 1,000", lambda n: n >= 1000, "sources would be alike")
+    int, Must("at least 1,000", lambda n: n >= 1000, "sources would be alike")
 ]
 
 

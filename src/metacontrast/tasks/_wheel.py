@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._must import Count
 from .._problem import Data, Task
-from .._ranges import Count
+from .._types import Key
 
 Delta: TypeAlias = Float[Array, ""] | float  # the radius of the wheel
 ARMS = 5
@@ -72,7 +73,7 @@ def uniform_regret(delta: Delta) -> Delta:
 
 
 def wheel(
-    key: jax.Array, *, pulls: Count = 512, queries: Count = 50, fewest: Count | None = None
+    key: Key, *, pulls: Count = 512, queries: Count = 50, fewest: Count | None = None
 ) -> Task:
     """One wheel to learn offline, from uniformly random pulls: `delta ~ U[0, 1]`.
 

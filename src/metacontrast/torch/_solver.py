@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from .._ranges import Count
+from .._must import Count
 
 Solver: TypeAlias = Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object]
 MakeOptimizer: TypeAlias = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from .._ranges import positive
+from .._must import positive
 from .._types import PyTree
 
 

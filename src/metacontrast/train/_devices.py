@@ -7,7 +7,7 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from .._ranges import Count, Index
+from .._must import Count, Index
 from ._mesh import device_mesh, set_default_mesh
 
 HEARTBEAT = 30  # seconds without a sign of life, after which a process counts as dead

@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 
 from .._check import check_shapes
 from .._checked import checked
+from .._expected import check_arity
 from .._features import Features, problem_inputs
 from .._loss import Loss
+from .._must import Count, Seed
 from .._problem import Problem
-from .._ranges import Count, Seed
 from .._solver._base import SolverLike
 from .._solver._function import solve_inner
-from .._types import Key, PyTree, Step
+from .._types import Arrays, Key, Learned, PyTree, Step
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process
@@ -77,6 +78,8 @@ def evaluator(
         >>> scores(jnp.array(0.0), jnp.array([2.0, 4.0])).tolist()
         [1.0, 4.0]
     """
+    if metric is not None:
+        check_arity("metric", metric, problem.arguments)
     layout = Layout(resolve_mesh(mesh))
     sharded, axis = layout.shard_phi(problem), layout.task_axis
 
@@ -97,7 +100,7 @@ def evaluator(
         return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
     @checked
-    def scores(theta: PyTree, tasks: PyTree, seed: Seed = 0) -> np.ndarray:
+    def scores(theta: Learned, tasks: Arrays, seed: Seed = 0) -> np.ndarray:
         firsts, number = range(0, _count(tasks), batch), np.uint32(seed)
         rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
         with explain_lost_process():

@@ -11,9 +11,10 @@ import optax
 from jax.sharding import Mesh
 
 from .._estimator._base import Estimator
+from .._expected import check_arity
 from .._features import Features
+from .._must import Count, Seed
 from .._problem import Problem
-from .._ranges import Count, Seed
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
@@ -162,6 +163,8 @@ def meta_train(
         task_batch_size=task_batch_size, warm_start=warm_start,
         on_collapse="rollback" if on_collapse == "rollback" else None,
     )  # fmt: skip
+    if validate is not None:
+        check_arity("validate", validate, ("theta", "phi")[: 1 if warm_start is None else 2])
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     if out is not None:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from .._ranges import Count
+from .._must import Count
 
 TASKS, PARAMETERS = "tasks", "parameters"
 
