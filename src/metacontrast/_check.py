@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,18 @@ def _shapes_of(problem: Problem, name: str, given: dict[str, PyTree]) -> PyTree:
             f"problem.{name}: does not take {what} ({type(error).__name__}: {line}); give it what "
             "it is written for."
         ) from error
+
+
+@contextmanager
+def explained(loss: Loss) -> Iterator[None]:
+    """Where what is within fails, `check_shapes` says what is wrong, if it is that."""
+    try:
+        yield
+    except jax.errors.JAXTypeError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError):
+        check_shapes(loss)
+        raise
 
 
 def shapes(tree: PyTree) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ._expected import ANYTHING, Kind, check, kinds
 
+UNKNOWN = object()
 FIELDS = "__dataclass_fields__"
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,9 +64,12 @@ def checked(function: Callable[P, R], cls: type | None = None) -> Callable[P, R]
         if not names:
             names.extend(inspect.signature(function).parameters)
             expected.update(_expected(function, cls, names))
-        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+        for name, value in zip(names, args, strict=False):
             if name in expected:
                 check(name, value, expected[name])
+        for name in kwargs:
+            if name in expected:
+                check(name, kwargs[name], expected[name])
         return function(*args, **kwargs)
 
     return call
@@ -76,7 +80,8 @@ def _expected(
 ) -> dict[str, list[Kind]]:
     owners = reversed(cls.__mro__) if cls is not None and is_dataclass(cls) else (function,)
     hints = {name: hint for owner in owners for name, hint in _hints(owner).items()}
-    found = {name: kinds(hint) for name, hint in hints.items() if name in names}
+    known = {name: hint for name, hint in hints.items() if name in names and hint is not UNKNOWN}
+    found = {name: kinds(hint) for name, hint in known.items()}
     return {name: members for name, members in found.items() if ANYTHING not in members}
 
 
@@ -92,4 +97,4 @@ def _hint(text: Any, scope: dict[str, Any]) -> Any:
     try:
         return eval(text, scope)
     except (NameError, TypeError):
-        return Any
+        return UNKNOWN

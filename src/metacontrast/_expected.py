@@ -17,7 +17,7 @@ import jaxtyping
 import numpy as np
 
 from ._leaves import is_array
-from ._must import shown
+from ._must import Must, shown
 
 Condition: TypeAlias = Callable[[str, Any], None]  # raises, with the name of the argument
 
@@ -47,14 +47,20 @@ def kinds(hint: Any) -> list[Kind]:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         more = tuple(part for part in parts[1:] if callable(part))
-        words = next((part.words for part in more if hasattr(part, "words")), None)
         return [
-            replace(kind, words=words or kind.words, conditions=kind.conditions + more)
+            replace(kind, words=_with(kind.words, more), conditions=kind.conditions + more)
             for kind in kinds(parts[0])
         ]
     if origin in (typing.Union, types.UnionType):
         return [kind for part in parts for kind in kinds(part)]
     return [_kind(hint, origin, parts)]
+
+
+def _with(words: str, conditions: tuple[Condition, ...]) -> str:
+    """The words of a type with those of what is asked besides: "a number, positive"."""
+    for more in (condition.words for condition in conditions if isinstance(condition, Must)):
+        words = more if more.startswith(words) else f"{words}, {more}"
+    return words
 
 
 def check(name: str, value: Any, members: Sequence[Kind]) -> None:
@@ -161,21 +167,23 @@ def _fits(value: Any, members: list[Kind]) -> bool:
 
 def _container(origin: Any, parts: tuple[Any, ...]) -> Kind:
     each = kinds(parts[-1]) if parts else [ANYTHING]
-    of = "" if ANYTHING in each else f" of which each is {' or '.join(k.words for k in each)}"
+    if ANYTHING in each:
+        each = []
+    of = f" of which each is {' or '.join(kind.words for kind in each)}" if each else ""
+    fit = lambda xs: all(_fits(x, each) for x in xs) if each else True
     if issubclass(origin, abc.Mapping):
-        includes = lambda x: isinstance(x, abc.Mapping) and all(_fits(y, each) for y in x.values())
-        return Kind(f"a dict{of}", includes)
+        return Kind(f"a dict{of}", lambda x: isinstance(x, abc.Mapping) and fit(x.values()))
     if issubclass(origin, abc.Sequence):
-        return Kind(f"a list{of}", lambda x: _is_list(x) and all(_fits(y, each) for y in x))
+        return Kind(f"a list{of}", lambda x: _is_list(x) and fit(x))
     if origin in (abc.Iterable, abc.Collection):
-        return Kind(f"a list{of}", lambda x: _can_be_gone_through(x, each))
+        return Kind(f"a list{of}", lambda x: _can_be_gone_through(x, fit))
     return _instance(origin)
 
 
-def _can_be_gone_through(x: Any, each: list[Kind]) -> bool:
+def _can_be_gone_through(x: Any, fit: Callable[[Any], bool]) -> bool:
     """Once is not enough for what an iterator holds to be looked at."""
     if isinstance(x, list | tuple | dict):
-        return all(_fits(y, each) for y in x)
+        return fit(x)
     return hasattr(x, "__iter__") and not isinstance(x, str)
 
 

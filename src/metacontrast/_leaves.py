@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from numbers import Number
 from typing import Any
 
@@ -48,9 +49,14 @@ def is_key(x: Any) -> bool:
     """Whether it is one key of `jax.random`, of the new kind or the old."""
     if not is_array(x):
         return False
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if _is_key_type(x.dtype):
         return x.shape == ()
-    return x.shape[-1:] in ((2,), (4,)) and x.ndim == 1 and x.dtype == jnp.uint32
+    return x.shape in ((2,), (4,)) and x.dtype == jnp.uint32
+
+
+@cache
+def _is_key_type(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def not_finite(tree: Any) -> bool:

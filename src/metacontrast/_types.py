@@ -13,7 +13,7 @@ from ._must import Must
 
 Scalar: TypeAlias = Float[Array, ""] | Complex[Array, ""]
 Step: TypeAlias = Int[Array, ""] | int  # the number of one
-Key: TypeAlias = Annotated[jax.Array, Must("one key, of jax.random.key", is_key)]
+Key: TypeAlias = Annotated[jax.Array, Must("one key of jax.random", is_key)]
 Learned: TypeAlias = Annotated[PyTree, check_floating]
 Arrays: TypeAlias = Annotated[PyTree, check_arrays]
 Aux: TypeAlias = dict[str, PyTree]  # diagnostics, by name

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from .._check import explained
 from .._linear import Vector
 from .._loss import Loss
 from .._must import positive
@@ -112,6 +113,11 @@ def quadratic_constants(problem: Problem, theta: PyTree, z: PyTree) -> Constants
         >>> quadratic_constants(problem, jnp.array(1.0), jnp.array(3.0))  # phi_0 = 2, g = 4
         Constants(b_in=Array(2., ...), b_out=Array(0., ...), c=Array(2., ...))
     """
+    with explained(Loss(problem, theta, z)):
+        return _constants(problem, theta, z)
+
+
+def _constants(problem: Problem, theta: PyTree, z: PyTree) -> Constants:
     x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.init(theta, z)))
     loss = Loss(problem, theta, z)
     second = _second_derivatives(loss, unravel)

@@ -89,7 +89,7 @@ def mean_meta_gradient(
     # A leaf may belong to some of the tasks alone.
     refuse_unseen([x for x in learned[0][1] if all(x in names for _, names in learned)])
     mean = mean_of([meta for meta, _ in learned], failed)
-    warn_of([aux["flags"] for aux in mean.aux], stacklevel=2)
+    warn_of([aux["flags"] for aux in mean.aux])
     return mean
 
 

@@ -108,7 +108,7 @@ def meta_gradient(
     phi_0, unseen = free_phase(learner, theta, task)
     refuse_unseen(unseen)
     meta = contrast_from(learner, theta, task, rule, phi_0)
-    warn_of([meta.aux["flags"]], stacklevel=2)
+    warn_of([meta.aux["flags"]])
     return meta
 
 

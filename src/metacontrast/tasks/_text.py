@@ -71,7 +71,7 @@ def texts(seed: Seed, chars: Chars = 200_000) -> Texts:
         >>> decoded(made.train[0, :40])
         'co lozeti lijegej jocegion co qoce riqot'
     """
-    draw, noise = Random(seed), np.random.default_rng(seed)
+    draw, noise = Random(int(seed)), np.random.default_rng(seed)
     home, abroad = language(draw, False), language(draw, True)
     speak = lambda: sentence(draw, home)
     few = [speak() for _ in range(DISTINCT)]

@@ -107,7 +107,7 @@ def backward(
     for name, p in problem.slow.items():
         grad = mean.by_theta[name].to(p.dtype)
         p.grad = grad.clone() if p.grad is None else p.grad + grad
-    warn_of([aux["flags"] for aux in mean.aux], stacklevel=2)
+    warn_of([aux["flags"] for aux in mean.aux])
     return mean
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from .._diagnosis import Diagnosis
 from .._types import PyTree
+from .._warn import warn
 from ._block import Fetched, Line, Validate, run_block, run_validation
 from ._collapse import MOST_ROLLBACKS, Looks, OnCollapse, collapse, finite, looks_of
 from ._diagnosed import diagnosed
@@ -137,7 +137,7 @@ def run(
             snapshot, line, flags = run_block(
                 dispatch, snapshot, n, plan.steps_per_dispatch, bar, check
             )
-            warned = warned or warn_flagged(flags, of, stacklevel=3)
+            warned = warned or warn_flagged(flags, of)
             if validate is not None:
                 scores = run_validation(validate, snapshot, bar)
                 line |= {f"valid_{name}": finite(x) for name, x in scores.items()}
@@ -182,11 +182,9 @@ def _trained(snapshot: Snapshot, lines: list[Line], validated: bool) -> Trained:
     best_step, best_loss = snapshot.best_step, snapshot.best_loss
     is_judged = validated and best_step >= 0
     if validated and not is_judged and is_first():
-        warnings.warn(
+        warn(
             "validate: no loss was finite, so that `best` is the last theta; look at what it "
             "returns, and at tasks that diverge.",
-            RuntimeWarning,
-            stacklevel=4,
         )
     theta, best = jax.tree.map(jnp.asarray, (theta, best if is_judged else theta))
     phi, judged = gather(snapshot.phi), (best_step, best_loss) if is_judged else (None, None)
