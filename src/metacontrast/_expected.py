@@ -59,7 +59,7 @@ def kinds(hint: Any) -> list[Kind]:
 def _with(words: str, conditions: tuple[Condition, ...]) -> str:
     """The words of a type with those of what is asked besides: "a number, positive"."""
     for more in (condition.words for condition in conditions if isinstance(condition, Must)):
-        words = more if more.startswith(words) else f"{words}, {more}"
+        words = more if more.startswith(words) else ", ".join(filter(None, (words, more)))
     return words
 
 
@@ -73,7 +73,8 @@ def check(name: str, value: Any, members: Sequence[Kind]) -> None:
     words = list(dict.fromkeys(kind.words for kind in members))
     either = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     kind_of_error = ValueError if any(isinstance(value, m.types) for m in members) else TypeError
-    raise kind_of_error(f"{name}: must be {either}, not {shown(value)}.")
+    hints = {m.hint for kind in members for m in kind.conditions if isinstance(m, Must) and m.hint}
+    raise kind_of_error("; ".join([f"{name}: must be {either}, not {shown(value)}", *hints]) + ".")
 
 
 def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:

@@ -43,6 +43,11 @@ def shown(x: Any) -> str:
     return f"of type {type(x).__name__}"
 
 
+def advice(hint: str) -> Must:
+    """What to do about a value of another type."""
+    return Must("", lambda _: True, hint)
+
+
 def positive(hint: str = "") -> Must:
     """What NaN and infinity are not, either."""
     return Must("positive and finite", lambda x: 0 < x < math.inf, hint)

@@ -22,12 +22,12 @@ from torch_problems import (  # noqa: E402
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"module": 3}, TypeError, "module: must be a torch.nn.Module, not int"),
-        ({"meta": "omega"}, ValueError, r"meta: must be a list.*write \['omega'\]"),
+        ({"module": 3}, TypeError, "module: must be a Module, not 3; put several"),
+        ({"meta": "omega"}, TypeError, r"meta: must be a list.*write \['omega\.\*'\]"),
         ({"meta": ["omga"]}, ValueError, "meta: 'omga' fits no parameter.*phi, omega, log_lam"),
         ({"meta": ["*"]}, ValueError, "leaves 3 slow and 0 fast"),
         ({"meta": []}, ValueError, "leaves 0 slow and 3 fast"),
-        ({"inner": None}, TypeError, r"inner: must be a function of \(module, task\), not None"),
+        ({"inner": None}, TypeError, "inner: must be a function of 2 arguments, not None"),
         ({"init": 3}, TypeError, "init: must be a function"),
         ({"outer_mode": "train"}, ValueError, "outer_mode: must be 'eval' or 'inner', not 'train'"),
         ({"module": torch.nn.LazyLinear(1)}, ValueError, "module: weight, bias is not initialised"),
@@ -103,7 +103,7 @@ UNTOUCHED = lambda loss, params: pytest.fail("nothing may be learned before it i
 
 @pytest.mark.parametrize("rule", [mc.FirstOrder(), mc.Unrolled(), mc.Implicit("exact"), 0.1])
 def test_only_contrasts_are_rules(rule):
-    with pytest.raises(TypeError, match=r"rule: .*give a Contrastive\(beta=...\)"):
+    with pytest.raises(TypeError, match=r"rule: .*give Contrastive\(beta\)"):
         mct.backward(regression(), UNTOUCHED, rule, regression_task())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 
@@ -12,6 +12,7 @@ from .._arrays import is_narrow, norm, widened
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._flags import APART
+from .._must import advice
 from .._stencil import Stencil, stencil
 from .._types import Learned, PyTree
 from ._diagnostics import Ends, Phase, diagnose, eps_of, warn_of
@@ -78,7 +79,7 @@ def augmented(inner: LossFunction, outer: LossFunction, beta: float) -> LossFunc
 # Not a call of the core's `contrast`, which runs its phases in JAX and differentiates the losses by
 # one backward pass: here both are left to code that JAX cannot trace. The stencil is the same.
 def meta_gradient(
-    learner: Learner, theta: Learned, task: PyTree, rule: Contrastive
+    learner: Learner, theta: Learned, task: PyTree, rule: ContrastOutside
 ) -> MetaGradient:
     """The meta-gradient of a learner outside JAX, for one task.
 
@@ -161,13 +162,13 @@ def _is_lost(phases: Sequence[Phase], slopes: Sequence[PyTree], by_theta: PyTree
     return not APART * eps_of(slopes[0]) * max(sizes) <= norm(by_theta)
 
 
+ContrastOutside: TypeAlias = Annotated[
+    Contrastive, advice("learners outside JAX are meta-learned by contrast: give Contrastive(beta)")
+]
+
+
 def real_stencil(rule: Contrastive) -> Stencil:
     """The stencil of a rule that a learner outside JAX can follow."""
-    if not isinstance(rule, Contrastive):
-        raise TypeError(
-            f"rule: learners outside JAX are meta-learned by contrast, not by {rule!r}; give a "
-            "Contrastive(beta=...)."
-        )
     if rule.scheme == "holomorphic":
         raise ValueError(
             "scheme: learners outside JAX do not learn in complex numbers; choose forward, of a "

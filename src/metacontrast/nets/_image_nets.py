@@ -12,7 +12,7 @@ from ._conv import Lowering
 from ._conv_net import ConvNet, Layer, stacked
 
 Side: TypeAlias = Annotated[
-    int, Must("at least 16 pixels wide", lambda n: n >= 16, "enlarge images")
+    int, Must("at least 16 pixels", lambda n: n >= 16, "enlarge the images")
 ]
 
 
