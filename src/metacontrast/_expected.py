@@ -53,7 +53,14 @@ def kinds(hint: Any) -> list[Kind]:
         ]
     if origin in (typing.Union, types.UnionType):
         return [kind for part in parts for kind in kinds(part)]
+    if origin is typing.Literal:
+        return [kind for part in parts for kind in (kinds(part) if part is None else [_only(part)])]
     return [_kind(hint, origin, parts)]
+
+
+def _only(word: Any) -> Kind:
+    same = lambda x: isinstance(x, type(word)) and bool(x == word)
+    return Kind(repr(word), same, (type(word),))
 
 
 def _with(words: str, conditions: tuple[Condition, ...]) -> str:
@@ -70,23 +77,22 @@ def check(name: str, value: Any, members: Sequence[Kind]) -> None:
             for condition in kind.conditions:
                 condition(name, value)
             return
-    words = list(dict.fromkeys(kind.words for kind in members))
-    either = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    either = _either(members)
     kind_of_error = ValueError if any(isinstance(value, m.types) for m in members) else TypeError
     hints = {m.hint for kind in members for m in kind.conditions if isinstance(m, Must) and m.hint}
     raise kind_of_error("; ".join([f"{name}: must be {either}, not {shown(value)}", *hints]) + ".")
 
 
+def _either(members: Sequence[Kind]) -> str:
+    *first, last = dict.fromkeys(kind.words for kind in members)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
-    plain = {None: NONE, type(None): NONE, bool: BOOL, int: INT, float: FLOAT, complex: COMPLEX}
-    if isinstance(hint, abc.Hashable) and hint in plain:
-        return plain[hint]
-    if hint is Any:
+    if hint is Any or hint is object or hint is jaxtyping.PyTree:
         return ANYTHING
-    if origin is typing.Literal:
-        words = " or ".join(map(repr, parts))
-        among = lambda x: any(isinstance(x, type(p)) and x == p for p in parts)
-        return Kind(words, among, tuple(map(type, parts)))
+    if hint in PLAIN:
+        return PLAIN[hint]
     if origin is abc.Callable:
         return _function(parts[0] if parts else ...)
     if origin is tuple:
@@ -98,17 +104,25 @@ def _kind(hint: Any, origin: Any, parts: tuple[Any, ...]) -> Kind:
 
 def _is_number(x: Any, dtypes: str, plain: type) -> bool:
     if isinstance(x, plain):
-        return not isinstance(x, bool) and bool(x == x)
-    return is_array(x) and x.shape == () and x.dtype.kind in dtypes
+        return not isinstance(x, bool)
+    return is_array(x) and x.shape == () and getattr(x.dtype, "kind", "?") in dtypes
 
 
-# A bool is a number to Python, and NaN is one to arithmetic, but neither is meant for one.
+# A bool is a number to Python, and not meant for one. NaN lies outside of every range of `_must`.
 NONE = Kind("None", lambda x: x is None)
 BOOL = Kind("True or False", lambda x: isinstance(x, bool | np.bool_))
 WHOLE = lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool)
 INT = Kind("a whole number", WHOLE, (Number,))
 FLOAT = Kind("a number", lambda x: _is_number(x, "fiuV", Real), (Number,))
 COMPLEX = Kind("a number", lambda x: _is_number(x, "cfiuV", Number), (Number,))
+TEXT, PATH = (
+    Kind("text", lambda x: isinstance(x, str)),
+    Kind("a path", lambda x: isinstance(x, Path)),
+)
+PLAIN: dict[Any, Kind] = {
+    **{None: NONE, type(None): NONE, bool: BOOL, int: INT, float: FLOAT, complex: COMPLEX},
+    **{str: TEXT, Path: PATH},
+}
 
 
 def _function(arguments: Any) -> Kind:
@@ -143,15 +157,10 @@ def _tuple(parts: tuple[Any, ...]) -> Kind:
     if len(parts) == 2 and parts[1] is ...:
         return _container(abc.Sequence, parts[:1])
     each = [kinds(part) for part in parts]
-    words = f"a tuple of {len(parts)}, each {each[0][0].words}" if parts else "a tuple"
-    return Kind(
-        words,
-        lambda x: (
-            isinstance(x, tuple | list)
-            and len(x) == len(each)
-            and all(_fits(y, kind) for y, kind in zip(x, each, strict=True))
-        ),
-    )
+    words = f"a tuple of {len(parts)}, each {_either(each[0])}" if parts else "a tuple"
+    has_size = lambda x: isinstance(x, tuple | list) and len(x) == len(each)
+    fit = lambda x: all(_fits(y, kind) for y, kind in zip(x, each, strict=True))
+    return Kind(words, lambda x: has_size(x) and fit(x), (tuple, list))
 
 
 def _fits(value: Any, members: list[Kind]) -> bool:
@@ -170,14 +179,15 @@ def _container(origin: Any, parts: tuple[Any, ...]) -> Kind:
     each = kinds(parts[-1]) if parts else [ANYTHING]
     if ANYTHING in each:
         each = []
-    of = f" of which each is {' or '.join(kind.words for kind in each)}" if each else ""
+    of = f" of which each is {_either(each)}" if each else ""
     fit = lambda xs: all(_fits(x, each) for x in xs) if each else True
     if issubclass(origin, abc.Mapping):
-        return Kind(f"a dict{of}", lambda x: isinstance(x, abc.Mapping) and fit(x.values()))
+        is_dict = lambda x: isinstance(x, abc.Mapping)
+        return Kind(f"a dict{of}", lambda x: is_dict(x) and fit(x.values()), (abc.Mapping,))
     if issubclass(origin, abc.Sequence):
-        return Kind(f"a list{of}", lambda x: _is_list(x) and fit(x))
+        return Kind(f"a list{of}", lambda x: _is_list(x) and fit(x), (list, tuple))
     if origin in (abc.Iterable, abc.Collection):
-        return Kind(f"a list{of}", lambda x: _can_be_gone_through(x, fit))
+        return Kind(f"something to go through{of}", lambda x: _can_be_gone_through(x, fit))
     return _instance(origin)
 
 
@@ -194,16 +204,10 @@ def _is_list(x: Any) -> bool:
 
 
 def _instance(cls: type) -> Kind:
-    if cls is object or cls is jaxtyping.PyTree:
-        return ANYTHING
     if issubclass(cls, jaxtyping.AbstractArray):
         return _shaped(cls)
     if issubclass(cls, jax.Array | np.ndarray):
         return Kind("an array", lambda x: is_array(x) or _is_number(x, "", Number))
-    if cls is str:
-        return Kind("text", lambda x: isinstance(x, str))
-    if cls is Path:
-        return Kind("a path", lambda x: isinstance(x, Path))
     if getattr(cls, "_is_protocol", False) and "__call__" in vars(cls):
         _, *own = inspect.signature(cls.__call__).parameters.values()  # without self
         return _function([p for p in own if p.default is p.empty])

@@ -344,7 +344,7 @@ def test_consolidating_at_once_pulls_the_nudged_phase_to_other_weights():
         (lambda: brain.Hippocampus(nudge="push"), "nudge: must be 'gain' or 'mix', not 'push'"),
         (lambda: learner(steps=0), "steps"),
         (lambda: brain.Tagged(0.0, learner()), "beta: must be finite and not zero"),
-        (lambda: brain.Tagged(float("nan"), learner()), "beta: must be a number, finite"),
+        (lambda: brain.Tagged(float("nan"), learner()), "beta: must be finite"),
         (lambda: brain.Tagged(float("inf"), learner()), "beta: must be finite"),
         (lambda: brain.Tagged(BETA, learner(), decay=1.0), "decay"),
         (lambda: brain.Tagged(BETA, learner(), noise=-0.1), "noise"),

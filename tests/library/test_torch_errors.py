@@ -153,12 +153,11 @@ def test_inference_mode_is_refused_first(context):
 def test_what_is_made_for_each_phase_comes_from_a_function():
     phi = torch.nn.Parameter(torch.zeros(()))
     made = torch.optim.SGD([phi], lr=0.1)
-    for name, given in {"SGD": made, "float": 0.1}.items():
-        with pytest.raises(
-            TypeError, match=rf"optimizer: must be a function.*not {name}; try part"
-        ):
+    for shown, given in {"of type SGD": made, "0.1": 0.1}.items():
+        said = rf"optimizer: must be a function of 1 .*not {shown}; .*one of its own, try part"
+        with pytest.raises(TypeError, match=said):
             mct.descend(given, 3)
-    with pytest.raises(TypeError, match=r"scheduler: must be a function.*not StepLR"):
+    with pytest.raises(TypeError, match=r"scheduler: must be a function.*not of type StepLR"):
         schedule = torch.optim.lr_scheduler.StepLR(made, 1)
         mct.descend(partial(torch.optim.SGD, lr=0.1), 3, schedule)
     with pytest.raises(TypeError, match=r"optimizer: must return an optimiser.*not list"):
