@@ -79,7 +79,7 @@ def test_the_lowering_for_reverse_mode_keeps_types():
 
 
 def test_an_unknown_lowering_is_refused():
-    with pytest.raises(ValueError, match="lowering: must be 'patches' or"):
+    with pytest.raises(ValueError, match="lowering: must be 'patches', 'reverse'"):
         conv(normal(0, 1, 4, 4, 1), normal(0, 3, 3, 1, 1), lowering="fft")
 
 

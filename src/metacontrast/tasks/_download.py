@@ -54,13 +54,13 @@ def download(url: str, path: Path, md5: str, progress: bool = True) -> None:
 def _complete(url: str, part: Path, progress: bool) -> None:
     """Load what is missing from `part`."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Must": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing lies beyond what is there
             raise
-        if error.headers.get("Content-Must") != f"bytes */{have}":
+        if error.headers.get("Content-Range") != f"bytes */{have}":
             part.unlink()  # it is not this file's beginning
             _complete(url, part, progress)
         return
@@ -72,7 +72,7 @@ def _complete(url: str, part: Path, progress: bool) -> None:
 
 def _continues(response: Any, have: int) -> bool:
     """Whether what comes is the rest of the file, and not all of it."""
-    served = response.headers.get("Content-Must") or ""
+    served = response.headers.get("Content-Range") or ""
     return response.status == 206 and re.match(rf"bytes {have}-", served) is not None
 
 
