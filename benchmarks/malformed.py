@@ -24,32 +24,19 @@ import re
 import signal
 import typing
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import metacontrast as mc
 from benchmarks._malformed_calls import NOT_CALLED, Call, in_jax
-from benchmarks._malformed_rest import beside_jax
+from benchmarks._malformed_report import OUTCOMES, Row, summary, table
 from benchmarks._malformed_values import malformed
 from metacontrast.train import provenance
 
-OUTCOMES = ("named", "obscure", "silent")
 SECONDS = 20  # that a call may take; one that takes longer was not refused
 COMMAND = "python -m benchmarks.malformed"
-
-
-class Row(NamedTuple):
-    """One malformed call, and what became of it."""
-
-    module: str
-    call: str
-    argument: str
-    wrong: str
-    outcome: str
-    line: str  # the first of the error
 
 
 def spoilt(call: Call) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -144,27 +131,6 @@ def uncovered(calls: list[Call]) -> list[str]:
     ]
 
 
-def summary(rows: list[Row]) -> dict[str, Any]:
-    """Counts and shares, of each module and of all."""
-    counts: dict[str, Counter[str]] = {"all": Counter(row.outcome for row in rows)}
-    for row in rows:
-        counts.setdefault(row.module, Counter())[row.outcome] += 1
-    return {
-        module: {"calls": count.total()} | {name: count[name] for name in OUTCOMES}
-        | {"share_named": round(count["named"] / max(1, count.total()), 4)}
-        for module, count in counts.items()
-    }  # fmt: skip
-
-
-def table(found: dict[str, Any]) -> str:
-    """The same in words."""
-    lines = [f"{'':14}{'calls':>8}" + "".join(f"{name:>10}" for name in OUTCOMES)]
-    for module, cell in found.items():
-        shares = "".join(f"{cell[name] / cell['calls']:>10.1%}" for name in OUTCOMES)
-        lines.append(f"{module:14}{cell['calls']:>8}{shares}")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Make all calls, print the table and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -173,6 +139,8 @@ def main() -> None:
     parser.add_argument("--show", choices=OUTCOMES, help="print these calls one by one")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    from benchmarks._malformed_rest import beside_jax  # which needs the extras
+
     calls = [*in_jax(), *beside_jax()]
     if missing := uncovered(calls):
         raise SystemExit(f"no valid call of {', '.join(missing)}; add it to the tables")

@@ -41,6 +41,9 @@ def tag(
         >>> round(float(tags.omega), 2), round(float(tags.log_lam), 2)
         (-1.0, 2.05)
     """
+    for name, tree in (("omega", omega), ("lam", lam)):
+        if jax.tree.structure(tree) != jax.tree.structure(phi):  # type: ignore[operator]
+            raise ValueError(f"{name}: must be of the structure of `phi`, one number a weight.")
     state = Synapse(
         jax.tree.map(lambda p, o, s: -2 * s * (p - o), phi, omega, lam),
         jax.tree.map(lambda p, o, s: s * (p - o) ** 2, phi, omega, lam),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
@@ -12,8 +13,9 @@ from .._arrays import is_narrow, norm, widened
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._flags import APART
-from .._must import advice
+from .._must import advice, shown
 from .._stencil import Stencil, stencil
+from .._tree import kinds
 from .._types import Learned, PyTree
 from ._diagnostics import Ends, Phase, diagnose, eps_of, warn_of
 from ._numerical import numerical_slope
@@ -115,7 +117,15 @@ def meta_gradient(
 
 def free_phase(learner: Learner, theta: PyTree, task: PyTree) -> tuple[PyTree, list[str]]:
     """`phi_0`, and the names of the leaves of theta on which no loss depends."""
-    phi_0 = learner.solve(theta, task, 0.0, None)
+    try:
+        phi_0 = learner.solve(theta, task, 0.0, None)
+    except (AttributeError, LookupError, TypeError) as error:
+        if re.match(r"(theta|task)\b", str(error)):
+            raise
+        raise TypeError(
+            f"learner: its solve does not take this `theta`, {kinds(theta)}, and `task`, "
+            f"{shown(task)} ({type(error).__name__}: {error}); give it what it is written for."
+        ) from error
     losses = lambda phi, theta: (
         float(learner.inner(phi, theta, task)),
         float(learner.outer(phi, theta, task)),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from .._check import check_shapes
 from .._checked import checked
@@ -93,7 +93,7 @@ def evaluator(
         return metric(end.phi, theta, z, *state)
 
     @jax.jit
-    def score(theta: PyTree, tasks: PyTree, first: Step, seed: Step) -> Array:
+    def score(theta: PyTree, tasks: PyTree, first: Step, seed: UInt32[Array, ""]) -> Array:
         n = _count(tasks)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
         rows, _ = layout.shard_tasks((tasks, keys))
