@@ -1,7 +1,7 @@
 """Arguments of all that is public, checked against the annotations before anything is done.
 
-Annotations are read when a function is first called, so that importing it costs nothing, and only
-calls from outside are checked: within the library the functions are called as they are.
+Annotations are read when a function is first called, so that importing it costs nothing. What the
+modules of a package have imported of each other by then they call as it is, unchecked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_public(module: dict[str, Any]) -> None:
             continue
         if inspect.isfunction(value):
             module[name] = checked(value)
-            module[name].__module__ = module["__name__"]  # where pickle finds it
+            setattr(sys.modules[value.__module__], name, module[name])  # where pickle looks
         elif inspect.isclass(value) and not getattr(value, "_is_protocol", False):
             _check_class(value)
 
