@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_shapes
-from ._checked import checked
 from ._loss import Loss
 from ._must import Count, NotNegative, nudge
 from ._problem import LossFunction, Problem
@@ -110,7 +109,6 @@ def argmin(
 
     minimise.defjvp(derivative, symbolic_zeros=True)
 
-    @checked
     def minimiser(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
         check_shapes(Loss(problem, theta, z, key))
         return minimise(theta, z, key)

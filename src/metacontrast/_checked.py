@@ -39,13 +39,18 @@ def check_public(module: dict[str, Any]) -> None:
 
 
 def _check_class(cls: Any) -> None:
-    """The same of its constructor, if it has one of its own, and of its methods."""
+    """The same of its constructor, if it has one of its own, and of its methods.
+
+    Those of an abstract class are for the library to call, which knows with what.
+    """
     if "__init__" in vars(cls) and not issubclass(cls, Exception):
         cls.__init__ = checked(cls.__init__, cls)
+    if inspect.isabstract(cls):
+        return
     for name, method in list(vars(cls).items()):
         is_public = name == "__call__" or not name.startswith("_")
         is_method = inspect.isfunction(method) and name not in getattr(cls, FIELDS, ())
-        if is_public and is_method and not getattr(method, "__isabstractmethod__", False):
+        if is_public and is_method and len(inspect.signature(method).parameters) > 1:
             setattr(cls, name, checked(method))
 
 

@@ -47,11 +47,10 @@ def is_array(x: Any) -> bool:
 
 def is_key(x: Any) -> bool:
     """Whether it is one key of `jax.random`, of the new kind or the old."""
-    if not is_array(x):
-        return False
-    if _is_key_type(x.dtype):
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and _is_key_type(dtype):
         return x.shape == ()
-    return x.shape in ((2,), (4,)) and x.dtype == jnp.uint32
+    return dtype == jnp.uint32 and x.shape in ((2,), (4,))
 
 
 @cache

@@ -10,8 +10,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_seen, check_shapes, start_losses
-from ._checked import checked
-from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
+from ._estimator._base import Estimator, MetaGradient, Phases, Starts, free_phase
+from ._expected import check, kinds
 from ._flags import Flags
 from ._loss import Loss
 from ._problem import Problem
@@ -19,6 +19,8 @@ from ._solver._base import Solver, SolverLike
 from ._solver._function import as_solver
 from ._tree import is_finite
 from ._types import Key, PyTree, Scalar
+
+PHASES = kinds(Phases)
 
 
 def meta_gradient(
@@ -64,7 +66,6 @@ def meta_gradient(
     """
     gradient_of = _meta_gradient(problem, as_solver(solver), estimator, by_z)
 
-    @checked
     def gradient(
         theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
     ) -> MetaGradient:
@@ -96,11 +97,13 @@ def _meta_gradient(
     def gradient(
         theta: PyTree, z: PyTree, key: Key | None, starts: Starts, learned: tuple[bool, ...]
     ) -> MetaGradient:
-        if starts is not None and not estimator.warm_start:
-            raise TypeError(
-                f"starts: {estimator!r} looks at where learning started and cannot go on from "
-                "earlier phases; use Contrastive or Implicit, or leave starts out."
-            )
+        if starts is not None:
+            check("starts", starts, PHASES)
+            if not estimator.warm_start:
+                raise TypeError(
+                    f"starts: {estimator!r} looks at where learning started and cannot go on from "
+                    "earlier phases; use Contrastive or Implicit, or leave starts out."
+                )
         check_start(theta, z, key, learned)
         meta = _traced(run, theta, z, key, starts)
         if not isinstance(meta.value, jax.core.Tracer):
@@ -179,7 +182,6 @@ def meta_loss(
 
     loss.defjvp(derivative, symbolic_zeros=True)
 
-    @checked
     def meta(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
         check_start(theta, z, key, ())
         return loss(theta, z, key)
@@ -203,7 +205,8 @@ def _checker(
 
     def check_start(theta: PyTree, z: PyTree, key: Key | None, learned: tuple[bool, ...]) -> None:
         leaves, structure = jax.tree.flatten((theta, z))
-        shapes = (structure, learned, tuple(map(_kind, leaves)))
+        # Not the key's dtype, which costs as much as all the rest.
+        shapes = (structure, learned, tuple(map(_kind, leaves)), type(key), _shape(key))
         if is_new := shapes not in known:
             check_shapes(Loss(problem, theta, z, key))
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -215,12 +218,16 @@ def _checker(
     return check_start
 
 
+def _shape(x: PyTree) -> PyTree:
+    return getattr(x, "shape", ())
+
+
 def _kind(leaf: PyTree) -> PyTree:
     """What a leaf looks like to a compiler; of something that is no array, its type."""
     return (
         (leaf.shape, leaf.dtype)
         if isinstance(leaf, jax.Array | np.ndarray)
-        else (type(leaf), getattr(leaf, "shape", ()))
+        else (type(leaf), _shape(leaf))
     )
 
 
