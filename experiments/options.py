@@ -13,11 +13,11 @@ from typing import Annotated, Literal, Self, TypeVar
 
 import tyro
 
-from metacontrast._solver._base import check_positive_int
+from metacontrast._expected import check, kinds
+from metacontrast._must import Count, Seed
 from metacontrast.cli import did_you_mean
 from metacontrast.train import is_first, use_devices
 from metacontrast.train._collapse import OnCollapse
-from metacontrast.train._settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
         # --steps is for those that take any.
         several = [s if methods[s.method].steps else replace(s, steps=0) for s in several]
     for s in several:
-        check_seed("seed", s.seed)
+        check("seed", s.seed, kinds(Seed))
         if methods[s.method].steps:
-            check_positive_int("steps", s.steps)
+            check("steps", s.steps, kinds(Count))
     return several
 
 

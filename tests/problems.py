@@ -102,6 +102,11 @@ def forbidden(loss, phi):
     raise AssertionError("compute was spent")
 
 
+def never(*arguments):
+    """Any function that is not to be called."""
+    raise AssertionError("compute was spent")
+
+
 def nudged_loss(problem, theta, task, beta, key=None):
     """The augmented loss at an outer nudge."""
     return mc.Loss(problem, theta, task, key).nudged(OuterNudge(beta))

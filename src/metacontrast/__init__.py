@@ -5,6 +5,7 @@ from types import ModuleType as _ModuleType
 
 from ._argmin import argmin as argmin
 from ._check import check as check
+from ._checked import check_public as _check_public
 from ._contrast import contrast as contrast
 from ._diagnose import Diagnosis as Diagnosis
 from ._diagnose import diagnose as diagnose
@@ -45,6 +46,8 @@ from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
 from ._version import __version__ as __version__
+
+_check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (

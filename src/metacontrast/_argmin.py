@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_shapes
 from ._loss import Loss
+from ._must import Count, NotNegative, nudge
 from ._problem import LossFunction, Problem
 from ._sensitivity import Nudging, sensitivity
 from ._solver._base import SolverLike, Start, run_solver
@@ -21,12 +23,12 @@ from ._types import Key, PyTree, Scalar
 def argmin(
     inner: LossFunction,
     solver: SolverLike,
-    beta: Scalar | float | None = None,
+    beta: Annotated[Scalar | float, nudge()] | None = None,
     *,
     init: Callable[[PyTree, PyTree], PyTree],
     scheme: Scheme = "symmetric",
-    order: int | None = None,
-    damping: float | None = None,
+    order: Count | None = None,
+    damping: NotNegative | None = None,
     nudged: SolverLike | None = None,
     sample: Callable[[PyTree, Key], PyTree] | None = None,
 ) -> Callable[[PyTree, PyTree, Key | None], PyTree]:
@@ -107,11 +109,11 @@ def argmin(
 
     minimise.defjvp(derivative, symbolic_zeros=True)
 
-    def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
+    def minimiser(theta: PyTree, z: PyTree, key: Key | None = None) -> PyTree:
         check_shapes(Loss(problem, theta, z, key))
         return minimise(theta, z, key)
 
-    return checked
+    return minimiser
 
 
 def _way(tangent: jax.Array | SymbolicZero) -> jax.Array | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from ._flags import unseen
+from ._leaves import check_arrays, check_floating, not_finite
 from ._loss import Loss
 from ._problem import Problem, Task
 from ._solver._base import start_of
@@ -27,30 +29,65 @@ def check(problem: Problem, theta: PyTree, z: PyTree, key: Key | None = None) ->
     """
     loss = Loss(problem, theta, z, key)
     check_shapes(loss)
-    check_finite(*jax.jit(start_losses(problem))(theta, z))
+    check_finite(jax.jit(start_losses(problem))(theta, z), theta, z)
 
 
 def check_shapes(loss: Loss) -> None:
     """The part of `check` that needs no arithmetic: types and shapes, at trace time."""
-    problem, theta, z = loss.problem, loss.theta, loss.z
-    check_floating("theta", theta)
-    if isinstance(z, Task):
-        _check_halves(z)
-    _check_arity("init", problem.init, ("theta", "z"))
-    phi = jax.eval_shape(problem.init, theta, z)
+    problem, given = loss.problem, {"theta": loss.theta, "z": loss.z}
+    check_floating("theta", loss.theta)
+    check_arrays("z", loss.z)
+    if isinstance(loss.z, Task):
+        _check_halves(loss.z)
+    phi = _shapes_of(problem, "init", given)
     check_floating("phi (what problem.init returns)", phi)
-    arguments = ("phi", "theta", "z") if problem.state is None else ("phi", "theta", "z", "state")
-    state = () if problem.state is None else (jax.eval_shape(problem.state, theta, z),)
-    for name, function in (("inner", problem.inner), ("outer", problem.outer)):
-        _check_arity(name, function, arguments)
-        value = jax.eval_shape(function, phi, theta, z, *state)
-        if state:
-            value = _checked_state(name, value, state[0])
+    given = {"phi": phi, **given}
+    if problem.state is not None:
+        given["state"] = _shapes_of(problem, "state", {"theta": loss.theta, "z": loss.z})
+    for name in ("inner", "outer"):
+        value = _shapes_of(problem, name, given)
+        if "state" in given:
+            value = _checked_state(name, value, given["state"])
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
                 f"problem.{name}: must return one floating number, not {value}; take the mean or "
                 "the sum over examples."
             )
+
+
+def _shapes_of(problem: Problem, name: str, given: dict[str, PyTree]) -> PyTree:
+    """Those that a function of the problem returns; what it cannot take is named."""
+    try:
+        return jax.eval_shape(getattr(problem, name), *given.values())
+    except jax.errors.JAXTypeError:  # of code that cannot be traced: `_traced` says what to do
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        line = next(iter(str(error).splitlines()), "")
+        if re.match(r"[\w.\[\]']+: ", line):  # it names an argument already
+            raise
+        what = ", ".join(f"`{part}` {shapes(tree)}" for part, tree in given.items())
+        raise ValueError(
+            f"problem.{name}: does not take {what} ({type(error).__name__}: {line}); give it what "
+            "it is written for."
+        ) from error
+
+
+@contextmanager
+def explained(loss: Loss) -> Iterator[None]:
+    """Where what is within fails, `check_shapes` says what is wrong, if it is that."""
+    try:
+        yield
+    except jax.errors.JAXTypeError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError):
+        check_shapes(loss)
+        raise
+
+
+def shapes(tree: PyTree) -> str:
+    """A tree in a few words."""
+    words = str(kinds(tree)).replace("'", "")
+    return words if len(words) <= 200 else f"{words[:200]}..."
 
 
 def check_seen(loss: Loss, through: Sequence[str], learned: Sequence[bool]) -> None:
@@ -107,13 +144,17 @@ def start_losses(problem: Problem) -> Callable[[PyTree, PyTree], tuple[Scalar, S
     return losses
 
 
-def check_finite(inner: Scalar, outer: Scalar) -> None:
+def check_finite(losses: tuple[Scalar, Scalar], theta: PyTree, z: PyTree) -> None:
     """Raise if one of the losses where learning starts is known and not finite."""
-    for name, value in (("inner", inner), ("outer", outer)):
+    for name, value in zip(("inner", "outer"), losses, strict=True):
         if not isinstance(value, jax.core.Tracer) and not jnp.isfinite(value):
+            bad = [f"`{part}`" for part, tree in (("theta", theta), ("z", z)) if not_finite(tree)]
+            where = f" of {' and '.join(bad)}" if bad else "; none is in theta or z"
+            bad = [f"`{part}`" for part, tree in (("theta", theta), ("z", z)) if not_finite(tree)]
+            where = f" in {' and '.join(bad)}" if bad else ", of which theta and z have none"
             raise ValueError(
                 f"problem.{name}: the loss is {value} where learning starts; look for NaN or "
-                "infinity in the task's data and in theta, or for logarithms and divisions of 0."
+                f"infinity{where}, or for logarithms and divisions of 0."
             )
 
 
@@ -129,36 +170,6 @@ def _checked_state(name: str, result: PyTree, state: PyTree) -> PyTree:
             f"like the one it is given, {kinds(state)}, not {returned}."
         )
     return result[0]
-
-
-def _check_arity(name: str, function: Callable[..., PyTree], arguments: tuple[str, ...]) -> None:
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError as error:
-        raise TypeError(
-            f"problem.{name}: is called with ({', '.join(arguments)}), which it does not take "
-            f"({error}); give it these arguments, used or not."
-        ) from error
-    except ValueError:  # a builtin, which tells nothing of what it takes
-        return
-
-
-def check_floating(name: str, tree: PyTree) -> None:
-    """Raise if a leaf of the tree cannot be learned."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        place = jax.tree_util.keystr(path) or "itself"
-        try:
-            dtype = jnp.result_type(leaf)
-        except TypeError:
-            raise TypeError(
-                f"{name}: leaf {place} is {type(leaf).__name__}, which is no array; keep what is "
-                "not learned outside (equinox.partition, a closure)."
-            ) from None
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"{name}: leaf {place} is {dtype}, but only floating leaves can be learned; "
-                "convert it, or keep it in the task."
-            )
 
 
 def _check_halves(task: Task) -> None:

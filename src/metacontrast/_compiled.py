@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import warnings
 from pathlib import Path
 
 import jax
 from jaxlib.version import __version__ as jaxlib_version
 
 from ._user_cache import user_cache
+from ._warn import warn
 
 VARIABLE = "METACONTRAST_COMPILED"
 
@@ -37,10 +37,10 @@ def keep_compiled() -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        warnings.warn(
+        warn(
             f"Compiled programs are not kept, since their folder cannot be made ({error}); point "
             f"{VARIABLE} at another one, or set it to off.",
-            stacklevel=2,
+            UserWarning,
         )
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))

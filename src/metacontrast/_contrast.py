@@ -16,7 +16,7 @@ from ._problem import InverseCurvature
 from ._solver._base import Solution, Solver, Start, Tangent, run_solver
 from ._stencil import Scheme, Stencil, order_of, stencil
 from ._tree import norm, or_one, widened
-from ._types import PyTree, Scalar
+from ._types import Arrays, PyTree, Scalar
 from ._wide import wide_arguments
 
 
@@ -30,7 +30,7 @@ class Phase(NamedTuple):
 
 def contrast(
     loss: Loss,
-    phi_0: PyTree,
+    phi_0: Arrays,
     solver: Solver,
     stencil: Stencil,
     nudge: Callable[[Scalar | complex], Nudge],

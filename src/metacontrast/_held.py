@@ -82,7 +82,8 @@ def _step(jaxpr: Jaxpr, equation: Any, pairs: Pairs) -> list[Pair]:
     if name in KINKED or (name == "custom_jvp_call" and _is_affine(equation)):
         return _expanded(run, pairs)
     ats, xs = (run(*values) for values in zip(*pairs, strict=True))
-    return list(map(_sided, ats, xs))
+    # A second derivative sees nothing behind a stop_gradient either.
+    return list(map(_sided, ats, ats if name == "stop_gradient" else xs))
 
 
 def _is_affine(equation: Any) -> bool:

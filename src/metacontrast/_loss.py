@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ._problem import InverseCurvature, LossFunction, Problem, Split, objective
 from ._tree import dot
-from ._types import Key, PyTree, Scalar, Step
+from ._types import Arrays, Key, PyTree, Scalar, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ class Loss:
     state: PyTree = None
     is_view: bool = False
 
-    def __call__(self, phi: PyTree) -> Scalar:
+    def __call__(self, phi: Arrays) -> Scalar:
         """The augmented loss on all of `z`."""
         inner = self.inner(phi)
         # The free phase must not pay for a test loss that it multiplies by zero.
         return inner if self.nudge is None else inner + self.nudge(self, phi)
 
-    def inner(self, phi: PyTree) -> Scalar:
+    def inner(self, phi: Arrays) -> Scalar:
         """`L_in` alone; of a whole task the mean over its views, where the problem says so."""
         views = self.problem.views
         if views is None or self.is_view:
@@ -56,7 +56,7 @@ class Loss:
         one = jax.checkpoint(lambda t: self.view(t).inner(phi))
         return jnp.mean(jax.lax.map(one, jnp.arange(views)))
 
-    def outer(self, phi: PyTree) -> Scalar:
+    def outer(self, phi: Arrays) -> Scalar:
         """`L_out` alone."""
         return self._taken(self.problem.outer, phi)[0]
 

@@ -10,7 +10,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import check_finite, check_seen, check_shapes, start_losses
-from ._estimator._base import Estimator, MetaGradient, Starts, free_phase
+from ._estimator._base import Estimator, MetaGradient, Phases, Starts, free_phase
+from ._expected import check, kinds
 from ._flags import Flags
 from ._loss import Loss
 from ._problem import Problem
@@ -18,6 +19,8 @@ from ._solver._base import Solver, SolverLike
 from ._solver._function import as_solver
 from ._tree import is_finite
 from ._types import Key, PyTree, Scalar
+
+PHASES = kinds(Phases)
 
 
 def meta_gradient(
@@ -94,11 +97,13 @@ def _meta_gradient(
     def gradient(
         theta: PyTree, z: PyTree, key: Key | None, starts: Starts, learned: tuple[bool, ...]
     ) -> MetaGradient:
-        if starts is not None and not estimator.warm_start:
-            raise TypeError(
-                f"starts: {estimator!r} looks at where learning started and cannot go on from "
-                "earlier phases; use Contrastive or Implicit, or leave starts out."
-            )
+        if starts is not None:
+            check("starts", starts, PHASES)
+            if not estimator.warm_start:
+                raise TypeError(
+                    f"starts: {estimator!r} looks at where learning started and cannot go on from "
+                    "earlier phases; use Contrastive or Implicit, or leave starts out."
+                )
         check_start(theta, z, key, learned)
         meta = _traced(run, theta, z, key, starts)
         if not isinstance(meta.value, jax.core.Tracer):
@@ -177,11 +182,11 @@ def meta_loss(
 
     loss.defjvp(derivative, symbolic_zeros=True)
 
-    def checked(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
+    def meta(theta: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
         check_start(theta, z, key, ())
         return loss(theta, z, key)
 
-    return checked
+    return meta
 
 
 def _moves(tangent: jax.Array | SymbolicZero) -> bool:
@@ -200,17 +205,21 @@ def _checker(
 
     def check_start(theta: PyTree, z: PyTree, key: Key | None, learned: tuple[bool, ...]) -> None:
         leaves, structure = jax.tree.flatten((theta, z))
-        shapes = (structure, learned, tuple(map(_kind, leaves)))
-        loss, is_new = Loss(problem, theta, z, key), shapes not in known
-        if is_new:
-            check_shapes(loss)
+        # Not the key's dtype, which costs as much as all the rest.
+        shapes = (structure, learned, tuple(map(_kind, leaves)), type(key), _shape(key))
+        if is_new := shapes not in known:
+            check_shapes(Loss(problem, theta, z, key))
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            check_finite(*losses(theta, z))
+            check_finite(losses(theta, z), theta, z)
         if is_new and through is not None:
-            check_seen(loss, through, learned)
+            check_seen(Loss(problem, theta, z, key), through, learned)
         known.add(shapes)
 
     return check_start
+
+
+def _shape(x: PyTree) -> PyTree:
+    return getattr(x, "shape", ())
 
 
 def _kind(leaf: PyTree) -> PyTree:
@@ -218,7 +227,7 @@ def _kind(leaf: PyTree) -> PyTree:
     return (
         (leaf.shape, leaf.dtype)
         if isinstance(leaf, jax.Array | np.ndarray)
-        else (type(leaf), getattr(leaf, "shape", ()))
+        else (type(leaf), _shape(leaf))
     )
 
 

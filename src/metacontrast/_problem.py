@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from ._expected import check_arity
+from ._must import Count
 from ._synapse import Synapse
 from ._types import Key, PyTree, Scalar
 
@@ -80,15 +82,19 @@ class Problem:
     inner: LossFunction
     outer: LossFunction
     sample: Callable[[PyTree, Key], PyTree] | None = None
-    views: int | None = None
+    views: Count | None = None
     state: Callable[[PyTree, PyTree], PyTree] | None = None
 
     def __post_init__(self) -> None:
-        if self.views is not None and not (self.sample and self.views >= 1):
-            raise ValueError(
-                f"views: must be how many of the views that `sample` draws are averaged, not "
-                f"{self.views!r}; give a whole number of at least 1, and sample."
-            )
+        if self.views is not None and not self.sample:
+            raise ValueError("views: are what `sample` draws; give sample too, or leave it out.")
+        check_arity("inner", self.inner, self.arguments)
+        check_arity("outer", self.outer, self.arguments)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What the losses are called with."""
+        return ("phi", "theta", "z") if self.state is None else ("phi", "theta", "z", "state")
 
 
 class Squares(NamedTuple):

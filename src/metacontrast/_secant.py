@@ -87,6 +87,8 @@ def best_step(f: Value, xs: Numbers, d: Numbers, size: Scalar, steps: int) -> Sc
     long, short = (apart([x[i] for x in found], [x[i + 1] for x in found]) for i in (0, 2))
     bent, rough = long / (0.75 * LONGEST**2), short * shortest / 5**0.5
     h = jnp.cbrt(rough / or_one(2 * steps**0.5 * LATER * bent))
+    # A way so long that something overflows is too long.
+    h = jnp.where(jnp.isfinite(long), h, shortest)
     return jnp.where(h < LONGEST, jnp.maximum(h, shortest), LONGEST)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from cmath import rect
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 
+from ._must import nudge
 from ._types import Scalar
 
 Scheme: TypeAlias = Literal["forward", "symmetric", "holomorphic"]
@@ -31,7 +31,7 @@ class Stencil(NamedTuple):
         return Stencil(self.nodes, tuple(size * w for w in self.weights), free)
 
 
-def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
+def stencil(scheme: Scheme, order: int | None, beta: Annotated[Scalar | float, nudge()]) -> Stencil:
     """The stencil with `free f(0) + sum_k w_k f(b_k) = f'(0) + O(beta^order)`.
 
     | scheme      | order p     | nodes                     | weights for the lowest order      |
@@ -57,14 +57,7 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
     Raises:
         ValueError: an unknown scheme, an order that it lacks, a beta of 0 or not finite.
     """
-    if scheme not in get_args(Scheme):
-        raise ValueError(
-            f"scheme: unknown {scheme!r}; choose one of {', '.join(get_args(Scheme))}."
-        )
     p = order_of(scheme, order)
-    # A traced beta is not known before it runs; any other is, whatever type of number holds it.
-    if not isinstance(beta, jax.core.Tracer) and not _is_nudge(beta):
-        raise ValueError(f"beta: the nudge must be finite and not zero, not {beta!r}; try 0.1.")
     if scheme == "holomorphic":
         return _circle(p, beta)
     points = np.arange(p + 1.0) if scheme == "forward" else np.arange(-p // 2, p // 2 + 1.0)
@@ -75,13 +68,6 @@ def stencil(scheme: Scheme, order: int | None, beta: Scalar | float) -> Stencil:
     pairs = [(float(x) * beta, float(w) / beta) for x, w in zip(points, weights, strict=True) if x]
     free = float(weights[0]) / beta if scheme == "forward" else None
     return Stencil(tuple(b for b, _ in pairs), tuple(w for _, w in pairs), free)
-
-
-def _is_nudge(beta: Scalar | float) -> bool:
-    try:
-        return bool(math.isfinite(beta) and beta != 0)
-    except TypeError:  # no real number
-        return False
 
 
 def order_of(scheme: Scheme, order: int | None) -> int:

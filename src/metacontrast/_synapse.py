@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._must import nudge
 from ._tree import kinds, widened
-from ._types import PyTree, Scalar
+from ._types import Arrays, PyTree, Scalar
+
+Beta: TypeAlias = Annotated[Float[Array, ""] | float, nudge()]
 
 
 class Synapse(NamedTuple):
@@ -38,7 +41,7 @@ class Synapse(NamedTuple):
     omega: PyTree = None
     log_lam: PyTree = 0.0
 
-    def pull(self, phi: PyTree) -> Scalar:
+    def pull(self, phi: Arrays) -> Scalar:
         """`sum_i lambda_i (phi_i - omega_i)^2`, without a factor 1/2, as in the paper."""
         terms = jax.tree.map(
             lambda log, p, o: jnp.sum(jnp.exp(log) * (p - o) ** 2),
@@ -48,23 +51,23 @@ class Synapse(NamedTuple):
         )
         return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
 
-    def strengths(self, phi: PyTree) -> PyTree:
+    def strengths(self, phi: Arrays) -> PyTree:
         """lambda, one a weight of phi."""
         return jax.tree.map(jnp.exp, broadcast(self.log_lam, phi))
 
-    def resting_point(self, phi: PyTree) -> PyTree:
+    def resting_point(self, phi: Arrays) -> PyTree:
         """omega, of phi's structure and shapes."""
         if self.omega is None:
             return jax.tree.map(jnp.zeros_like, phi)
         ours, its = (list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (self.omega, phi))
         if ours != its:
             raise ValueError(
-                f"omega: must have phi's shapes, {kinds(phi)}, not {kinds(self.omega)}; each "
-                "weight is pulled to a resting point of its own."
+                f"omega: must have the shapes of `phi`, {kinds(phi)}, not {kinds(self.omega)}; "
+                "each weight is pulled to a resting point of its own."
             )
         return self.omega
 
-    def contrast(self, phi_0: PyTree, phi_beta: PyTree, beta: Float[Array, ""] | float) -> Synapse:
+    def contrast(self, phi_0: Arrays, phi_beta: Arrays, beta: Beta) -> Synapse:
         """The contrastive rule of this synapse in closed form; each weight sees only itself.
 
             d omega_i    = -(2 lambda_i / beta) (phi_beta - phi_0)_i

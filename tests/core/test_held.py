@@ -81,6 +81,14 @@ def test_a_unit_at_its_kink_is_off():
     np.testing.assert_array_equal(found, 0.0)
 
 
+def test_what_is_stopped_stays():
+    """As for a second derivative: the shift of a logsumexp, or a target that is not followed."""
+    f = lambda x: square(x - jax.lax.stop_gradient(jax.nn.relu(x)))
+    slope = jax.grad(held(f, AT))
+    np.testing.assert_allclose(slope(AT + WAY) - slope(AT), 2 * WAY, atol=1e-14)
+    assert jnp.isfinite(held(jax.nn.logsumexp, AT)(AT + 100 * WAY))
+
+
 def test_trees_with_keys_and_counts():
     def loss(at):
         noise = jax.random.normal(at["key"], (6, 4))

@@ -153,7 +153,7 @@ def test_nothing_finite_comes_out_of_a_curvature_that_is_no_number():
 @pytest.mark.wrong_types
 def test_bad_arguments():
     for match, bad in {
-        "method: unknown 'lu'": {"method": "lu"},
+        "method: must be 'cg', 'neumann', 'identity' or 'exact', not 'lu'": {"method": "lu"},
         "iterations: must be": {"iterations": 0},
         "damping: must be": {"damping": -1.0},
         "rate: the Neumann series needs": {"method": "neumann"},

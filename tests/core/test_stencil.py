@@ -124,7 +124,7 @@ def test_beta_that_is_no_nudge_is_refused(beta):
 @pytest.mark.parametrize("scheme", ["backward", "Forward", "", None])
 @pytest.mark.wrong_types
 def test_unknown_scheme_is_refused(scheme):
-    with pytest.raises(ValueError, match=r"^scheme"):
+    with pytest.raises((TypeError, ValueError), match=r"^scheme: must be 'forward', 's"):
         mc.Contrastive(beta=0.1, scheme=scheme)
 
 
@@ -142,5 +142,6 @@ def test_unknown_scheme_is_refused(scheme):
 @pytest.mark.wrong_types
 def test_order_that_the_scheme_lacks_is_refused(scheme, order):
     kind = "an even" if scheme == "symmetric" else "a"
-    with pytest.raises(ValueError, match=rf"^order: the {scheme} scheme needs {kind} whole number"):
+    said = rf"^order: (the {scheme} scheme needs {kind}|must be a) whole number"
+    with pytest.raises(ValueError, match=said):
         mc.Contrastive(beta=0.1, scheme=scheme, order=order)

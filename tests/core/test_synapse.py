@@ -158,5 +158,5 @@ def test_each_synapse_sees_only_itself():
 def test_a_resting_point_of_another_shape_is_refused():
     """It would be spread out, or phi be, in silence."""
     for omega, phi in ((jnp.zeros(1), jnp.ones(3)), (jnp.zeros((3, 1)), jnp.ones(3))):
-        with pytest.raises(ValueError, match=r"^omega: must have phi's shapes, float64\[3\]"):
+        with pytest.raises(ValueError, match=r"^omega: must have the shapes of `phi`, float64"):
             mc.Synapse(omega).pull(phi)

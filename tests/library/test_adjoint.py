@@ -112,7 +112,7 @@ def test_a_bad_beta_is_named():
     ("bad", "message"),
     [
         ({"scheme": "holomorphic"}, "scheme: the minimisers of optimistix do not learn in complex"),
-        ({"scheme": "backward"}, "scheme: unknown 'backward'"),
+        ({"scheme": "backward"}, "scheme: must be 'forward', .*, not 'backward'"),
         ({"order": 3}, "order: the symmetric scheme needs an even whole number"),
         ({"damping": -1.0}, "damping: must be at least 0"),
         ({"damping": float("nan")}, "damping: must be at least 0"),

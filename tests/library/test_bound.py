@@ -131,7 +131,7 @@ def test_what_the_theorem_does_not_cover_is_refused():
     theta, task = random_quadratic(0)
     with pytest.raises(ValueError, match=r"problem\.inner: its second derivatives change with phi"):
         quadratic_constants(quadratic, theta, task)  # log_lam times phi squared
-    with pytest.raises(ValueError, match="beta: the bound is that of a positive nudge, not of -1"):
+    with pytest.raises(ValueError, match="beta: must be positive and finite, not -1"):
         bound(0.0, 0.0, -1, Constants(1.0, 1.0, 1.0))
     saddle = mc.Problem(
         init=lambda theta, task: theta,

@@ -10,7 +10,7 @@ import optax
 import pytest
 import toy_run
 from jax.sharding import AxisType, Mesh
-from problems import EPS, forbidden
+from problems import EPS, forbidden, never
 from toy_run import assert_close_run, lines, noisy, problem, solver, spring
 
 import metacontrast as mc
@@ -263,7 +263,7 @@ def odd_mesh(names, kind=AxisType.Auto):
 def test_meshes_that_do_not_fit_are_refused(tmp_path, mesh, message):
     with pytest.raises(ValueError, match=message):
         meta_train(
-            problem, forbidden, mc.Unrolled(), forbidden, 0.5, optax.sgd(0.1),
+            problem, forbidden, mc.Unrolled(), never, 0.5, optax.sgd(0.1),
             steps=1, tasks=2, seed=0, mesh=mesh(), out=tmp_path / "run",
         )  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -71,5 +71,5 @@ def test_episodes_distort_each_image_on_its_own():
     assert np.all(np.asarray(plain.test.x) == 1)
     x = np.concatenate([warped.train.x, warped.test.x])
     assert len({image.tobytes() for image in x}) == 12
-    with pytest.raises(ValueError, match="distort: must not be negative"):
+    with pytest.raises(ValueError, match="distort: must be at least 0"):
         episodes(images, 3, 2, 2, distort=-1.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_report
+from benchmarks._malformed_report import table as malformed_table
 from benchmarks.noisy import table
 from benchmarks.secant import report as secant_report
 from benchmarks.storage import report as storage_report
@@ -64,6 +65,13 @@ def test_the_table_of_the_page_on_runs_is_that_of_the_result():
         facts[kind]["right"] == facts[kind]["of"] for kind in ("kills", "signals", "damages")
     )
     assert facts["kills"]["of"] >= 40 and facts["damages"]["of"] >= 60
+
+
+def test_the_table_of_the_page_on_errors_is_that_of_the_results():
+    found = json.loads((ROOT / "results" / "malformed.json").read_text())
+    assert blocks("errors.md") == [malformed_table(found["rates"])]
+    assert found["rates"]["all"]["calls"] >= 2000
+    assert found["rates"]["all"]["share_named"] >= 0.95
 
 
 def test_the_tables_of_the_page_on_devices_are_those_of_the_results():

@@ -290,12 +290,12 @@ def test_norms_of_any_scale_and_type():
 
 @pytest.mark.parametrize("rule", [mc.FirstOrder(), mc.Unrolled(), 0.1])
 def test_rules_that_are_no_contrast_are_refused(rule):
-    with pytest.raises(TypeError, match=r"rule: learners outside JAX are meta-learned by contrast"):
+    with pytest.raises(TypeError, match=r"rule: must be a Contrastive, not .*; learners outside"):
         external.meta_gradient(PULL, THETA, 3.0, rule)
-    with pytest.raises(TypeError, match=r"rule: .*give a Contrastive\(beta=...\)"):
+    with pytest.raises(TypeError, match=r"rule: .*give Contrastive\(beta\)"):
         external.mean_meta_gradient(PULL, THETA, [3.0], rule)
 
 
 def test_tasks_are_a_list():
-    with pytest.raises(TypeError, match=r"tasks: must be a list, not <generator.*write list"):
+    with pytest.raises(TypeError, match=r"tasks: must be a list, not .*generator; write list"):
         external.mean_meta_gradient(PULL, THETA, (task for task in [3.0]), RULE)

@@ -148,7 +148,7 @@ def test_phases_that_diverge_stop_the_run():
             ValueError,
             r"^warm_start: .*one long task, so that tasks must be 1, not 2",
         ),
-        (dict(warm_start="nudged"), ValueError, r"^warm_start: must be None, 'phases' or 'free'"),
+        (dict(warm_start="nudged"), ValueError, r"^warm_start: must be 'phases', 'free' or None"),
         (dict(estimator=mc.FirstOrder()), TypeError, r"^warm_start: FirstOrder\(\) looks at where"),
         (dict(estimator=lambda t: mc.Reptile()), TypeError, r"^warm_start: Reptile\(\) .*Implicit"),
     ],

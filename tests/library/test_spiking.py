@@ -212,7 +212,7 @@ def test_a_population_spikes_as_often_as_its_tuning_curves_say():
         (lambda: population(jax.random.key(0), jnp.ones((3, 1)), 1.0, 1.0), "high: must be above"),
         (
             lambda: population(jax.random.key(0), jnp.ones((3, 1)), 0.0, 1.0, neurons=1),
-            "neurons: at least 2",
+            "neurons: must be at least 2",
         ),
         (
             lambda: population(jax.random.key(0), jnp.ones((3, 1)), 0.0, 1.0, variance=0.0),

@@ -241,7 +241,10 @@ def test_weights_that_cannot_be_learned_are_refused_at_the_door():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"trials": 9}, "trials: at least 10"), ({"scheme": "holomorphic"}, "scheme: beta can be")],
+    [
+        ({"trials": 9}, "trials: must be at least 10, not 9"),
+        ({"scheme": "holomorphic"}, "scheme: beta can be"),
+    ],
 )
 def test_bad_input_is_named(wrong, message):
     theta, task = random_quadratic(0)

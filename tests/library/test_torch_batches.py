@@ -238,7 +238,7 @@ def test_a_loader_that_the_loss_goes_through_itself_is_replayed():
 def test_loaders_that_are_none():
     data = regression_task()
     for none in (iter(loader(data.train)), (x for x in [1]), 3, mct.Batches([1])):
-        with pytest.raises(TypeError, match=r"loader: must be something to go through again"):
+        with pytest.raises(TypeError, match=r"loader: must be something to go through"):
             mct.Batches(none)
     empty = mct.Batches(loader(data.train, size=10, drop_last=True))
     with pytest.raises(ValueError, match=r"loader: has no batches.*drop_last"):

@@ -22,12 +22,12 @@ from torch_problems import (  # noqa: E402
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"module": 3}, TypeError, "module: must be a torch.nn.Module, not int"),
-        ({"meta": "omega"}, ValueError, r"meta: must be a list.*write \['omega'\]"),
+        ({"module": 3}, TypeError, "module: must be a Module, not 3; put several"),
+        ({"meta": "omega"}, TypeError, r"meta: must be a list.*write \['omega\.\*'\]"),
         ({"meta": ["omga"]}, ValueError, "meta: 'omga' fits no parameter.*phi, omega, log_lam"),
         ({"meta": ["*"]}, ValueError, "leaves 3 slow and 0 fast"),
         ({"meta": []}, ValueError, "leaves 0 slow and 3 fast"),
-        ({"inner": None}, TypeError, r"inner: must be a function of \(module, task\), not None"),
+        ({"inner": None}, TypeError, "inner: must be a function of 2 arguments, not None"),
         ({"init": 3}, TypeError, "init: must be a function"),
         ({"outer_mode": "train"}, ValueError, "outer_mode: must be 'eval' or 'inner', not 'train'"),
         ({"module": torch.nn.LazyLinear(1)}, ValueError, "module: weight, bias is not initialised"),
@@ -103,7 +103,7 @@ UNTOUCHED = lambda loss, params: pytest.fail("nothing may be learned before it i
 
 @pytest.mark.parametrize("rule", [mc.FirstOrder(), mc.Unrolled(), mc.Implicit("exact"), 0.1])
 def test_only_contrasts_are_rules(rule):
-    with pytest.raises(TypeError, match=r"rule: .*give a Contrastive\(beta=...\)"):
+    with pytest.raises(TypeError, match=r"rule: .*give Contrastive\(beta\)"):
         mct.backward(regression(), UNTOUCHED, rule, regression_task())
 
 
@@ -153,12 +153,11 @@ def test_inference_mode_is_refused_first(context):
 def test_what_is_made_for_each_phase_comes_from_a_function():
     phi = torch.nn.Parameter(torch.zeros(()))
     made = torch.optim.SGD([phi], lr=0.1)
-    for name, given in {"SGD": made, "float": 0.1}.items():
-        with pytest.raises(
-            TypeError, match=rf"optimizer: must be a function.*not {name}; try part"
-        ):
+    for shown, given in {"of type SGD": made, "0.1": 0.1}.items():
+        said = rf"optimizer: must be a function of 1 .*not {shown}; .*one of its own, try part"
+        with pytest.raises(TypeError, match=said):
             mct.descend(given, 3)
-    with pytest.raises(TypeError, match=r"scheduler: must be a function.*not StepLR"):
+    with pytest.raises(TypeError, match=r"scheduler: must be a function.*not of type StepLR"):
         schedule = torch.optim.lr_scheduler.StepLR(made, 1)
         mct.descend(partial(torch.optim.SGD, lr=0.1), 3, schedule)
     with pytest.raises(TypeError, match=r"optimizer: must return an optimiser.*not list"):

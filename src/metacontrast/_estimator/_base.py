@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -10,6 +9,7 @@ from .._flags import REMEDIES
 from .._loss import Loss
 from .._solver._base import Solution, Solver, Start, run_solver, start_of
 from .._types import Aux, PyTree, Scalar
+from .._warn import warn
 
 
 class Phases(NamedTuple):
@@ -80,7 +80,7 @@ class Estimator(ABC):
         if raised := aux["flags"].raised():
             said = "; ".join(f"{name}: {REMEDIES[name]}" for name in raised)
             text = f"the meta-gradient may be wrong. {said}."
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warn(text)
 
 
 def first_start(loss: Loss, starts: Starts = None) -> Start:

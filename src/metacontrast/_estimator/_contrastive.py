@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 
@@ -12,6 +11,7 @@ from .._complex import require_analytic
 from .._contrast import Phase, contrast, linear_contrast
 from .._diagnostics import phase_diagnostics
 from .._loss import Loss, OuterNudge
+from .._must import NotNegative, nudge
 from .._solver._base import Solution, Solver, SolverLike, Start
 from .._solver._function import as_solver
 from .._stencil import Scheme, Stencil, stencil
@@ -95,11 +95,11 @@ class Contrastive(Estimator):
         4.0 2.0
     """
 
-    beta: Scalar | float | None
+    beta: Annotated[Scalar | float, nudge()] | None
     scheme: Scheme = "forward"
     order: int | None = None
     nudge: Literal["outer", "linear"] = "outer"
-    damping: float | None = None
+    damping: NotNegative | None = None
     nudged: SolverLike | None = None
     control: bool = False
     by_z: ClassVar[bool] = True
@@ -108,8 +108,6 @@ class Contrastive(Estimator):
 
     def __post_init__(self) -> None:
         self._stencil(1.0 if self.beta is None else self.beta)
-        if self.nudge not in ("outer", "linear"):
-            raise ValueError(f"nudge: must be 'outer' or 'linear', not {self.nudge!r}.")
         if self.beta is None and self.nudge != "linear":
             raise ValueError(
                 "beta: only that of a linear nudge follows from the curvature along it; say "
@@ -121,11 +119,6 @@ class Contrastive(Estimator):
             raise ValueError(
                 "damping: takes out the slope at phi_0 for a linear nudge; say nudge='linear', and "
                 "leave control=False, which would cancel the same slope once more."
-            )
-        if not (self.damping >= 0 and math.isfinite(self.damping)):
-            raise ValueError(
-                f"damping: must be at least 0 and finite, not {self.damping}; or None, to leave "
-                "the slope at phi_0 as it is."
             )
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:

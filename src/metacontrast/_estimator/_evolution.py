@@ -8,8 +8,9 @@ import jax
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
+from .._must import Count, Spread
 from .._solver._base import Solver
-from .._solver._evolve import antithetic, check_perturbations
+from .._solver._evolve import antithetic
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts, free_phase
 
@@ -52,11 +53,8 @@ class Evolution(Estimator):
         True
     """
 
-    sigma: float
-    pairs: int = 1
-
-    def __post_init__(self) -> None:
-        check_perturbations(self.sigma, self.pairs)
+    sigma: Spread
+    pairs: Count = 1
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,8 @@ from .._diagnostics import free_diagnostics
 from .._flags import Flag, Flags
 from .._linear import Vector, central_difference, is_positive, jvp, solve
 from .._loss import Loss
-from .._solver._base import Solver, check_positive_int
+from .._must import Count, NotNegative, Positive
+from .._solver._base import Solver
 from .._tree import dot, norm, or_one, widened
 from .._types import Aux, PyTree, Scalar
 from .._wide import wide_arguments
@@ -80,21 +80,16 @@ class Implicit(Estimator):
     """
 
     method: Method = "cg"
-    iterations: int = 20
-    damping: float = 0.0
-    rate: float | None = None
+    iterations: Count = 20
+    damping: NotNegative = 0.0
+    rate: Positive | None = None
     hessian_free: bool = False
     by_z: ClassVar[bool] = True
     warm_start: ClassVar[bool] = True
     through: ClassVar[tuple[str, ...]] = ("inner", "outer")
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise ValueError(f"method: unknown {self.method!r}; choose one of {get_args(Method)}.")
-        check_positive_int("iterations", self.iterations)
-        if not (self.damping >= 0 and math.isfinite(self.damping)):
-            raise ValueError(f"damping: must be at least 0 and finite, not {self.damping}.")
-        if self.method == "neumann" and not (self.rate and self.rate > 0):
+        if self.method == "neumann" and self.rate is None:
             raise ValueError(
                 f"rate: the Neumann series needs a positive one, not {self.rate}; the learning "
                 "rate of the inner loop is a good choice."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,9 @@ from .._differenced import SLOPE, Difference, MoreThanGradients, Product, differ
 from .._flags import APART, Flags
 from .._linear import coarsest
 from .._loss import Loss
+from .._must import positive
 from .._secant import best_step, expected_error, size_of
-from .._solver._base import Solver, State, advance, begin, check_positive, start_of
+from .._solver._base import Solver, State, advance, begin, start_of
 from .._tree import norm, or_one, widened
 from .._types import PyTree, Scalar
 from ._base import Estimator, MetaGradient, Starts
@@ -85,16 +86,9 @@ class Trajectory(Estimator):
     """
 
     product: Product = "secant"
-    h: float | Literal["auto"] = "auto"
+    h: Annotated[float, positive("or 'auto'")] | Literal["auto"] = "auto"
     keep: Keep = "all"
     by_z: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for name, known in (("product", Product), ("keep", Keep)):
-            if (choice := getattr(self, name)) not in get_args(known):
-                raise ValueError(f"{name}: must be one of {get_args(known)}, not {choice!r}.")
-        if self.h != "auto":
-            check_positive("h", self.h, "or 'auto'")
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient of one task.

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from .._diagnostics import free_diagnostics
 from .._loss import Loss
-from .._solver._base import Solver, State, advance, begin, check_positive_int, start_of
+from .._must import Count
+from .._solver._base import Solver, State, advance, begin, start_of
 from .._types import PyTree, Scalar, Step
 from ._base import Estimator, MetaGradient, Starts
 
@@ -51,13 +52,9 @@ class Unrolled(Estimator):
         0.5
     """
 
-    truncate: int | None = None
+    truncate: Count | None = None
     remat: bool = False
     by_z: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.truncate is not None:
-            check_positive_int("truncate", self.truncate)
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""

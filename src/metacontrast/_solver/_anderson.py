@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from .._linear import flat
 from .._loss import Loss
+from .._must import Count, Positive, Tolerance
 from .._precision import matmul
 from .._tree import norm
 from .._types import PyTree, Step
-from ._base import Solver, State, check_positive, check_positive_int, check_tol
+from ._base import Solver, State
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Anderson(Solver):
         return State(at.unravel(new), (new_slope, xs, gs), norm(new_slope))
 
 
-def anderson(rate: float, tol: float, max_steps: int = 1000, differences: int = 5) -> Solver:
+def anderson(
+    rate: Positive, tol: Tolerance, max_steps: Count = 1000, differences: Count = 5
+) -> Solver:
     """Gradient descent with Anderson acceleration, on all data until converged.
 
     Each step combines the last ones so that their gradients, taken as linear, cancel:
@@ -65,9 +68,6 @@ def anderson(rate: float, tol: float, max_steps: int = 1000, differences: int = 
         >>> solution.phi.round(3).tolist(), bool(solution.steps < 10)
         ([1.0, 1.0], True)
     """
-    check_tol(tol, max_steps)
-    check_positive_int("differences", differences)
-    check_positive("rate", rate)
     return Anderson(rate, differences, steps=max_steps, tol=tol)
 
 

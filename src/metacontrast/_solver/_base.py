@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._loss import Loss, as_loss
+from .._must import Count, Tolerance
 from .._problem import InverseCurvature
 from .._tree import are_alike, kinds
 from .._types import PyTree, Scalar, Step
@@ -114,8 +114,8 @@ class Solver(ABC):
         1.0
     """
 
-    steps: int
-    tol: float | None = None
+    steps: Count
+    tol: Tolerance | None = None
     holomorphic: bool = False
     carries: bool = False
     sampled: bool | None = None
@@ -246,22 +246,3 @@ def _check_alike(solver: Solver, what: str, first: PyTree, last: PyTree) -> None
             f"solver: {solver!r} returned {what} as {kinds(last)}, but was given {kinds(first)}; "
             "return the same structure, shapes and types."
         )
-
-
-def check_positive_int(name: str, n: object) -> None:
-    """Raise unless `n` is a whole number of at least 1."""
-    if not (isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1):
-        raise ValueError(f"{name}: must be a whole number of at least 1, not {n!r}.")
-
-
-def check_positive(name: str, x: float, hint: str = "") -> None:
-    """Raise unless `x` is a positive number; NaN and infinity are none."""
-    if not 0 < x < float("inf"):
-        what_to_do = f"; {hint}" if hint else ""
-        raise ValueError(f"{name}: must be positive and finite, not {x}{what_to_do}.")
-
-
-def check_tol(tol: float, max_steps: int) -> None:
-    """Raise unless a run until `tol`, of at most `max_steps`, can end."""
-    check_positive_int("max_steps", max_steps)
-    check_positive("tol", tol, "with 0 no run ever converges")

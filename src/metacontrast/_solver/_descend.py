@@ -10,11 +10,12 @@ import jax
 import optax
 
 from .._loss import Loss
+from .._must import Count, Tolerance
 from .._precondition import quasi_newton, second_moments
 from .._problem import InverseCurvature
 from .._tree import are_alike, norm
 from .._types import PyTree, Scalar, Step
-from ._base import Solver, State, check_positive_int, check_tol
+from ._base import Solver, State
 
 Value: TypeAlias = Callable[[PyTree], Scalar]
 Optimizer: TypeAlias = (
@@ -78,7 +79,7 @@ class Descend(Solver):
         return State(phi, (moments, known), norm(known[1]))
 
 
-def descend(optimizer: Optimizer, steps: int) -> Solver:
+def descend(optimizer: Optimizer, steps: Count) -> Solver:
     """A fixed number of steps of any optax optimiser.
 
     Full-batch, or on one random view a step where the problem samples. Differentiable (a `scan`),
@@ -91,11 +92,10 @@ def descend(optimizer: Optimizer, steps: int) -> Solver:
             `Unrolled`, `Evolution`).
         steps: how many, at least 1.
     """
-    check_positive_int("steps", steps)
     return Descend(optimizer, steps=steps, holomorphic=True, carries=True)
 
 
-def until_converged(optimizer: Optimizer, tol: float, max_steps: int = 10_000) -> Solver:
+def until_converged(optimizer: Optimizer, tol: Tolerance, max_steps: Count = 10_000) -> Solver:
     """Steps of any optax optimiser, on all data, until the gradient's norm is at most `tol`.
 
     A `while_loop`: it costs what the task needs, and cannot be unrolled. Under `vmap` all tasks
@@ -106,7 +106,6 @@ def until_converged(optimizer: Optimizer, tol: float, max_steps: int = 10_000) -
         tol: on the Euclidean norm of `dL/dphi`, over all leaves; positive.
         max_steps: stop here in any case; the solution then says `converged=False`.
     """
-    check_tol(tol, max_steps)
     return Descend(optimizer, steps=max_steps, tol=tol, holomorphic=True, carries=True)
 
 
@@ -127,7 +126,7 @@ class LBFGS(Descend):
         return quasi_newton(moments.diff_params_memory, moments.diff_updates_memory, newest)
 
 
-def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:
+def lbfgs(tol: Tolerance, max_steps: Count = 200, pairs: Count = 10) -> Solver:
     """Limited-memory BFGS with a zoom line search, `optax.lbfgs`, on all data until converged.
 
     Each phase starts with no memory of the curvature, because that of another loss would mislead
@@ -147,6 +146,4 @@ def lbfgs(tol: float, max_steps: int = 200, pairs: int = 10) -> Solver:
         >>> lbfgs(1e-4)(loss, jnp.array([1.0, 3.0])).phi.round(3).tolist()
         [1.414..., 1.414...]
     """
-    check_tol(tol, max_steps)
-    check_positive_int("pairs", pairs)
     return LBFGS(optax.lbfgs(memory_size=pairs), pairs, steps=max_steps, tol=tol)

@@ -9,9 +9,10 @@ import jax
 import optax
 from jax.flatten_util import ravel_pytree
 
+from .._must import Count, Seed, Spread
 from .._precision import matmul
 from .._types import Key, PyTree, Scalar, Step
-from ._base import Solver, check_positive, check_positive_int
+from ._base import Solver
 from ._descend import Descend, Value
 
 
@@ -44,10 +45,10 @@ class Evolve(Descend):
 
 def evolve(
     optimizer: optax.GradientTransformation,
-    steps: int,
-    sigma: float,
-    pairs: int = 8,
-    seed: int = 0,
+    steps: Count,
+    sigma: Spread,
+    pairs: Count = 8,
+    seed: Seed = 0,
 ) -> Solver:
     """A learner without gradients: `descend` along antithetic evolution strategies' estimates.
 
@@ -72,12 +73,4 @@ def evolve(
         >>> bool(jnp.abs(solution.phi).max() < 0.01)
         True
     """
-    check_positive_int("steps", steps)
-    check_perturbations(sigma, pairs)
     return Evolve(optimizer, sigma, pairs, seed, steps=steps, carries=True)
-
-
-def check_perturbations(sigma: float, pairs: int) -> None:
-    """Raise unless perturbations of this size can be drawn in so many pairs."""
-    check_positive("sigma", sigma, "try a tenth of the scale of what is perturbed")
-    check_positive_int("pairs", pairs)

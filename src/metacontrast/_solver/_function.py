@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .._check import explained
 from .._loss import Loss
 from .._problem import Problem
 from .._types import Key, PyTree, Step
@@ -87,4 +88,5 @@ def solve_inner(
         2.0
     """
     loss = Loss(problem, theta, z, key)
-    return run_solver(as_solver(solver), loss, start_of(loss))
+    with explained(loss):
+        return run_solver(as_solver(solver), loss, start_of(loss))

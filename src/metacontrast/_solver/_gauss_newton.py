@@ -12,10 +12,11 @@ from jaxtyping import Array, Float
 
 from .._linear import solve
 from .._loss import Loss
+from .._must import Count, Positive
 from .._precision import matmul
 from .._problem import Split, Squares
 from .._types import PyTree, Step
-from ._base import Solver, State, check_positive, check_positive_int
+from ._base import Solver, State
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class GaussNewton(Solver):
         return State(phi, jnp.where(taken, mu / 3, mu * 4))
 
 
-def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
+def gauss_newton(steps: Count, damping: Positive = 1.0) -> Solver:
     """Levenberg-Marquardt steps for least-squares learners with fewer data than weights.
 
     With `r` all residuals, `J` their derivatives by phi, `S` = 1 on the training data and the sign
@@ -87,8 +88,6 @@ def gauss_newton(steps: int, damping: float = 1.0) -> Solver:
         >>> solution.phi.round(2).tolist()
         [1.0, 2.0, 0.0]
     """
-    check_positive_int("steps", steps)
-    check_positive("damping", damping)
     return GaussNewton(damping, steps=steps)
 
 

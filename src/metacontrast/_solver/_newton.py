@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float
 from .._conjugate_gradient import cg
 from .._linear import Vector, flat, jvp, solve
 from .._loss import Loss
+from .._must import Count, Tolerance
 from .._precision import matmul
 from .._tree import norm
 from .._types import PyTree, Scalar, Step
-from ._base import Solver, State, check_positive_int, check_tol
+from ._base import Solver, State
 
 HALVINGS = 20
 
@@ -44,7 +45,7 @@ class NewtonCG(Solver):
         return State(at.unravel(x), (value, slope), norm(slope))
 
 
-def newton_cg(tol: float, max_steps: int = 100, iterations: int = 100) -> Solver:
+def newton_cg(tol: Tolerance, max_steps: Count = 100, iterations: Count = 100) -> Solver:
     """Newton's method whose systems are solved by conjugate gradient: "Hessian-free" learning.
 
         phi <- phi - a d,   H d = g  to a relative residual of min(1/2, sqrt |g|),
@@ -65,8 +66,6 @@ def newton_cg(tol: float, max_steps: int = 100, iterations: int = 100) -> Solver
         >>> newton_cg(1e-4)(loss, jnp.array([1.0, 0.1])).phi.round(3).tolist()
         [1.414..., 1.414...]
     """
-    check_tol(tol, max_steps)
-    check_positive_int("iterations", iterations)
     return NewtonCG(iterations, steps=max_steps, tol=tol)
 
 
@@ -104,7 +103,7 @@ class ClosedForm(Solver):
         return State(at.unravel(at.x - d), None, residual, residual <= enough)
 
 
-def closed_form(iterations: int | None = None) -> Solver:
+def closed_form(iterations: Count | None = None) -> Solver:
     """The minimiser of a quadratic loss, `phi_0 - H^-1 g(phi_0)`, at once: ridge regression.
 
     One Newton step, on all data. By the matrix H itself, or by conjugate gradient for many weights.
@@ -118,6 +117,4 @@ def closed_form(iterations: int | None = None) -> Solver:
         >>> closed_form()(lambda x: jnp.sum((3.0 * x - 6.0) ** 2), jnp.zeros(2)).phi.tolist()
         [2.0, 2.0]
     """
-    if iterations is not None:
-        check_positive_int("iterations", iterations)
     return ClosedForm(iterations, steps=1, sampled=False)

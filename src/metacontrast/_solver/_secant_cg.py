@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ from .._conjugate_gradient import LinearSolution, goal_cg
 from .._curved import curved
 from .._linear import coarsest
 from .._loss import Loss
+from .._must import Count, positive
 from .._problem import InverseCurvature
 from .._tree import widened
 from .._types import PyTree, Scalar, Step
-from ._base import Solver, State, Tangent, check_positive, check_positive_int
+from ._base import Solver, State, Tangent
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class SecantCG(Solver):
 
 
 def secant_cg(
-    iterations: int = 20,
-    tol: float | None = None,
+    iterations: Count = 20,
+    tol: Annotated[float, positive("leave it out to take all iterations")] | None = None,
     *,
     precondition: bool = False,
     recycle: bool = True,
     central: bool = False,
-    views: int | None = None,
+    views: Count | None = None,
 ) -> Solver:
     """Nudged phases by one linear solve for all of them, a gradient a step: `Contrastive(nudged=)`.
 
@@ -141,11 +143,6 @@ def secant_cg(
         >>> jax.grad(loss)(jnp.ones(2), jnp.full(2, 3.0)).round(3).tolist()  # -3/4 (3/2 - 1)
         [-0.375, -0.375]
     """
-    check_positive_int("iterations", iterations)
-    if tol is not None:
-        check_positive("tol", tol, "leave it out to take all iterations")
-    if views is not None:
-        check_positive_int("views", views)
     return SecantCG(
         iterations, tol, precondition, central, views,
         steps=1, sampled=False, holomorphic=True, carries=recycle,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from .._check import explained
 from .._linear import Vector
 from .._loss import Loss
+from .._must import positive
 from .._problem import Problem
 from .._types import PyTree
 
@@ -28,7 +30,12 @@ class Constants(NamedTuple):
     c: Numbers
 
 
-def bound(delta: Numbers, delta_prime: Numbers, beta: Numbers, constants: Constants) -> Numbers:
+def bound(
+    delta: Numbers,
+    delta_prime: Numbers,
+    beta: Annotated[float, positive()] | Float[Array, "..."],
+    constants: Constants,
+) -> Numbers:
     """The most by which a forward-difference contrastive meta-gradient can err.
 
         |estimate - dL_out/dtheta| <= B_in (delta + delta') / beta + B_out delta' + C beta/(1+beta)
@@ -49,8 +56,6 @@ def bound(delta: Numbers, delta_prime: Numbers, beta: Numbers, constants: Consta
         >>> bound(0.01, 0.01, beta=1.0, constants=Constants(b_in=1.0, b_out=1.0, c=2.0))
         1.03
     """
-    if isinstance(beta, int | float) and not beta > 0:
-        raise ValueError(f"beta: the bound is that of a positive nudge, not of {beta}.")
     b_in, b_out, c = constants
     return b_in * (delta + delta_prime) / beta + b_out * delta_prime + c * beta / (1 + beta)
 
@@ -108,6 +113,11 @@ def quadratic_constants(problem: Problem, theta: PyTree, z: PyTree) -> Constants
         >>> quadratic_constants(problem, jnp.array(1.0), jnp.array(3.0))  # phi_0 = 2, g = 4
         Constants(b_in=Array(2., ...), b_out=Array(0., ...), c=Array(2., ...))
     """
+    with explained(Loss(problem, theta, z)):
+        return _constants(problem, theta, z)
+
+
+def _constants(problem: Problem, theta: PyTree, z: PyTree) -> Constants:
     x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, problem.init(theta, z)))
     loss = Loss(problem, theta, z)
     second = _second_derivatives(loss, unravel)

@@ -17,8 +17,9 @@ from .._check import check
 from .._estimator._base import Estimator
 from .._linear import Vector
 from .._meta_loss import meta_gradient
+from .._must import Count
 from .._problem import Problem
-from .._solver._base import SolverLike, check_positive_int
+from .._solver._base import SolverLike
 from .._types import Key, PyTree
 from ._count import GRADIENTS, PRODUCTS, Counts, counted, rows
 
@@ -59,7 +60,7 @@ def compare(
     z: PyTree,
     exact: PyTree,
     key: Key | None = None,
-    repeats: int = 5,
+    repeats: Count = 5,
 ) -> list[Record]:
     """Run every estimator on one task: its error, and its cost.
 
@@ -99,7 +100,6 @@ def compare(
         >>> [(r.name, round(r.error, 4), r.gradients, r.products) for r in records]
         [('symmetric', 0.0025, 300, 0), ('crude', 1.0, 100, 0)]
     """
-    check_positive_int("repeats", repeats)
     check(problem, theta, z, key)
     truth = _flat(exact, theta)
     solvers = solver if isinstance(solver, Mapping) else dict.fromkeys(estimators, solver)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from .._check import check_shapes
 from .._estimator._base import free_phase
 from .._linear import Vector
 from .._loss import Loss
+from .._must import Count, Must
 from .._problem import Problem
-from .._solver._base import SolverLike, check_positive_int
+from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._stencil import Scheme, order_of
 from .._types import Key, PyTree
@@ -27,6 +28,9 @@ LEFT = 0.1  # of a phase's share of the error, that polishing is not trusted to 
 ELIMINATED = 3  # powers of beta in the error, by extrapolation
 NEAR = 0.8  # how far the second half of the trials reaches, in rungs of the first
 LEAST = 10
+Trials: TypeAlias = Annotated[
+    int, Must(f"at least {LEAST}", lambda n: n >= LEAST, "fewer cannot be extrapolated")
+]
 
 
 class Suggestion(NamedTuple):
@@ -53,10 +57,10 @@ def suggest_beta(
     theta: PyTree,
     z: PyTree,
     scheme: Scheme = "forward",
-    order: int | None = None,
+    order: Count | None = None,
     nudged: SolverLike | None = None,
     key: Key | None = None,
-    trials: int = 16,
+    trials: Trials = 16,
 ) -> Suggestion:
     """Choose the nudge of `Contrastive(beta, scheme, order, nudged)` for this problem and learner.
 
@@ -108,7 +112,7 @@ def suggest_beta(
         >>> bool(jnp.abs(grad - 2.0) < 2 * suggestion.error)
         True
     """
-    _check_scheme(scheme, trials)
+    _check_scheme(scheme)
     check_shapes(Loss(problem, theta, z, key))
     free_solver = as_solver(solver)
     nudged_solver = free_solver if nudged is None else as_solver(nudged)
@@ -175,10 +179,7 @@ def _extrapolated(
     return jnp.concatenate(limits)[best]
 
 
-def _check_scheme(scheme: Scheme, trials: int) -> None:
-    check_positive_int("trials", trials)
-    if trials < LEAST:
-        raise ValueError(f"trials: at least {LEAST} are needed to extrapolate, not {trials}.")
+def _check_scheme(scheme: Scheme) -> None:
     if scheme not in ("forward", "symmetric"):
         raise ValueError(
             f"scheme: beta can be chosen for 'forward' and 'symmetric', not for {scheme!r}; the "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, NotNegative
 from .._problem import Task
-from .._solver._base import check_positive_int
 from .._types import Key, PyTree, Scalar, Step
 
 NudgeMode: TypeAlias = Literal["gain", "mix"]
@@ -55,19 +55,9 @@ class Hippocampus:
         [(2.0, 3), (4.0, 0.1)]
     """
 
-    capacity: int | None = None
-    noise: float = 0.0
+    capacity: Count | None = None
+    noise: NotNegative = 0.0
     nudge: NudgeMode = "gain"
-
-    def __post_init__(self) -> None:
-        if self.capacity is not None:
-            check_positive_int("capacity", self.capacity)
-        if not self.noise >= 0:
-            raise ValueError(f"noise: must be at least 0, not {self.noise}.")
-        if self.nudge not in get_args(NudgeMode):
-            raise ValueError(
-                f"nudge: unknown {self.nudge!r}; choose one of {', '.join(get_args(NudgeMode))}."
-            )
 
     def store(self, task: Task, key: Key | None = None) -> Memory:
         """Store what there is room for, as well as it is stored.

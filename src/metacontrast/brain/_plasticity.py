@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .._loss import Loss
-from .._solver._base import Solver, State, check_positive_int
+from .._must import Positive
+from .._solver._base import Solver, State
 from .._synapse import Synapse
 from .._types import Key, PyTree, Scalar, Step
 from ._hippocampus import Hippocampus, Memory
@@ -55,11 +56,8 @@ class Plasticity(Solver):
     """
 
     loss: Callable[[PyTree, PyTree], Scalar]
-    rate: float | Callable[[Step], Scalar | float]
+    rate: Positive | Callable[[Step], Scalar | float]
     hippocampus: Hippocampus = PERFECT
-
-    def __post_init__(self) -> None:
-        check_positive_int("steps", self.steps)
 
     def init(self, loss: Loss, phi: PyTree, memory: PyTree = None) -> State:
         """The noise on what is stored of the task: the same in every phase."""

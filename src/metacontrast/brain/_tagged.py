@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from .._contrast import Phase
 from .._diagnostics import phase_diagnostics
 from .._estimator._base import Estimator, MetaGradient, Phases
 from .._loss import Loss, OuterNudge
+from .._must import BelowOne, Index, NotNegative, nudge
 from .._solver._base import Solution, Solver
 from .._synapse import Synapse
 from .._tree import widened
@@ -79,24 +79,12 @@ class Tagged(Estimator):
         2.0
     """
 
-    beta: float
+    beta: Annotated[float, nudge()]
     nudged: Plasticity
-    decay: float = 0.0
-    noise: float = 0.0
-    jitter: int = 0
-    at_once: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.beta == 0 or not math.isfinite(self.beta):
-            raise ValueError(
-                f"beta: the nudge must be finite and not zero, not {self.beta}; try 0.1."
-            )
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay: must be at least 0 and below 1, not {self.decay}.")
-        sizes = {"noise": self.noise, "at_once": self.at_once, "jitter": self.jitter}
-        for name, size in sizes.items():
-            if not size >= 0:
-                raise ValueError(f"{name}: must be at least 0, not {size}.")
+    decay: BelowOne = 0.0
+    noise: NotNegative = 0.0
+    jitter: Index = 0
+    at_once: NotNegative = 0.0
 
     def value_and_grad(
         self, loss: Loss, solver: Solver, starts: Phases | None = None

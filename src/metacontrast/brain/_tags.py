@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 
+from .._must import nudge
 from .._synapse import Synapse, broadcast
-from .._types import PyTree, Scalar
+from .._types import Arrays, Scalar
 
 
 def tag(
     tags: Synapse,
-    phi: PyTree,
-    omega: PyTree,
-    lam: PyTree,
-    sign: PyTree,
-    beta: Scalar | float,
+    phi: Arrays,
+    omega: Arrays,
+    lam: Arrays,
+    sign: Arrays,
+    beta: Annotated[Scalar | float, nudge()],
 ) -> Synapse:
     """Add to its tags, with the broadcast sign of plasticity, what a synapse reads off itself.
 
@@ -38,6 +41,9 @@ def tag(
         >>> round(float(tags.omega), 2), round(float(tags.log_lam), 2)
         (-1.0, 2.05)
     """
+    for name, tree in (("omega", omega), ("lam", lam)):
+        if jax.tree.structure(tree) != jax.tree.structure(phi):  # type: ignore[operator]
+            raise ValueError(f"{name}: must be of the structure of `phi`, one number a weight.")
     state = Synapse(
         jax.tree.map(lambda p, o, s: -2 * s * (p - o), phi, omega, lam),
         jax.tree.map(lambda p, o, s: s * (p - o) ** 2, phi, omega, lam),

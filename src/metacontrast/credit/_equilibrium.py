@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, Must, Positive
 from .._precision import matmul
-from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, Layers, States, Vector, layers, local
 from ._rule import Apply, Rule, credit_rule
 
+Gamma: TypeAlias = Annotated[float, Must("in (0, 1]", lambda g: 0 < g <= 1)]
 
-def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh) -> Apply:
+
+def equilibrium(gamma: Gamma, sweeps: Count = 6, activation: Activation = jnp.tanh) -> Apply:
     """A network with feedback by its own weights, of strength gamma: its output at equilibrium.
 
         E(s) = sum_l gamma^(l-1) [ G_l(s_l) - s_l . (W_l s_(l-1) + b_l) ],   s_0 = x,
@@ -44,7 +48,6 @@ def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh
         >>> bool(near < 0.2 * far)
         True
     """
-    _require(gamma, sweeps)
 
     def apply(phi: PyTree, x: Vector) -> Vector:
         return _free(layers(phi), x, gamma, sweeps, activation)[-1]
@@ -53,7 +56,7 @@ def equilibrium(gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh
 
 
 def equilibrium_propagation(
-    beta: float, gamma: float, sweeps: int = 6, activation: Activation = jnp.tanh
+    beta: Positive, gamma: Gamma, sweeps: Count = 6, activation: Activation = jnp.tanh
 ) -> Rule:
     """Equilibrium propagation: `equilibrium`, nudged a little either way, and contrasted.
 
@@ -90,8 +93,6 @@ def equilibrium_propagation(
         >>> bool(abs(slope(rule) - slope(exact)) < 1e-3)
         True
     """
-    _require(gamma, sweeps)
-    check_positive("beta", beta)
 
     def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)
@@ -104,12 +105,6 @@ def equilibrium_propagation(
         return jax.tree.map(jnp.subtract, up, down)
 
     return credit_rule(equilibrium(gamma, sweeps, activation), backward)
-
-
-def _require(gamma: float, sweeps: int) -> None:
-    check_positive_int("sweeps", sweeps)
-    if not 0 < gamma <= 1:
-        raise ValueError(f"gamma: must be in (0, 1], not {gamma}.")
 
 
 def _stationary(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, Positive
 from .._precision import matmul
-from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, States, Vector, forward, layers, local, output
 from ._rule import Rule, credit_rule
 
 
-def node_perturbation(scale: float, samples: int, activation: Activation = jnp.tanh) -> Rule:
+def node_perturbation(scale: Positive, samples: Count, activation: Activation = jnp.tanh) -> Rule:
     """Node perturbation: noise on every unit, and whether the outcome was worse with it.
 
         delta_l = mean_k xi_lk [ error . y(+s xi_k) - error . y(-s xi_k) ] / (2 s),
@@ -48,8 +48,6 @@ def node_perturbation(scale: float, samples: int, activation: Activation = jnp.t
         >>> bool(abs(estimate - slope(net.apply)) < 0.1)
         True
     """
-    check_positive_int("samples", samples)
-    check_positive("scale", scale)
 
     def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         if key is None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from .._must import Count, Positive
 from .._precision import matmul
-from .._solver._base import check_positive, check_positive_int
 from .._types import Key, PyTree
 from ._layers import Activation, Vector, forward, layers, local, output, slope
 from ._rule import Rule, credit_rule
 
 
-def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jnp.tanh) -> Rule:
+def predictive_coding(
+    nudge: Positive, sweeps: Count = 3, activation: Activation = jnp.tanh
+) -> Rule:
     """Predictive coding: inference converges, then each synapse reduces its own error.
 
         E(a) = 1/2 sum_l |eps_l|^2 + nudge error . a_L,   eps_l = a_l - W_l f(a_(l-1)) - b_l,
@@ -52,8 +54,6 @@ def predictive_coding(nudge: float, sweeps: int = 3, activation: Activation = jn
         >>> bool(abs(slope(predictive_coding(1e-3)) - slope(net.apply)) < 1e-3)
         True
     """
-    check_positive_int("sweeps", sweeps)
-    check_positive("nudge", nudge)
 
     def backward(phi: PyTree, x: Vector, error: Vector, key: Key | None) -> PyTree:
         net = layers(phi)

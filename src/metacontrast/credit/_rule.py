@@ -12,7 +12,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero, custom_vjp_pri
 
 from .._loss import Loss
 from .._problem import Problem
-from .._solver._base import Solver, State
+from .._solver._base import Solver, SolverLike, State
 from .._solver._function import as_solver
 from .._types import Key, PyTree, Step
 
@@ -93,7 +93,7 @@ class WithCreditRule(Solver):
         return self.solver.step(_twin(loss, self.problem, self.rule), state, t)
 
 
-def with_credit_rule(solver: Solver, problem: Callable[[Apply], Problem], rule: Rule) -> Solver:
+def with_credit_rule(solver: SolverLike, problem: Callable[[Apply], Problem], rule: Rule) -> Solver:
     """A solver whose gradients by phi are those of a credit rule.
 
     It is handed the loss of `problem(rule)`; estimators and evaluators keep the exact problem, so

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from .._solver._base import check_positive, check_positive_int
+from .._must import Count, positive
 from .._types import PyTree
 from ._rule import Learner, LossFunction, augmented
 
@@ -70,7 +70,9 @@ def _solve(
     return minimise(lambda phi: float(loss(phi, theta, task)), np.asarray(start, float))
 
 
-def nelder_mead(tol: float = 1e-10, max_values: int = 10_000) -> Minimise:
+def nelder_mead(
+    tol: Annotated[float, positive("try 1e-10")] = 1e-10, max_values: Count = 10_000
+) -> Minimise:
     """The simplex search of Nelder and Mead (1965), of SciPy, for a handful of weights.
 
     It compares values of the loss, whose round-off hides where its minimum lies to within about
@@ -84,8 +86,6 @@ def nelder_mead(tol: float = 1e-10, max_values: int = 10_000) -> Minimise:
     Raises:
         ArithmeticError: when run, if it has not converged by then.
     """
-    check_positive("tol", tol, "try 1e-10")
-    check_positive_int("max_values", max_values)
     return _NelderMead(tol, max_values)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 from .._arrays import Numbers, flat
 from .._diagnosis import Diagnosis, conclude
 from .._directional import Judge, change
-from .._estimator._contrastive import Contrastive
-from .._types import PyTree
-from ._rule import Learner, contrast_from, free_phase, real_stencil
+from .._types import Learned, PyTree
+from ._rule import ContrastOutside, Learner, contrast_from, free_phase, real_stencil
 from ._unseen import refuse_unseen
 
 # Learners outside JAX stop at tolerances of their own: differences are taken of changes of a
@@ -18,7 +17,7 @@ from ._unseen import refuse_unseen
 EPS = 1e-6
 
 
-def diagnose(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -> Diagnosis:
+def diagnose(learner: Learner, theta: Learned, task: PyTree, rule: ContrastOutside) -> Diagnosis:
     """Say whether the meta-gradient of one task is to be trusted, and what to do if not.
 
     The same judge as in JAX (see `metacontrast.diagnose`): the meta-loss `L_out(phi_0)` of free

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from .._arrays import norm, total
 from .._flags import APART, FAR, REMEDIES, UNCONVERGED, Flags
 from .._types import Aux, PyTree
+from .._warn import warn
 from ._unseen import SIZES, displaced
 
 
@@ -150,17 +150,13 @@ def _host(x: PyTree) -> PyTree:
     return x.detach().cpu().double().numpy() if hasattr(x, "detach") else np.asarray(x)
 
 
-def warn_of(flags: Sequence[Flags], stacklevel: int) -> None:
+def warn_of(flags: Sequence[Flags]) -> None:
     """Warn once of the flags that tasks raised, with their numbers and what to do."""
     counts = count_flags(flags)
     if not counts:
         return
     parts = [f"{name} in {n} of {len(flags)} tasks, {REMEDIES[name]}" for name, n in counts.items()]
-    warnings.warn(
-        f"the meta-gradient may be wrong: {'. '.join(parts)}. See aux['flags'].",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
-    )
+    warn(f"the meta-gradient may be wrong: {'. '.join(parts)}. See aux['flags'].")
 
 
 def count_flags(flags: Sequence[Flags]) -> dict[str, int]:

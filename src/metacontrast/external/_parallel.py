@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
+from .._must import advice
 from .._optional import optional
-from .._types import Aux, PyTree
+from .._types import Aux, Learned, PyTree
 from ..train import DivergedError
 from ._diagnostics import count_flags, warn_of
-from ._rule import Learner, contrast_from, free_phase, real_stencil
+from ._rule import ContrastOutside, Learner, contrast_from, free_phase, real_stencil
 from ._unseen import refuse_unseen
 
 
@@ -41,7 +42,11 @@ class MeanMetaGradient(NamedTuple):
 
 
 def mean_meta_gradient(
-    learner: Learner, theta: PyTree, tasks: Sequence[PyTree], rule: Contrastive, n_jobs: int = 1
+    learner: Learner,
+    theta: Learned,
+    tasks: Annotated[Sequence[PyTree], advice("write list(...)")],
+    rule: ContrastOutside,
+    n_jobs: int = 1,
 ) -> MeanMetaGradient:
     """The mean meta-gradient of `tasks`, each learned in a process of its own choice by joblib.
 
@@ -75,8 +80,6 @@ def mean_meta_gradient(
         (2.5, 1.5, [(2, 'its value or gradient is not finite')])
     """
     real_stencil(rule)
-    if not hasattr(tasks, "__len__"):
-        raise TypeError(f"tasks: must be a list, not {tasks!r}; write list(...).")
     if len(tasks) == 0:
         raise ValueError("tasks: there is none to learn; give at least one.")
     joblib = optional("joblib", extra="sklearn")
@@ -89,7 +92,7 @@ def mean_meta_gradient(
     # A leaf may belong to some of the tasks alone.
     refuse_unseen([x for x in learned[0][1] if all(x in names for _, names in learned)])
     mean = mean_of([meta for meta, _ in learned], failed)
-    warn_of([aux["flags"] for aux in mean.aux], stacklevel=2)
+    warn_of([aux["flags"] for aux in mean.aux])
     return mean
 
 

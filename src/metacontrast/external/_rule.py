@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 
@@ -12,8 +13,10 @@ from .._arrays import is_narrow, norm, widened
 from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._flags import APART
+from .._must import advice, shown
 from .._stencil import Stencil, stencil
-from .._types import PyTree
+from .._tree import kinds
+from .._types import Learned, PyTree
 from ._diagnostics import Ends, Phase, diagnose, eps_of, warn_of
 from ._numerical import numerical_slope
 from ._unseen import refuse_unseen, unseen_leaves
@@ -77,7 +80,9 @@ def augmented(inner: LossFunction, outer: LossFunction, beta: float) -> LossFunc
 
 # Not a call of the core's `contrast`, which runs its phases in JAX and differentiates the losses by
 # one backward pass: here both are left to code that JAX cannot trace. The stencil is the same.
-def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrastive) -> MetaGradient:
+def meta_gradient(
+    learner: Learner, theta: Learned, task: PyTree, rule: ContrastOutside
+) -> MetaGradient:
     """The meta-gradient of a learner outside JAX, for one task.
 
     Learn freely, learn again with every nudge of the rule, each time from `phi_0`, and contrast:
@@ -106,13 +111,21 @@ def meta_gradient(learner: Learner, theta: PyTree, task: PyTree, rule: Contrasti
     phi_0, unseen = free_phase(learner, theta, task)
     refuse_unseen(unseen)
     meta = contrast_from(learner, theta, task, rule, phi_0)
-    warn_of([meta.aux["flags"]], stacklevel=2)
+    warn_of([meta.aux["flags"]])
     return meta
 
 
 def free_phase(learner: Learner, theta: PyTree, task: PyTree) -> tuple[PyTree, list[str]]:
     """`phi_0`, and the names of the leaves of theta on which no loss depends."""
-    phi_0 = learner.solve(theta, task, 0.0, None)
+    try:
+        phi_0 = learner.solve(theta, task, 0.0, None)
+    except (AttributeError, LookupError, TypeError) as error:
+        if re.match(r"(theta|task)\b", str(error)):
+            raise
+        raise TypeError(
+            f"learner: its solve does not take this `theta`, {kinds(theta)}, and `task`, "
+            f"{shown(task)} ({type(error).__name__}: {error}); give it what it is written for."
+        ) from error
     losses = lambda phi, theta: (
         float(learner.inner(phi, theta, task)),
         float(learner.outer(phi, theta, task)),
@@ -159,13 +172,13 @@ def _is_lost(phases: Sequence[Phase], slopes: Sequence[PyTree], by_theta: PyTree
     return not APART * eps_of(slopes[0]) * max(sizes) <= norm(by_theta)
 
 
+ContrastOutside: TypeAlias = Annotated[
+    Contrastive, advice("learners outside JAX are meta-learned by contrast: give Contrastive(beta)")
+]
+
+
 def real_stencil(rule: Contrastive) -> Stencil:
     """The stencil of a rule that a learner outside JAX can follow."""
-    if not isinstance(rule, Contrastive):
-        raise TypeError(
-            f"rule: learners outside JAX are meta-learned by contrast, not by {rule!r}; give a "
-            "Contrastive(beta=...)."
-        )
     if rule.scheme == "holomorphic":
         raise ValueError(
             "scheme: learners outside JAX do not learn in complex numbers; choose forward, of a "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from .._must import shown
 from .._optional import optional
 from .._problem import Data, Task
 from .._types import PyTree
@@ -176,6 +177,8 @@ class _Reweighted:
 
 def _checked(task: Task) -> Task:
     """The task as arrays that fit each other."""
+    if not (isinstance(task, tuple) and [len(half) for half in task if _is_pair(half)] == [2, 2]):
+        raise TypeError(f"task: must be a Task(train, test), each Data(x, y), not {shown(task)}.")
     train, test = (_data(name, *half) for name, half in zip(Task._fields, task, strict=True))
     if train.x.shape[1] != test.x.shape[1]:
         raise ValueError(
@@ -183,6 +186,10 @@ def _checked(task: Task) -> Task:
             "both the same."
         )
     return Task(train, test)
+
+
+def _is_pair(half: PyTree) -> bool:
+    return isinstance(half, tuple) and len(half) == 2
 
 
 def _data(name: str, x: PyTree, y: PyTree) -> Data:

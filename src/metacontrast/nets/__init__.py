@@ -1,5 +1,6 @@
 """Networks, as functions of fast weights."""
 
+from .._checked import check_public as _check_public
 from ._conv import conv as conv
 from ._conv_net import ConvNet as ConvNet
 from ._image_nets import conv4 as conv4
@@ -13,3 +14,5 @@ from ._spiking import Weights as Weights
 from ._spiking import fast_sigmoid as fast_sigmoid
 from ._spiking import triangle as triangle
 from ._transformer import transformer as transformer
+
+_check_public(globals())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._must import Count, Index
 from .._precision import Precision, factors, lax_precision, matmul
 
 Lowering: TypeAlias = Literal["patches", "reverse", "lax"]
@@ -21,8 +22,8 @@ def conv(
     x: Images,
     w: Float[Array, "k k channels filters"],
     *,
-    stride: int = 1,
-    padding: int = 0,
+    stride: Count = 1,
+    padding: Index = 0,
     precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> Images:
@@ -55,9 +56,6 @@ def conv(
         (2, 14, 14, 8)
     """
     form = lowering or ("patches" if jax.default_backend() in ("cpu", "gpu") else "lax")
-    if form not in get_args(Lowering):
-        forms = ", ".join(get_args(Lowering))
-        raise ValueError(f"lowering: unknown {lowering!r}; choose one of {forms}.")
     out_dtype = jnp.result_type(x, w)
     x, w = factors(precision, x, w)
     if form != "lax":

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
+from .._must import Count, Must
 from .._precision import Precision
 from ._conv import Lowering
 from ._conv_net import ConvNet, Layer, stacked
 
+Side: TypeAlias = Annotated[
+    int, Must("at least 16 pixels", lambda n: n >= 16, "enlarge the images")
+]
+
 
 def conv4(
-    filters: int | Sequence[int] = 64,
+    filters: Count | Sequence[Count] = 64,
     *,
     strided: bool = False,
-    channels: int = 1,
-    size: int = 28,
-    classes: int | None = None,
+    channels: Count = 1,
+    size: Side = 28,
+    classes: Count | None = None,
     norm: Literal["batch"] | None = "batch",
     precision: Precision = "highest",
     lowering: Lowering | None = None,
@@ -48,10 +53,6 @@ def conv4(
         >>> net.apply(phi, jnp.zeros((5, 28, 28, 1))).shape
         (5, 20)
     """
-    if norm not in ("batch", None):
-        raise ValueError(f"norm: unknown {norm!r}; choose 'batch' or None.")
-    if size < 16:
-        raise ValueError(f"size: images must be at least 16 pixels wide, not {size}; enlarge them.")
     widths = [channels, *(4 * [filters] if isinstance(filters, int) else filters)]
     if len(widths) != 5:
         raise ValueError(f"filters: four layers have four numbers of them, not {filters!r}.")
@@ -66,11 +67,11 @@ def conv4(
 
 
 def lenet5(
-    classes: int = 10,
-    channels: int = 3,
+    classes: Count = 10,
+    channels: Count = 3,
     *,
     batch_norm: bool = False,
-    size: int = 32,
+    size: Side = 32,
     precision: Precision = "highest",
     lowering: Lowering | None = None,
 ) -> ConvNet:
@@ -96,8 +97,6 @@ def lenet5(
         >>> net.apply(net.init(jax.random.key(0)), jnp.zeros((4, 32, 32, 3))).shape
         (4, 10)
     """
-    if size < 16:
-        raise ValueError(f"size: images must be at least 16 pixels wide, not {size}; enlarge them.")
     side = ((size - 4) // 2 - 4) // 2
     layers = [
         Layer(channels, 6, 5, norm=batch_norm, pool=True),

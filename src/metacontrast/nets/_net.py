@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._checked import checked
+from .._must import Count, Index, Must
 from .._precision import Precision
 from .._types import Key, PyTree
 from ._product import product
@@ -38,18 +40,28 @@ def net(make: Callable[[Key], eqx.Module], precision: Precision = "highest") -> 
     shape = eqx.filter_eval_shape(lambda: make(jax.random.key(0)))  # computes nothing
     fixed = eqx.partition(shape, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
 
+    @checked
+    def init(key: Key) -> PyTree:
+        return eqx.filter(make(key), eqx.is_inexact_array)
+
+    @checked
     def apply(phi: PyTree, x: jax.Array) -> jax.Array:
         with jax.default_matmul_precision(precision):
             return eqx.combine(phi, fixed)(x)
 
-    return Net(lambda key: eqx.filter(make(key), eqx.is_inexact_array), apply)
+    return Net(init, apply)
+
+
+MLPWeights: TypeAlias = Annotated[
+    PyTree, Must("weights as init draws them", lambda phi: isinstance(phi, eqx.nn.MLP))
+]
 
 
 def mlp(
-    inputs: int,
-    width: int,
-    depth: int,
-    outputs: int,
+    inputs: Count,
+    width: Count,
+    depth: Index,
+    outputs: Count,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     precision: Precision = "highest",
 ) -> Net:
@@ -75,7 +87,8 @@ def mlp(
     """
     module = net(lambda key: eqx.nn.MLP(inputs, outputs, width, depth, activation, key=key))
 
-    def apply(phi: PyTree, x: jax.Array) -> jax.Array:
+    @checked
+    def apply(phi: MLPWeights, x: jax.Array) -> jax.Array:
         *hidden, last = phi.layers
         for layer in hidden:
             x = activation(product(layer.weight, x, precision) + layer.bias)

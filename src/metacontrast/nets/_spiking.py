@@ -11,11 +11,13 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from .._must import BelowOne, Count, Positive
 from .._precision import matmul
+from .._types import Key
 
 Surrogate: TypeAlias = Callable[[jax.Array], jax.Array]
 Pair: TypeAlias = tuple[jax.Array, jax.Array]  # membrane potentials and spikes
-_TIME_CONSTANT = 30.0  # steps, of 1 ms in the paper
+_DECAY = math.exp(-1 / 30.0)  # of a time constant of 30 steps of 1 ms, as in the paper
 
 
 class Weights(NamedTuple):
@@ -81,23 +83,16 @@ class Spiking:
         ((20, 1), (4,))
     """
 
-    inputs: int
-    neurons: int
-    outputs: int
+    inputs: Count
+    neurons: Count
+    outputs: Count
     surrogate: Surrogate = triangle
-    alpha: float = math.exp(-1 / _TIME_CONSTANT)
-    kappa: float = math.exp(-1 / _TIME_CONSTANT)
-    threshold: float = 0.1
+    alpha: BelowOne = _DECAY
+    kappa: BelowOne = _DECAY
+    threshold: Positive = 0.1
     gains: tuple[float, float, float] = (0.1, 0.01, 0.1)
 
-    def __post_init__(self) -> None:
-        for name, decay in (("alpha", self.alpha), ("kappa", self.kappa)):
-            if not 0 <= decay < 1:
-                raise ValueError(f"{name}: must be at least 0 and below 1, not {decay}.")
-        if not self.threshold > 0:
-            raise ValueError(f"threshold: must be positive, not {self.threshold}.")
-
-    def init(self, key: jax.Array) -> Weights:
+    def init(self, key: Key) -> Weights:
         """Normal weights, of standard deviation `gain sqrt(2 / fan-in)`."""
         n = self.neurons
         shapes = ((n, self.inputs), (n, n), (self.outputs, n))

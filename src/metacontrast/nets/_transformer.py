@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._must import Count
 from .._precision import Precision
 from ._net import Net, net
 
@@ -57,11 +58,11 @@ class _Transformer(eqx.Module):
 
 
 def transformer(
-    symbols: int,
-    length: int,
-    width: int,
-    depth: int,
-    heads: int,
+    symbols: Count,
+    length: Count,
+    width: Count,
+    depth: Count,
+    heads: Count,
     precision: Precision = "highest",
 ) -> Net:
     """A causal transformer: from a sequence of symbols (t,) to logits (t, symbols) of the next.

@@ -1,7 +1,10 @@
 """The contrast as an adjoint of optimistix, for anything that it minimises."""
 
-from .._optional import optional
+from .._checked import check_public as _check_public
+from .._optional import optional as _optional
 
-optional("optimistix", extra="optimistix")  # before the file below needs it
+_optional("optimistix", extra="optimistix")  # before the file below needs it
 
 from ._adjoint import ContrastiveAdjoint as ContrastiveAdjoint  # noqa: E402
+
+_check_public(globals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optimistix as optx
 
 from .._loss import LinearNudge, Loss
+from .._must import Count, NotNegative, positive
 from .._problem import Problem
 from .._sensitivity import Nudging, sensitivity
 from .._solver._function import as_solver
@@ -23,7 +24,7 @@ from .._types import PyTree, Scalar
 # Of optimistix: all that goes into the loop which runs a solver, and the loop.
 Inputs: TypeAlias = tuple[PyTree, ...]
 Loop: TypeAlias = Callable[[Inputs], tuple[PyTree, PyTree]]
-Minimiser: TypeAlias = "optx.AbstractMinimiser[PyTree, PyTree, PyTree]"
+Minimiser: TypeAlias = optx.AbstractMinimiser[Any, Any, Any]
 IterativeSolver: TypeAlias = "optx.AbstractIterativeSolver[PyTree, PyTree, PyTree, PyTree]"
 
 MOVED, CLOSE = 0.5, 0.01  # of the nudge, that a nudged solve may leave if it succeeds, and if not
@@ -80,26 +81,18 @@ class ContrastiveAdjoint(optx.AbstractAdjoint):
         -1.0
     """
 
-    beta: Scalar | float | None = None
+    beta: Annotated[Scalar | float, positive("try 0.1")] | None = None
     scheme: Scheme = "symmetric"
-    order: int | None = None
-    damping: float | None = None
+    order: Count | None = None
+    damping: NotNegative | None = None
     nudged: Minimiser | None = None
     throw: bool = True
 
     def __check_init__(self) -> None:
-        known = None if isinstance(self.beta, jax.core.Tracer) else self.beta
-        if known is not None and not known > 0:
-            raise ValueError(f"beta: must be positive, not {self.beta}; try 0.1.")
         if self.scheme == "holomorphic":
             raise ValueError(
                 "scheme: the minimisers of optimistix do not learn in complex numbers, as "
                 "'holomorphic' does; choose 'symmetric', with order=4 for the same accuracy."
-            )
-        if self.damping is not None and not 0 <= self.damping < float("inf"):
-            raise ValueError(
-                f"damping: must be at least 0 and finite, not {self.damping}; or None, to leave "
-                "the slope at y as it is."
             )
         Nudging(as_solver(lambda loss, y: y), self.beta, self.scheme, self.order)  # refuses
 

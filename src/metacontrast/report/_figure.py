@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .._must import Count
 from ..train import is_first
 
 
 def figure(
     path: Path,
     draw: Callable[[Any], None],
-    rows: int = 1,
-    columns: int = 1,
+    rows: Count = 1,
+    columns: Count = 1,
     size: tuple[float, float] = (3.2, 2.6),
 ) -> Path | None:
     """Draw on a grid of axes and save `path` as PNG and PDF.

@@ -11,9 +11,10 @@ import optax
 from jaxtyping import Array, Float
 
 from .._loss import Loss
+from .._must import Count
 from .._precision import matmul
 from .._problem import Data, InverseCurvature, Objective, Problem, Task
-from .._solver._base import Solver, State, check_positive_int
+from .._solver._base import Solver, State
 from .._solver._descend import value_and_slope
 from .._types import PyTree, Scalar, Step
 
@@ -78,7 +79,7 @@ class RidgeLoss(Objective):
         return Woodbury(f, jnp.linalg.inv(gram + unit), ratio, a)
 
 
-def ridge_head(classes: int) -> Problem:
+def ridge_head(classes: Count) -> Problem:
     """A linear head phi (d, classes) on features: ridge regression, judged by cross-entropy.
 
         L_in  = |phi|^2 + gamma sum_i |f_i phi - s (onehot(y_i) - 1/C)|^2    over the support set
@@ -119,7 +120,6 @@ def ridge_head(classes: int) -> Problem:
         >>> bool(grad["head"].log_scale < 0), grad["body"].shape  # more scale, less loss
         (True, (2, 2))
     """
-    check_positive_int("classes", classes)
 
     def init(theta: HeadTheta, z: Task | Splits) -> PyTree:
         *splits, _, width = z.train.x.shape
@@ -159,7 +159,7 @@ class RidgeNewton(Solver):
         return state._replace(phi=jax.tree.map(jnp.subtract, state.phi, move))
 
 
-def ridge_newton(steps: int = 1) -> Solver:
+def ridge_newton(steps: Count = 1) -> Solver:
     """Steps by the exact inverse of the inner curvature, solved in sample space; for `ridge_head`.
 
         phi <- phi - (2 + 2 gamma F'F)^-1 dL/dphi,
@@ -177,5 +177,4 @@ def ridge_newton(steps: int = 1) -> Solver:
         ValueError: steps not positive.
         TypeError: from the solver, when the inner loss does not know its curvature.
     """
-    check_positive_int("steps", steps)
     return RidgeNewton(steps=steps, sampled=False)

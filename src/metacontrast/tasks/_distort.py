@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._must import NotNegative
+from .._types import Key
+
 # Half-widths of what is drawn, for a strength of 1.
 SHIFT, TURN, STRETCH = 0.07, np.deg2rad(10.0), 0.12
 
 
 def distorted(
-    key: jax.Array, x: jax.Array, strength: float = 1.0, *, mirror: bool = False
+    key: Key, x: jax.Array, strength: NotNegative = 1.0, *, mirror: bool = False
 ) -> jax.Array:
     """Each image under an affine map of its own: shifted, turned, stretched and sheared.
 

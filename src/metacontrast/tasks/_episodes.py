@@ -8,20 +8,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, NotNegative
 from .._problem import Data, Task
-from .._solver._base import check_positive_int
 from ._distort import distorted
 from ._images import Images
 
 
 def episodes(
     images: Images,
-    way: int,
-    shot: int,
-    query: int,
+    way: Count,
+    shot: Count,
+    query: Count,
     *,
     rotations: bool = False,
-    distort: float = 0.0,
+    distort: NotNegative = 0.0,
     mirror: bool = False,
 ) -> Callable[[jax.Array], Task]:
     """`draw(key) -> task`: tell `way` classes apart from `shot` examples of each.
@@ -83,8 +83,6 @@ def episodes(
 
 def _checked(images: Images, way: int, shot: int, query: int, rotations: bool) -> tuple[int, int]:
     """How many classes there are, with rotations, and images of each."""
-    for name, count in (("way", way), ("shot", shot), ("query", query)):
-        check_positive_int(name, count)
     classes, per_class, height, width, _ = images.pixels.shape
     if rotations and height != width:
         raise ValueError(f"rotations: images of {height}x{width} are not square; leave it False.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .._solver._base import check_positive_int
+from .._must import Count
 from ._cache import cache_folder, cached, choose, load
 from ._images import Images, decoded, frozen
 from ._structure import MINI_SIDE
@@ -15,7 +15,7 @@ from ._structure import MINI_SIDE
 FILES = {"train": "train", "valid": "val", "test": "test"}
 
 
-def miniimagenet(part: str, size: int = 84) -> Images:
+def miniimagenet(part: str, size: Count = 84) -> Images:
     """Photographs of 64, 16 and 20 classes, RGB.
 
     Args:
@@ -33,7 +33,6 @@ def miniimagenet(part: str, size: int = 84) -> Images:
     Reference: Vinyals et al., 2016; the classes and split: Ravi and Larochelle, 2017.
     """
     choose("part", part, tuple(FILES))
-    check_positive_int("size", size)
     return _miniimagenet(cache_folder(), part, size)
 
 

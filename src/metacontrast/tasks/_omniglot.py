@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .._solver._base import check_positive_int
+from .._must import Count
 from ._cache import cache_folder, choose, load
 from ._images import Images, frozen, resized
 from ._structure import BACKGROUND, DRAWINGS, SIDE
@@ -26,7 +26,7 @@ CUT_ALPHABET, CUT_AFTER = "Gurmukhi", 41
 BACKGROUND_VALID = ("Armenian", "Bengali", "Early_Aramaic")
 
 
-def omniglot(part: str, split: str = "vinyals", size: int = 28) -> Images:
+def omniglot(part: str, split: str = "vinyals", size: Count = 28) -> Images:
     """Handwritten characters, ink 255 on paper 0, 20 drawings of each.
 
     Args:
@@ -48,7 +48,6 @@ def omniglot(part: str, split: str = "vinyals", size: int = 28) -> Images:
     """
     choose("part", part, PARTS)
     choose("split", split, ("vinyals", "background"))
-    check_positive_int("size", size)
     return _omniglot(cache_folder(), part, split, size)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
+from .._must import Count, Must, Positive
+from .._types import Key
+
 
 def population(
-    key: jax.Array,
+    key: Key,
     x: jax.Array,
     low: float,
     high: float,
     *,
-    neurons: int = 100,
-    steps: int = 20,
-    variance: float = 2e-4,
+    neurons: Annotated[int, Must("at least 2", lambda n: n >= 2)] = 100,
+    steps: Count = 20,
+    variance: Positive = 2e-4,
 ) -> jax.Array:
     """Spikes that tell a number: Bernoulli, more likely the closer it is to a neuron's centre.
 
@@ -48,11 +53,6 @@ def population(
         raise ValueError(f"x: must have shape (n, 1), not {x.shape}.")
     if not high > low:
         raise ValueError(f"high: must be above low={low}, not {high}.")
-    for name, count, least in (("neurons", neurons, 2), ("steps", steps, 1)):
-        if count < least:
-            raise ValueError(f"{name}: at least {least} needed, not {count}.")
-    if not variance > 0:
-        raise ValueError(f"variance: must be positive, not {variance}.")
     u = (x - low) / (high - low)
     likely = jnp.exp(-((u - jnp.linspace(0.0, 1.0, neurons)[None]) ** 2) / (2 * variance))
     shape = (len(x), steps, neurons)

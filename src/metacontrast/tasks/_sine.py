@@ -5,14 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .._must import Count
 from .._problem import Data, Task
+from .._types import Key
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
 X = (-5.0, 5.0)
 
 
-def sine(key: jax.Array, *, shots: int = 10, queries: int = 10) -> Task:
+def sine(key: Key, *, shots: Count = 10, queries: Count = 10) -> Task:
     """One sine to learn from a few points: `y = A sin(x + p)`.
 
     `A ~ U[0.1, 5]`, `p ~ U[0, pi]`, `x ~ U[-5, 5]`, without noise. Predicting zero has an
@@ -33,9 +35,6 @@ def sine(key: jax.Array, *, shots: int = 10, queries: int = 10) -> Task:
         >>> task.train.x.shape, task.test.y.shape
         ((10, 1), (100, 1))
     """
-    for name, count in (("shots", shots), ("queries", queries)):
-        if count < 1:
-            raise ValueError(f"{name}: at least 1 is needed, not {count}.")
     a, p, points = jax.random.split(key, 3)
     amplitude = jax.random.uniform(a, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
     phase = jax.random.uniform(p, minval=PHASE[0], maxval=PHASE[1])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .._solver._base import check_positive_int
+from .._must import Must, Seed
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz ."
 SOURCES = ("clean", "typos", "garbled", "shuffled", "copies", "foreign", "random")
@@ -39,7 +39,12 @@ class Texts(NamedTuple):
     test: np.ndarray
 
 
-def texts(seed: int, chars: int = 200_000) -> Texts:
+Chars: TypeAlias = Annotated[
+    int, Must("at least 1,000", lambda n: n >= 1000, "sources would be alike")
+]
+
+
+def texts(seed: Seed, chars: Chars = 200_000) -> Texts:
     """Seven sources of text, one of which is like the target domain.
 
     A sentence of the target is a subject, a verb that agrees with it in number, and an object;
@@ -66,10 +71,7 @@ def texts(seed: int, chars: int = 200_000) -> Texts:
         >>> decoded(made.train[0, :40])
         'co lozeti lijegej jocegion co qoce riqot'
     """
-    check_positive_int("chars", chars)
-    if chars < 1000:
-        raise ValueError(f"chars: must be at least 1,000, not {chars}; sources would be alike.")
-    draw, noise = Random(seed), np.random.default_rng(seed)
+    draw, noise = Random(int(seed)), np.random.default_rng(seed)
     home, abroad = language(draw, False), language(draw, True)
     speak = lambda: sentence(draw, home)
     few = [speak() for _ in range(DISTINCT)]

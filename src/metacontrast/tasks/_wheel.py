@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._must import Count
 from .._problem import Data, Task
-from .._solver._base import check_positive_int
+from .._types import Key
 
 Delta: TypeAlias = Float[Array, ""] | float  # the radius of the wheel
 ARMS = 5
@@ -72,7 +73,7 @@ def uniform_regret(delta: Delta) -> Delta:
 
 
 def wheel(
-    key: jax.Array, *, pulls: int = 512, queries: int = 50, fewest: int | None = None
+    key: Key, *, pulls: Count = 512, queries: Count = 50, fewest: Count | None = None
 ) -> Task:
     """One wheel to learn offline, from uniformly random pulls: `delta ~ U[0, 1]`.
 
@@ -100,9 +101,7 @@ def wheel(
         >>> task.train.x.shape, task.train.y.arm.shape, task.test.y.reward.shape
         ((64, 2), (64,), (50,))
     """
-    check_positive_int("pulls", pulls)
-    check_positive_int("queries", queries)
-    if fewest is not None and not 1 <= fewest <= pulls:
+    if fewest is not None and fewest > pulls:
         raise ValueError(f"fewest: must be from 1 to pulls={pulls}, not {fewest}.")
     keys, n = jax.random.split(key, 5), pulls + queries
     delta, x = jax.random.uniform(keys[0]), contexts(keys[1], n)

@@ -18,7 +18,7 @@ from .._types import PyTree
 from ..external import Learner, MeanMetaGradient
 from ..external._diagnostics import warn_of
 from ..external._parallel import mean_of
-from ..external._rule import contrast_from, real_stencil
+from ..external._rule import ContrastOutside, contrast_from, real_stencil
 from ..train import DivergedError
 from ..train._divergence import is_far_above
 from ._batches import Batches
@@ -31,7 +31,7 @@ from ._state import Weights, modes_kept
 def backward(
     problem: Problem,
     solver: Solver,
-    rule: Contrastive,
+    rule: ContrastOutside,
     tasks: PyTree,
     nudged: Solver | None = None,
 ) -> MeanMetaGradient:
@@ -107,7 +107,7 @@ def backward(
     for name, p in problem.slow.items():
         grad = mean.by_theta[name].to(p.dtype)
         p.grad = grad.clone() if p.grad is None else p.grad + grad
-    warn_of([aux["flags"] for aux in mean.aux], stacklevel=2)
+    warn_of([aux["flags"] for aux in mean.aux])
     return mean
 
 

@@ -18,7 +18,7 @@ from .._estimator._base import MetaGradient
 from .._estimator._contrastive import Contrastive
 from .._types import PyTree
 from ..external._diagnostics import eps_of
-from ..external._rule import contrast_from, real_stencil
+from ..external._rule import ContrastOutside, contrast_from, real_stencil
 from ._backward import learner_of
 from ._phases import Phases, go_on, phases_of
 from ._problem import Problem
@@ -29,7 +29,7 @@ from ._state import RandomState, Weights, gpus, load, random_state, save, set_ra
 def diagnose(
     problem: Problem,
     solver: Solver,
-    rule: Contrastive,
+    rule: ContrastOutside,
     task: PyTree,
     nudged: Solver | None = None,
 ) -> Diagnosis:

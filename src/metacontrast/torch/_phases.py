@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .._must import shown
 from .._types import PyTree
 from ..external._unseen import refuse_unseen
 from ._batches import Recording, recording
@@ -216,6 +217,11 @@ class Phases:
             raise ValueError(
                 f"{name}: came to the end of an iterator; wrap its DataLoader as Batches(loader), "
                 "of which next() goes on, epoch after epoch, and gives each phase the same batches."
+            ) from error
+        except (AttributeError, LookupError, TypeError) as error:
+            raise TypeError(
+                f"{name}: does not take this `task`, one of the `tasks`, {shown(self.task)} "
+                f"({type(error).__name__}: {error}); give it what it is written for."
             ) from error
         if not torch.is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
             kind = f"{value.dtype}{list(value.shape)}" if torch.is_tensor(value) else repr(value)

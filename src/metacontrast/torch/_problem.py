@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from .._must import advice
 from .._types import PyTree
 
 LossFunction: TypeAlias = Callable[[nn.Module, PyTree], torch.Tensor]
@@ -59,29 +60,14 @@ class Problem:
         (['0.weight', '0.bias'], ['2.weight', '2.bias'])
     """
 
-    module: nn.Module
+    module: Annotated[nn.Module, advice("put several into a torch.nn.ModuleDict")]
     inner: LossFunction
     outer: LossFunction
-    meta: Sequence[str]
+    meta: Annotated[Sequence[str], advice("write ['omega.*'], names or patterns of them")]
     init: Callable[[nn.Module, PyTree], object] | None = None
     outer_mode: Literal["eval", "inner"] = "eval"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.module, nn.Module):
-            raise TypeError(
-                f"module: must be a torch.nn.Module, not {type(self.module).__name__}; put several "
-                "into a torch.nn.ModuleDict."
-            )
-        for name in ("inner", "outer", "init"):
-            given = getattr(self, name)
-            if not (callable(given) or (name == "init" and given is None)):
-                raise TypeError(
-                    f"{name}: must be a function of (module, task), not {type(given).__name__}."
-                )
-        if self.outer_mode not in ("eval", "inner"):
-            raise ValueError(f"outer_mode: must be 'eval' or 'inner', not {self.outer_mode!r}.")
-        if isinstance(self.meta, str):
-            raise ValueError(f"meta: must be a list of names or patterns; write [{self.meta!r}].")
         names = dict(self.module.named_parameters())
         if lazy := [name for name, p in names.items() if isinstance(p, UninitializedParameter)]:
             raise ValueError(

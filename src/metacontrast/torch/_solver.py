@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from .._solver._base import check_positive_int
+from .._must import Count, advice
 
 Solver: TypeAlias = Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object]
-MakeOptimizer: TypeAlias = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
-MakeScheduler: TypeAlias = Callable[[torch.optim.Optimizer], LRScheduler]
+EACH = "since each phase needs one of its own, try partial(torch.optim."
+MakeOptimizer: TypeAlias = Annotated[
+    Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], advice(f"{EACH}SGD, lr=0.1)")
+]
+MakeScheduler: TypeAlias = Annotated[
+    Callable[[torch.optim.Optimizer], LRScheduler],
+    advice(f"{EACH}lr_scheduler.StepLR, step_size=10)"),
+]
 
 
-def descend(optimizer: MakeOptimizer, steps: int, scheduler: MakeScheduler | None = None) -> Solver:
+def descend(
+    optimizer: MakeOptimizer, steps: Count, scheduler: MakeScheduler | None = None
+) -> Solver:
     """A fixed number of steps of any `torch.optim` optimiser, made afresh for each phase.
 
     A solver of your own is a function `solver(loss, params)`, which calls `loss()` for the
@@ -42,11 +50,6 @@ def descend(optimizer: MakeOptimizer, steps: int, scheduler: MakeScheduler | Non
         >>> round(phi.item(), 4)
         2.0
     """
-    check_positive_int("steps", steps)
-    _check_makes("optimizer", optimizer, "params -> optimiser", "partial(torch.optim.SGD, lr=0.1)")
-    if scheduler is not None:
-        example = "partial(torch.optim.lr_scheduler.StepLR, step_size=10)"
-        _check_makes("scheduler", scheduler, "optimiser -> scheduler", example)
     return Descend(optimizer, steps, scheduler)
 
 
@@ -81,12 +84,3 @@ class Descend:
                 schedule.step(value.item())
             elif schedule is not None:
                 schedule.step()
-
-
-def _check_makes(name: str, make: object, kind: str, example: str) -> None:
-    """Raise unless it makes something for each phase."""
-    if not callable(make) or isinstance(make, (torch.optim.Optimizer, LRScheduler)):
-        raise TypeError(
-            f"{name}: must be a function, {kind}, since each phase needs one of its own, not "
-            f"{type(make).__name__}; try {example}."
-        )

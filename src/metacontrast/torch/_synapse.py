@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import nn
 
+from .._must import positive
 from .._types import PyTree
 
 
@@ -41,10 +43,8 @@ class Synapse(nn.Module):
         0.0
     """
 
-    def __init__(self, fast: nn.Module, lam: float = 1.0) -> None:
+    def __init__(self, fast: nn.Module, lam: Annotated[float, positive("try 1")] = 1.0) -> None:
         super().__init__()
-        if not (lam > 0 and math.isfinite(lam)):
-            raise ValueError(f"lam: must be positive and finite, not {lam}; try 1.")
         copies = [p.detach().clone() for p in fast.parameters()]
         self.fast = fast
         self.omega = nn.ParameterList(copies)

@@ -1,5 +1,6 @@
 """The meta-training loop, held-out evaluation, and the folder a run leaves behind."""
 
+from .._checked import check_public as _check_public
 from .._compiled import keep_compiled as keep_compiled
 from ._collapse import CollapsedError as CollapsedError
 from ._devices import use_devices as use_devices
@@ -29,3 +30,5 @@ from ._result import provenance as provenance
 from ._result import summarise as summarise
 from ._result import validation as validation
 from ._result import write_result as write_result
+
+_check_public(globals())

@@ -7,7 +7,7 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from .._solver._base import check_positive_int
+from .._must import Count, Index
 from ._mesh import device_mesh, set_default_mesh
 from ._watch import waiting, watch
 
@@ -15,14 +15,14 @@ TIMEOUT = 60  # seconds; see `use_devices`
 
 
 def use_devices(
-    devices: int | None = None,
-    mesh: tuple[int, int] | None = None,
+    devices: Count | None = None,
+    mesh: tuple[Count, Count] | None = None,
     *,
     distributed: bool = False,
     coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
-    timeout: int = TIMEOUT,
+    processes: Count | None = None,
+    process: Index | None = None,
+    timeout: Count = TIMEOUT,
 ) -> Mesh:
     """Choose where `meta_train` and `evaluator` run from now on, if they are given no mesh.
 
@@ -49,7 +49,6 @@ def use_devices(
         Mesh('tasks': 4, 'parameters': 1, axis_types=(Auto, Auto))
     """
     _check(devices, mesh, distributed, coordinator, processes, process)
-    check_positive_int("timeout", timeout)
     local = devices or (mesh[0] * mesh[1] if mesh and not distributed else None)
     if local is not None:
         jax.config.update("jax_num_cpu_devices", local)  # of no effect on other platforms
@@ -100,10 +99,6 @@ def _check(
     processes: int | None,
     process: int | None,
 ) -> None:
-    if devices is not None:
-        check_positive_int("devices", devices)
-    for size in mesh or ():
-        check_positive_int("mesh", size)
     if mesh and devices and not distributed and mesh[0] * mesh[1] != devices:
         raise ValueError(
             f"mesh: {mesh[0]}x{mesh[1]} are {mesh[0] * mesh[1]} devices, not {devices}; leave one "
@@ -115,5 +110,5 @@ def _check(
             "distributed: coordinator, processes and process go together with it; give all, or "
             "leave the three out where SLURM, Open MPI or Kubernetes say them."
         )
-    if processes is not None and process is not None and not 0 <= process < processes:
+    if processes is not None and process is not None and process >= processes:
         raise ValueError(f"process: must be 0 to {processes - 1}, not {process}.")

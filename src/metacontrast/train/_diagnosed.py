@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 import jax
 import jax.numpy as jnp
 
 from .._diagnose import Diagnosis, diagnose
 from .._types import PyTree
+from .._warn import warn
 from ._folder import Folder
 from ._layout import to_host
 from ._reduce import first_row
@@ -37,11 +37,11 @@ def diagnosed(step: MetaStep, theta: PyTree, folder: Folder | None) -> Diagnosis
             text = str(found)
         except Exception as error:  # a run that would have gone well goes well without it
             text = f"not diagnosed: {type(error).__name__}: {error}"
-            _warn(f"{text}. The run goes on; diagnose=False leaves this out.")
+            warn(f"{text}. The run goes on; diagnose=False leaves this out.")
     if folder is not None:
         folder.write(REPORT, text + "\n")
     if found is not None and found.verdict != "trust":
-        _warn(
+        warn(
             f"the meta-gradient of the first task, {found.verdict}: {found.advice} (All of it is "
             f"in Trained.diagnosis and {REPORT}; diagnose=False leaves this out.)"
         )
@@ -68,7 +68,3 @@ def _diagnosis(step: MetaStep, theta: PyTree) -> Diagnosis:
         learning,
         features=step.features,
     )
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=6)  # who called meta_train

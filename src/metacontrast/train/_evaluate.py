@@ -10,19 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from .._check import check_shapes
+from .._checked import checked
+from .._expected import check_arity
 from .._features import Features, problem_inputs
 from .._loss import Loss
+from .._must import Count, Seed
 from .._problem import Problem
-from .._solver._base import SolverLike, check_positive_int
+from .._solver._base import SolverLike
 from .._solver._function import solve_inner
-from .._types import Key, PyTree, Step
+from .._types import Arrays, Key, Learned, PyTree, Step
 from ._layout import Layout
 from ._mesh import resolve_mesh
 from ._processes import explain_lost_process
-from ._settings import check_seed
 
 Metric: TypeAlias = Callable[..., Float[Array, ""]]
 
@@ -40,7 +42,7 @@ def evaluator(
     solver: SolverLike,
     *,
     metric: Metric | None = None,
-    batch: int = 100,
+    batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
 ) -> Scores:
@@ -76,7 +78,8 @@ def evaluator(
         >>> scores(jnp.array(0.0), jnp.array([2.0, 4.0])).tolist()
         [1.0, 4.0]
     """
-    check_positive_int("batch", batch)
+    if metric is not None:
+        check_arity("metric", metric, problem.arguments)
     layout = Layout(resolve_mesh(mesh))
     sharded, axis = layout.shard_phi(problem), layout.task_axis
 
@@ -90,14 +93,14 @@ def evaluator(
         return metric(end.phi, theta, z, *state)
 
     @jax.jit
-    def score(theta: PyTree, tasks: PyTree, first: Step, seed: Step) -> Array:
+    def score(theta: PyTree, tasks: PyTree, first: Step, seed: UInt32[Array, ""]) -> Array:
         n = _count(tasks)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first + jnp.arange(n))
         rows, _ = layout.shard_tasks((tasks, keys))
         return layout.replicate(jax.vmap(partial(one, theta), spmd_axis_name=axis)(*rows))[:n]
 
-    def scores(theta: PyTree, tasks: PyTree, seed: int = 0) -> np.ndarray:
-        check_seed("seed", seed)
+    @checked
+    def scores(theta: Learned, tasks: Arrays, seed: Seed = 0) -> np.ndarray:
         firsts, number = range(0, _count(tasks), batch), np.uint32(seed)
         rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
         with explain_lost_process():
@@ -114,9 +117,9 @@ def evaluate(
     theta: PyTree,
     tasks: PyTree,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     metric: Metric | None = None,
-    batch: int = 100,
+    batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
 ) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from .._flags import REMEDIES, Flags
 from .._types import Aux
+from .._warn import warn
 
 # A run stops where more than half of the tasks of so many meta-steps in a row were flagged.
 PATIENCE = 10
@@ -74,21 +74,18 @@ def check_flagged(
     )
 
 
-def warn_flagged(followed: np.ndarray, of: str, stacklevel: int) -> bool:
+def warn_flagged(followed: np.ndarray, of: str) -> bool:
     """Warn of the flags of tasks that entered the mean, and say whether there were any.
 
     Args:
         followed: how many of each flag.
         of: of which tasks they are.
-        stacklevel: of the code that is to blame, seen from the caller.
     """
     if not followed.any():
         return False
-    warnings.warn(
+    warn(
         f"Of {of} some are flagged, which makes their meta-gradients doubtful: "
         f"{_remedies(followed)}. (Said once; the metrics count on.)",
-        RuntimeWarning,
-        stacklevel=stacklevel + 1,
     )
     return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._types import PyTree
+from .._warn import warn
 from ._archive import UNFINISHED, DamagedError, sync_folder
 from ._checkpoints import Checkpoints, Name, Saved
 from ._claim import CONFIG, claim
@@ -283,4 +283,4 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"out: {text}", RuntimeWarning, stacklevel=2)
+    warn(f"out: {text}")

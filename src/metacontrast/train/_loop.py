@@ -11,13 +11,15 @@ import optax
 from jax.sharding import Mesh
 
 from .._estimator._base import Estimator
+from .._expected import check_arity
 from .._features import Features
+from .._must import Count, Seed
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
-from ._collapse import CHOICES, OnCollapse
+from ._collapse import OnCollapse
 from ._folder import Folder
 from ._identity import identity, shapes
 from ._layout import Layout
@@ -26,7 +28,7 @@ from ._processes import explain_lost_process, is_first
 from ._result import provenance
 from ._run import Plan, Trained, run, start
 from ._run import first_snapshot as first_snapshot
-from ._settings import check_choice, check_settings
+from ._settings import check_settings
 from ._setup import MetaStep, SampleTask, WarmStart
 
 OnFlag: TypeAlias = Literal["stop", "warn"]
@@ -40,17 +42,17 @@ def meta_train(
     theta: PyTree,
     optimizer: optax.GradientTransformation,
     *,
-    steps: int,
-    tasks: int,
-    seed: int,
+    steps: Count,
+    tasks: Count,
+    seed: Seed,
     out: str | Path | None = None,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
-    log_every: int = 100,
-    steps_per_dispatch: int = 10,
+    log_every: Count = 100,
+    steps_per_dispatch: Count = 10,
     validate: Validate | None = None,
-    average_from: int | None = None,
-    task_batch_size: int | None = None,
+    average_from: Count | None = None,
+    task_batch_size: Count | None = None,
     features: Features | None = None,
     warm_start: WarmStart | None = None,
     progress: bool = True,
@@ -175,8 +177,8 @@ def meta_train(
         ),
         versions=provenance()["versions"],
     )  # fmt: skip
-    check_choice("on_flag", on_flag, ("stop", "warn"))
-    check_choice("on_collapse", on_collapse, CHOICES)
+    if validate is not None:
+        check_arity("validate", validate, ("theta", "phi")[: 1 if warm_start is None else 2])
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     folder = None if out is None else Folder(Path(out), settings, resume)

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from .._solver._base import check_positive_int
+from .._must import Count
 
 TASKS, PARAMETERS = "tasks", "parameters"
 
 
-def device_mesh(tasks: int | None = None, parameters: int = 1) -> Mesh:
+def device_mesh(tasks: Count | None = None, parameters: Count = 1) -> Mesh:
     """A mesh of `tasks` times `parameters` devices, for `meta_train` and `evaluator`.
 
     Each of the `tasks` rows of the mesh learns its share of the tasks. Within a row, each array of
@@ -29,11 +29,9 @@ def device_mesh(tasks: int | None = None, parameters: int = 1) -> Mesh:
         >>> dict(device_mesh(1).shape)
         {'tasks': 1, 'parameters': 1}
     """
-    check_positive_int("parameters", parameters)
     devices = jax.devices()
     if tasks is None:
         tasks = max(1, len(devices) // parameters)
-    check_positive_int("tasks", tasks)
     needed, several = tasks * parameters, jax.process_count() > 1
     if needed > len(devices) or (several and needed != len(devices)):
         raise ValueError(

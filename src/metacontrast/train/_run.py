@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from .._diagnosis import Diagnosis
 from .._types import PyTree
+from .._warn import warn
 from ._block import Fetched, Line, Validate, run_block, run_validation, summary
 from ._collapse import MOST_ROLLBACKS, Looks, OnCollapse, collapse, finite, looks_of
 from ._diagnosed import diagnosed
@@ -188,7 +188,7 @@ class _Course:
             return
         line, flags = summary(self.block, self.snapshot.step)
         of = f"{n * self.step.tasks} tasks of {n} meta-steps"
-        self.has_warned = self.has_warned or warn_flagged(flags, of, stacklevel=4)
+        self.has_warned = self.has_warned or warn_flagged(flags, of)
         if plan.validate is not None:
             with self.stop.at_once():
                 scores = run_validation(plan.validate, self.snapshot, self.progress)
@@ -243,11 +243,9 @@ def _trained(snapshot: Snapshot, lines: list[Line], validated: bool) -> Trained:
     best_step, best_loss = snapshot.best_step, snapshot.best_loss
     is_judged = validated and best_step >= 0
     if validated and not is_judged and is_first():
-        warnings.warn(
+        warn(
             "validate: no loss was finite, so that `best` is the last theta; look at what it "
             "returns, and at tasks that diverge.",
-            RuntimeWarning,
-            stacklevel=4,
         )
     theta, best = jax.tree.map(jnp.asarray, (theta, best if is_judged else theta))
     phi, judged = gather(snapshot.phi), (best_step, best_loss) if is_judged else (None, None)

@@ -10,9 +10,10 @@ from typing import Literal, TypeAlias
 import jax
 import optax
 
-from .._check import check, check_floating
+from .._check import check
 from .._estimator._base import Estimator, MetaGradient, Phases
 from .._features import Features, problem_inputs
+from .._leaves import check_floating
 from .._meta_loss import meta_gradient
 from .._problem import Problem
 from .._solver._base import Solver
