@@ -168,6 +168,8 @@ def _checked(loss: Loss, query: LossFunction, weights: Select) -> Loss:
     try:
         check(replace(loss.problem, outer=total), loss.theta, loss.z, loss.key)
     except (TypeError, ValueError) as error:
+        if not str(error).startswith("problem.outer"):
+            raise
         raise type(error)(str(error).replace("problem.outer", "query")) from error
     check_weights(loss, weights)
     return loss
