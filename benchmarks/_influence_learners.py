@@ -23,7 +23,8 @@ LINEAR = {
     "network": {"in": (64, HIDDEN), "mid": (HIDDEN, HIDDEN), "out": (HIDDEN, CLASSES)},
     "transformer": {
         "in": (SIDE, WIDTH), "q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH),
-        "o": (WIDTH, WIDTH), "up": (WIDTH, WIDER), "down": (WIDER, WIDTH), "out": (WIDTH, CLASSES),
+        "o": (WIDTH, WIDTH), "up": (WIDTH, WIDER), "down": (WIDER, WIDTH),
+        "out": (SIDE * WIDTH, CLASSES),
     },
 }  # fmt: skip
 NORMS = ("before attention", "before perceptron", "last")
@@ -74,7 +75,7 @@ def transformer(phi: Weights, x: jax.Array) -> jax.Array:
     h = h + _linear(phi, "o", mixed)
     hidden = jax.nn.gelu(_linear(phi, "up", scaled("before perceptron", h)))
     h = scaled("last", h + _linear(phi, "down", hidden))
-    return _linear(phi, "out", jnp.mean(h, 1))
+    return _linear(phi, "out", h.reshape(len(h), -1))
 
 
 LEARNERS = [
@@ -86,10 +87,10 @@ LEARNERS = [
 class Images(NamedTuple):
     """Training images, of which a tenth is labelled at random, and queries."""
 
-    x: np.ndarray
-    y: np.ndarray
-    query_x: np.ndarray
-    query_y: np.ndarray
+    x: Any
+    y: Any
+    query_x: Any
+    query_y: Any
 
 
 def digits(seed: int) -> Images:

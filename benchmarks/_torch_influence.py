@@ -50,7 +50,7 @@ class Transformer(nn.Module):
         h = h + self.layers["o"]((attention @ v).transpose(1, 2).reshape(h.shape))
         hidden = nn.functional.gelu(self.layers["up"](self.norms[1](h)), approximate="tanh")
         h = self.norms[2](h + self.layers["down"](hidden))
-        return self.layers["out"](h.mean(1))
+        return self.layers["out"](h.flatten(1))
 
 
 def _layers(name: str, phi: dict[str, np.ndarray]) -> nn.ModuleDict:
@@ -64,7 +64,6 @@ def _layers(name: str, phi: dict[str, np.ndarray]) -> nn.ModuleDict:
 
 def ported(name: str, phi: dict[str, np.ndarray]) -> nn.Module:
     """The network of that name with these weights."""
-    torch.set_num_threads(1)
     return (Network if name == "network" else Transformer)(phi).eval()
 
 

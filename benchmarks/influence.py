@@ -20,7 +20,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,32 +58,17 @@ Scores = np.ndarray  # (runs, queries, examples), of which positive ones raise t
 
 
 class Setting(NamedTuple):
-    """A learner, its data, and the runs that scores are of."""
+    """A learner, its data, and the runs that scores are of: where they start, and their keys."""
 
     learner: Learner
     images: Images
     starts: Any
     keys: jax.Array
 
-    @property
-    def z(self) -> dict[str, jax.Array]:
-        """The task, of examples that all weigh the same."""
-        return {
-            "x": jnp.array(self.images.x),
-            "y": jnp.array(self.images.y),
-            "w": jnp.ones(EXAMPLES),
-        }
-
-    def query(self, phi: Any, theta: Any, z: Any) -> jax.Array:
-        """The losses of the test images."""
-        logits = self.learner.logits(phi, jnp.array(self.images.query_x))
-        return cross_entropy(logits, jnp.array(self.images.query_y))
-
     def part(self, runs: slice) -> Setting:
         """Some of its runs."""
-        return self._replace(
-            starts=jax.tree.map(lambda a: a[runs], self.starts), keys=self.keys[runs]
-        )
+        starts = jax.tree.map(lambda a: a[runs], self.starts)
+        return self._replace(starts=starts, keys=self.keys[runs])
 
 
 def setting(learner: Learner, seed: int) -> Setting:
@@ -93,51 +78,71 @@ def setting(learner: Learner, seed: int) -> Setting:
     return Setting(learner, digits(seed), starts, keys[1])
 
 
-def influences(at: Setting, method: mc.Estimator) -> tuple[Scores, dict[str, Any]]:
-    """By `mc.influence`, of every run."""
-    learned, solver = problem(at.learner)
+def task(images: Images, w: jax.Array) -> dict[str, jax.Array]:
+    """The examples and their weights."""
+    return {"x": images.x, "y": images.y, "w": w}
 
-    @jax.jit
-    @jax.vmap
-    def of_run(theta: Any, key: jax.Array) -> mc.Influence:
+
+def losses_of(learner: Learner, images: Images, phi: Any) -> jax.Array:
+    """Of the test images."""
+    return cross_entropy(learner.logits(phi, images.query_x), images.query_y)
+
+
+# Each is compiled once for all seeds.
+@cache
+def influences(learner: Learner, method: mc.Estimator) -> Callable[..., mc.Influence]:
+    """`(starts, keys, images) -> mc.influence` of every run."""
+    learned, solver = problem(learner)
+
+    def of_run(theta: Any, key: jax.Array, images: Images) -> mc.Influence:
+        query = lambda phi, theta, z: losses_of(learner, images, phi)
         return mc.influence(
-            learned, solver, theta, at.z, at.query, weights=lambda z: z["w"], method=method, key=key
-        )
+            learned, solver, theta, task(images, jnp.ones(EXAMPLES)), query,
+            weights=lambda z: z["w"], method=method, key=key,
+        )  # fmt: skip
 
-    found = of_run(at.starts, at.keys)
-    return np.asarray(found.scores), found.aux
+    return jax.jit(jax.vmap(of_run, (0, 0, None)))
 
 
-def retrained(at: Setting, halves: np.ndarray) -> np.ndarray:
-    """The losses (runs, halves, queries) of learners that saw half of the examples."""
-    learned, solver = problem(at.learner)
+@cache
+def trained(learner: Learner) -> Callable[..., Any]:
+    """`(start, key, images, w) -> phi`."""
+    learned, solver = problem(learner)
+    train = lambda theta, key, images, w: (
+        mc.solve_inner(learned, solver, theta, task(images, w), key).phi
+    )
+    return jax.jit(train)
 
-    @jax.jit
-    def losses(theta: Any, key: jax.Array) -> jax.Array:
-        def of_half(w: jax.Array) -> jax.Array:
-            phi = mc.solve_inner(learned, solver, theta, at.z | {"w": w}, key).phi
-            return at.query(phi, theta, at.z)
 
-        return jax.lax.map(of_half, jnp.array(halves), batch_size=AT_ONCE)
+@cache
+def retrained(learner: Learner) -> Callable[..., jax.Array]:
+    """`(start, key, images, halves) -> losses` of learners that saw half of the examples."""
 
-    runs = range(len(at.keys))
+    def losses(theta: Any, key: jax.Array, images: Images, halves: jax.Array) -> jax.Array:
+        of_half = lambda w: losses_of(learner, images, trained(learner)(theta, key, images, w))
+        return jax.lax.map(of_half, halves, batch_size=AT_ONCE)
+
+    return jax.jit(losses)
+
+
+def of_each(function: Callable[..., Any], at: Setting, *more: Any) -> list[Any]:
+    """What a function of a run gives for each."""
     pick = lambda i: jax.tree.map(lambda a: a[i], at.starts)
-    return np.stack([np.asarray(losses(pick(i), at.keys[i])) for i in runs])
+    found = [function(pick(i), at.keys[i], at.images, *more) for i in range(len(at.keys))]
+    return jax.device_get(found)
 
 
 def rivals(at: Setting) -> dict[str, Callable[[], Scores]]:
     """EK-FAC and TRAK of the same weights, where they are installed."""
     if not find_spec("torch"):
         return {}
+    import torch
+
     from . import _torch_influence as torch_side
 
-    learned, solver = problem(at.learner)
-    train = lambda theta, key: mc.solve_inner(learned, solver, theta, at.z, key).phi
-    trained = jax.device_get(jax.jit(jax.vmap(train))(at.starts, at.keys))
-    nets = [
-        torch_side.ported(at.learner.name, {name: leaf[i] for name, leaf in trained.items()})
-        for i in range(len(at.keys))
-    ]
+    torch.set_num_threads(1)
+    phis = of_each(trained(at.learner), at, jnp.ones(EXAMPLES))
+    nets = [torch_side.ported(at.learner.name, phi) for phi in phis]
     # Theirs are positive where an example helps.
     made: dict[str, tuple[str, Callable[[], Scores]]] = {
         "kronfluence": (
@@ -164,8 +169,8 @@ def measure(learner: Learner, seed: int) -> dict[str, Any]:
     draw = np.random.default_rng(seed)
     order = np.argsort(draw.random((HALVES, EXAMPLES)), axis=1)
     halves = (order < EXAMPLES // 2).astype(np.float32)
-    same = retrained(at.part(slice(1)), halves)[0]
-    others = np.mean(retrained(fresh, halves), 0)
+    (same,) = of_each(retrained(learner), at.part(slice(1)), halves)
+    others = np.mean(of_each(retrained(learner), fresh, halves), 0)
     row: dict[str, Any] = {"learner": learner.name, "seed": seed}
     row |= {"same": {}, "fresh": {}, "seconds": {}, "flags": {}}
     found = {}
@@ -180,13 +185,13 @@ def measure(learner: Learner, seed: int) -> dict[str, Any]:
               f"{row['seconds'][name]:7.1f} s", flush=True)  # fmt: skip
 
     def own(name: str, method: mc.Estimator) -> Scores:
-        scores, aux = influences(at, method)
+        scores, _, aux = influences(learner, method)(at.starts, at.keys, at.images)
         flags = aux["flags"]._asdict()
         row["flags"][name] = {f: float(np.mean(up)) for f, up in flags.items() if np.any(up)}
         if "error" in aux:
             row["expected"] = float(np.max(aux["error"]))
             row["growth"] = float(np.max(aux["growth"]))
-        return scores
+        return np.asarray(scores)
 
     for name, method in METHODS.items():
         add(name, partial(own, name, method))
