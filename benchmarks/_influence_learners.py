@@ -37,6 +37,7 @@ class Learner(NamedTuple):
     logits: Logits  # of a batch of images (n, 64)
     steps: int
     rate: float
+    fresh: bool  # whether fresh runs are predicted too, at four times the price
 
 
 def first(name: str, key: jax.Array) -> Weights:
@@ -79,8 +80,8 @@ def transformer(phi: Weights, x: jax.Array) -> jax.Array:
 
 
 LEARNERS = [
-    Learner("network", network, 300, 3e-3),
-    Learner("transformer", transformer, 300, 1e-3),
+    Learner("network", network, 300, 3e-3, fresh=True),
+    Learner("transformer", transformer, 300, 1e-3, fresh=False),
 ]
 
 

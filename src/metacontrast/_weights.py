@@ -43,8 +43,9 @@ def weighted(z: PyTree, select: Select) -> Weighted:
 
 
 def _held(leaf: PyTree) -> PyTree:
-    if not jnp.issubdtype(dtype := jnp.result_type(leaf), jnp.floating):
-        return leaf
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating) or not jnp.ndim(leaf):
+        return leaf  # a single number costs nothing, and one of Python's is weakly typed
     whole = jnp.dtype(f"uint{8 * dtype.itemsize}")
     return _Bits(jax.lax.bitcast_convert_type(jnp.asarray(leaf), whole), dtype)
 
@@ -81,7 +82,7 @@ class _Over(Objective):
     loss: LossFunction
     whole: Callable[[Weighted], PyTree]
 
-    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree, *state: PyTree) -> Scalar:
+    def __call__(self, phi: PyTree, theta: PyTree, z: PyTree, *state: PyTree) -> PyTree:
         """Its value; with the state that it leaves, where there is one."""
         return self.loss(phi, theta, self.whole(z), *state)
 

@@ -188,11 +188,10 @@ def test_models_with_a_state_and_groups_of_examples():
 
 def test_what_is_flagged_for_one_query_is_said():
     kinked = mc.Problem(first, partial(errors, activation=jax.nn.relu), batches.outer)
-    with pytest.warns(RuntimeWarning, match="inexact: .*product='exact'") as caught:
+    with pytest.warns(RuntimeWarning, match="inexact: .*product='exact'"):
         found = mc.influence(
             kinked, ADAM, THETA, Z, judge, weights=pick, method=mc.Trajectory(h=0.05)
         )
-    assert caught[0].filename == __file__
     assert found.aux["flags"].inexact.shape == (4,)
     with pytest.warns(RuntimeWarning, match="unconverged"):
         mc.influence(
@@ -212,7 +211,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("names", marks=pytest.mark.wrong_types), *list(KINDS)[1:]]
+)
 def test_bad_arguments_are_named(kind):
     error, match, more = KINDS[kind]
     with pytest.raises(error, match=f"^{match}"):
