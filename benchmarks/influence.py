@@ -157,8 +157,13 @@ def rivals(at: Setting) -> dict[str, Callable[[], Scores]]:
     return {name: scores for package, (name, scores) in made.items() if find_spec(package)}
 
 
-def score(scores: np.ndarray, halves: np.ndarray, losses: np.ndarray) -> float:
-    """The linear datamodelling score of scores (queries, examples) and losses (halves, queries)."""
+def score(scores: np.ndarray, halves: np.ndarray, losses: np.ndarray) -> float | None:
+    """The linear datamodelling score of scores (queries, examples) and losses (halves, queries).
+
+    None where the scores are not finite, which is flagged.
+    """
+    if not np.all(np.isfinite(scores)):
+        return None
     predicted = halves @ scores.T
     ranks = [spearmanr(predicted[:, q], losses[:, q]).statistic for q in range(QUERIES)]
     return float(np.mean(ranks))
@@ -213,7 +218,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         of = [row for row in rows if row["learner"] == learner]
         lines.append(learner)
         for name in of[0]["same"]:
-            cells = [[r[kind][name] for r in of if r[kind]] for kind in ("same", "fresh")]
+            cells = [
+                [row[kind][name] for row in of if row[kind].get(name) is not None]
+                for kind in ("same", "fresh")
+            ]
             spread = lambda c: f"{statistics.mean(c):.3f} ({min(c):.3f}-{max(c):.3f})" if c else "-"
             text = "".join(f"{spread(c):>22}" for c in cells)
             seconds = statistics.median(row["seconds"][name] for row in of)
