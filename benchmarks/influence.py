@@ -7,10 +7,10 @@ The linear datamodelling score: 52 random halves of the examples are trained on 
 20 test images the loss is compared, by Spearman's rank correlation over the halves, with the sum of
 the scores of the examples that were left in; mean over the test images. Once with the very run that
 the scores are of (start and batches the same, examples left out by a weight of 0), and once with
-fresh runs: mean loss of two, and scores averaged over two others.
+fresh runs (of the network): mean loss of two, and scores averaged over two others.
 
 Beside `mc.influence`, of the same weights, where they are installed (`pip install kronfluence
-traker`): EK-FAC (Grosse et al., 2023) and TRAK (Park et al., 2023). About ten minutes on one core.
+traker`): EK-FAC (Grosse et al., 2023) and TRAK (Park et al., 2023). Five minutes on one core.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ._influence_learners import (
 )  # fmt: skip
 
 HALVES, AT_ONCE, RUNS, FRESH = 52, 13, 2, 2
-# More at once of the transformer, and XLA's CPU backend gives other numbers from the sixth on.
+# Of more at once `Unrolled` of the transformer gets the sixth and on wrong (jax 0.10.2, on a CPU).
 QUERIES_AT_ONCE = 5
 DIMENSIONS = 128  # of TRAK's projection: the best of 32 to 512, on another seed
 METHODS: dict[str, mc.Estimator] = {
