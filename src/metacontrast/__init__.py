@@ -20,6 +20,8 @@ from ._estimator._implicit import Implicit as Implicit
 from ._estimator._trajectory import Trajectory as Trajectory
 from ._estimator._unrolled import Unrolled as Unrolled
 from ._flags import Flags as Flags
+from ._influence import Influence as Influence
+from ._influence import influence as influence
 from ._loss import Loss as Loss
 from ._meta_loss import meta_gradient as meta_gradient
 from ._meta_loss import meta_loss as meta_loss

@@ -64,7 +64,7 @@ def meta_gradient(
         >>> round(float(theta), 2)
         1.0
     """
-    gradient_of = _meta_gradient(problem, as_solver(solver), estimator, by_z)
+    gradient_of = meta_gradient_of(problem, as_solver(solver), estimator, by_z)
 
     def gradient(
         theta: PyTree, z: PyTree, key: Key | None = None, starts: Starts = None
@@ -74,7 +74,7 @@ def meta_gradient(
     return gradient
 
 
-def _meta_gradient(
+def meta_gradient_of(
     problem: Problem, solver: Solver, estimator: Estimator, by_z: bool | None
 ) -> Callable[[PyTree, PyTree, Key | None, Starts, tuple[bool, ...]], MetaGradient]:
     """`meta_gradient`, which is also told of which leaves of theta a gradient is wanted."""
@@ -152,8 +152,8 @@ def meta_loss(
         True
     """
     solver = as_solver(solver)
-    by_theta = _meta_gradient(problem, solver, estimator, by_z=False)
-    by_both = _meta_gradient(problem, solver, estimator, by_z=True) if estimator.by_z else None
+    by_theta = meta_gradient_of(problem, solver, estimator, by_z=False)
+    by_both = meta_gradient_of(problem, solver, estimator, by_z=True) if estimator.by_z else None
     check_start = _checker(problem)
 
     @jax.jit

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed_table
+from benchmarks.influence import table as influence_table
 from benchmarks.noisy import table
 from benchmarks.secant import report as secant_report
 from benchmarks.storage import report as storage_report
@@ -84,3 +85,13 @@ def test_the_tables_of_secants_and_trajectories_are_those_of_the_results():
         for name in ("secant", "trajectory")
     )
     assert blocks("speed.md") == [secant_report(secant), trajectory_table(steps["cases"])]
+
+
+def test_the_table_of_the_page_on_influence_is_that_of_the_results():
+    results = json.loads((ROOT / "results" / "influence.json").read_text())
+    assert blocks("influence.md") == [influence_table(results["rows"])]
+    assert results["seeds"] == [0, 1, 2]
+    for row in results["rows"]:
+        same = row["same"]
+        assert abs(same["trajectory"] - same["unrolled, exact"]) < 0.001
+        assert same["trajectory"] > max(same["EK-FAC"], same["TRAK"])
