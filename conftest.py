@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import platform
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,6 +56,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 os.environ["METACONTRAST_COMPILED"] = "off"
 # Nor do the small runs of tests look at their first meta-gradient; see test_diagnosed.py.
 os.environ["METACONTRAST_DIAGNOSE"] = "off"
+
+# What a shell starts in the background ignores Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time; and the first one compiles, so there is no deadline.
 settings.register_profile("steady", derandomize=True, deadline=None, max_examples=25)

@@ -1,8 +1,8 @@
 """Value function against time: one l2 penalty a feature of logistic regression, five methods.
 
 SOBA and SABA (Dagreou, Ablin, Vaiter, Moreau, 2022), AmIGO (Arbel and Mairal, 2022), F2SA (Kwon,
-Kwon, Wright, Nowak, 2023), each with the best of the same grid of rates, which fall or do not; and,
-on all data, warm L-BFGS with a warm `secant_cg`, and Adam, since its gradients have no noise.
+Kwon, Wright, Nowak, 2023); and, on all data, warm L-BFGS with a warm `secant_cg`. Each at the best
+of a grid of inner and outer rates, which fall or do not, and theta by plain steps or by Adam.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ EXAMPLES, FEATURES, BATCH = 4096, 64, 64
 BATCHES = EXAMPLES // BATCH
 FIRST = -4.0  # log lambda
 SECONDS, CHUNK = 1.0, 16  # of processor time of a run; steps between two looks at the clock
-RATES = [(inner, outer) for inner in (0.1, 0.5) for outer in (1.0, 10.0, 100.0)]
+INNER = (0.1, 0.5)
+OUTER = {False: (1.0, 10.0, 100.0), True: (0.03, 0.1, 0.3, 1.0)}  # of plain steps, and of Adam's
 FALLS = (0.0, 0.4)  # powers of the step by which rates fall
-OURS = (0.1, 0.3, 1.0)  # outer rates of ours, of Adam
 GAPS = (1e-1, 1e-2, 1e-3)  # of the value, over how far it falls from the first theta
 Step = Callable[[Any, jax.Array], Any]
 
@@ -55,6 +55,26 @@ def draw(seed: int) -> Problem:
     return Problem(*(mc.Data(x[i::2], y[i::2]) for i in range(2)))
 
 
+class Outer(NamedTuple):
+    """theta on its way, by plain steps or by Adam's."""
+
+    x: jax.Array
+    moments: Any = None
+
+    @classmethod
+    def begin(cls, adam: bool) -> Outer:
+        """Where every method starts."""
+        x = jnp.full(FEATURES, FIRST)
+        return cls(x, optax.scale_by_adam().init(x) if adam else None)
+
+    def step(self, slope: jax.Array, rate: jax.Array | float) -> Outer:
+        """One step."""
+        moments = self.moments
+        if moments is not None:
+            slope, moments = optax.scale_by_adam().update(slope, moments)
+        return Outer(self.x - rate * slope, moments)
+
+
 def rows(data: mc.Data, i: jax.Array) -> mc.Data:
     """Batch i."""
     return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i * BATCH, BATCH), data)
@@ -69,21 +89,22 @@ def directions(p: Problem, w: Any, v: Any, x: Any, i: Any, j: Any) -> tuple[Any,
     return by_w, hessian + jax.grad(p.f)(w, test), cross
 
 
-def soba(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
+def soba(p: Problem, adam: bool, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
     """One step of each variable at a time."""
 
     def step(state: Any, key: jax.Array) -> Any:
-        w, v, x, t = state
+        w, v, at, t = state
         i, j = jax.random.randint(key, (2,), 0, BATCHES)
-        by_w, by_v, by_x = directions(p, w, v, x, i, j)
+        by_w, by_v, by_x = directions(p, w, v, at.x, i, j)
         down = (1 + t) ** -falls
-        return w - inner * down * by_w, v - inner * down * by_v, x - outer * down * by_x, t + 1
+        at = at.step(by_x, outer * down)
+        return w - inner * down * by_w, v - inner * down * by_v, at, t + 1
 
     zero = jnp.zeros(FEATURES)
-    return (zero, zero, jnp.full(FEATURES, FIRST), 0.0), step
+    return (zero, zero, Outer.begin(adam), 0.0), step
 
 
-def saba(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
+def saba(p: Problem, adam: bool, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
     """The same with the variance taken out, as SAGA does, by what every batch gave last.
 
     A direction is a part by the batch to learn from and one by that to judge, each with a table.
@@ -95,28 +116,29 @@ def saba(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Ste
         return jnp.stack([by_w, *pulled(v)]), jax.grad(p.f)(w, rows(p.test, j))
 
     def step(state: Any, key: jax.Array) -> Any:
-        w, v, x, t, tables, means = state
+        w, v, at, t, tables, means = state
         i, j = jax.random.randint(key, (2,), 0, BATCHES)
-        new = parts(w, v, x, i, j)
+        new = parts(w, v, at.x, i, j)
         old = tables[0][i], tables[1][j]
         learn, judge = (n - o + m for n, o, m in zip(new, old, means, strict=True))
         means = tuple(m + (n - o) / BATCHES for n, o, m in zip(new, old, means, strict=True))
         tables = tables[0].at[i].set(new[0]), tables[1].at[j].set(new[1])
         down = (1 + t) ** -falls
         w, v = w - inner * down * learn[0], v - inner * down * (learn[1] + judge)
-        return w, v, x - outer * down * learn[2], t + 1, tables, means
+        return w, v, at.step(learn[2], outer * down), t + 1, tables, means
 
-    zero, x = jnp.zeros(FEATURES), jnp.full(FEATURES, FIRST)
+    zero, at = jnp.zeros(FEATURES), Outer.begin(adam)
     numbers = jnp.arange(BATCHES)
-    tables = jax.vmap(lambda i: parts(zero, zero, x, i, i))(numbers)
-    return (zero, zero, x, 0.0, tables, tuple(table.mean(0) for table in tables)), step
+    tables = jax.vmap(lambda i: parts(zero, zero, at.x, i, i))(numbers)
+    return (zero, zero, at, 0.0, tables, tuple(table.mean(0) for table in tables)), step
 
 
-def amigo(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
+def amigo(p: Problem, adam: bool, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
     """Ten steps of w, ten of v, both from where they were, and one of x."""
 
     def step(state: Any, key: jax.Array) -> Any:
-        w, v, x, t = state
+        w, v, outer_at, t = state
+        x = outer_at.x
         batches = jax.random.randint(key, (21, 2), 0, BATCHES)
         down = (1 + t) ** -falls
 
@@ -129,17 +151,18 @@ def amigo(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, St
             return v - inner * directions(p, w, v, x, *at)[1], None
 
         v, _ = jax.lax.scan(solve, v, batches[10:20])
-        return w, v, x - outer * down * directions(p, w, v, x, *batches[20])[2], t + 1
+        return w, v, outer_at.step(directions(p, w, v, x, *batches[20])[2], outer * down), t + 1
 
     zero = jnp.zeros(FEATURES)
-    return (zero, zero, jnp.full(FEATURES, FIRST), 0.0), step
+    return (zero, zero, Outer.begin(adam), 0.0), step
 
 
-def f2sa(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
+def f2sa(p: Problem, adam: bool, inner: float, outer: float, falls: float) -> tuple[Any, Step]:
     """First derivatives alone: y minimises f + m g and w minimises g, ten steps each; m grows."""
 
     def step(state: Any, key: jax.Array) -> Any:
-        w, y, x, t = state
+        w, y, outer_at, t = state
+        x = outer_at.x
         m = 1.0 + 0.5 * jnp.sqrt(t)
         batches = jax.random.randint(key, (11, 2), 0, BATCHES)
 
@@ -152,41 +175,39 @@ def f2sa(p: Problem, inner: float, outer: float, falls: float) -> tuple[Any, Ste
         (w, y), _ = jax.lax.scan(learn, (w, y), batches[:10])
         by_x = m * 0.5 * jnp.exp(x) * (y**2 - w**2)
         down = (1 + t) ** -falls
-        return w, y, x - outer * down * by_x, t + 1
+        return w, y, outer_at.step(by_x, outer * down), t + 1
 
     zero = jnp.zeros(FEATURES)
-    return (zero, zero, jnp.full(FEATURES, FIRST), 0.0), step
+    return (zero, zero, Outer.begin(adam), 0.0), step
 
 
 RIVALS = {"SOBA": soba, "SABA": saba, "AmIGO": amigo, "F2SA": f2sa}
 
 
-def chunk_of(make: Any, p: Problem) -> Callable[[Any, jax.Array, Any], Any]:
+def chunk_of(make: Any, p: Problem, adam: bool) -> Callable[[Any, jax.Array, Any], Any]:
     """Some steps of a rival; of all its rates one program."""
 
     @jax.jit
     def chunk(state: Any, key: jax.Array, setting: Any) -> Any:
-        _, step = make(p, *setting)
+        _, step = make(p, adam, *setting)
         keys = jax.random.split(key, CHUNK)
         return jax.lax.scan(lambda s, k: (step(s, k), None), state, keys)[0]
 
     return chunk
 
 
-def rival(
-    make: Any, chunk: Any, p: Problem, setting: tuple[float, ...], seed: int
-) -> Iterator[np.ndarray]:
+def rival(chunk: Any, state: Any, setting: tuple[float, ...], seed: int) -> Iterator[np.ndarray]:
     """x, after every chunk of steps; the first one is compiled before it counts."""
-    state, key = make(p, *setting)[0], jax.random.key(seed)
+    key = jax.random.key(seed)
     jax.block_until_ready(chunk(state, key, setting))
-    yield np.asarray(state[2])
+    yield np.asarray(state[2].x)
     for n in itertools.count():
         state = jax.block_until_ready(chunk(state, jax.random.fold_in(key, n), setting))
-        yield np.asarray(state[2])
+        yield np.asarray(state[2].x)
 
 
-def ours(p: Problem, rate: float) -> Iterator[np.ndarray]:
-    """x, after every meta-step: warm L-BFGS, warm secants, Adam."""
+def ours(p: Problem) -> Callable[[Outer, Any, float], tuple[Outer, Any]]:
+    """One meta-step: warm L-BFGS, warm secants."""
     problem = mc.Problem(
         init=lambda x, z: jnp.zeros(FEATURES),
         inner=lambda w, x, z: p.g(w, x, z.train),
@@ -194,25 +215,27 @@ def ours(p: Problem, rate: float) -> Iterator[np.ndarray]:
     )
     rule = mc.Contrastive(None, "symmetric", nudge="linear", nudged=mc.secant_cg(10, 0.03))
     gradient = mc.meta_gradient(problem, mc.lbfgs(1e-5, 20), rule, by_z=False)
-    descent = optax.adam(rate)
     task = mc.Task(p.train, p.test)
 
     @jax.jit
-    def step(x: Any, moments: Any, starts: Any) -> Any:
-        meta = gradient(x, task, None, starts)
-        updates, moments = descent.update(meta.by_theta, moments)
-        return optax.apply_updates(x, updates), moments, meta.phases
+    def step(at: Outer, starts: Any, rate: float) -> tuple[Outer, Any]:
+        meta = gradient(at.x, task, None, starts)
+        return at.step(meta.by_theta, rate), meta.phases
 
-    first = jnp.asarray(np.full(FEATURES, FIRST))
-    x, moments, starts = first, descent.init(first), None
-    for _ in range(3):  # to compile
-        x, moments, starts = jax.block_until_ready(step(x, moments, starts))
-    x = first
-    yield np.asarray(x)
-    starts = None
-    while True:
-        x, moments, starts = jax.block_until_ready(step(x, moments, starts))
-        yield np.asarray(x)
+    return step
+
+
+def our_run(step: Any, setting: tuple[float, float], adam: bool) -> Iterator[np.ndarray]:
+    """x, after every meta-step; all programs are compiled before it counts."""
+    outer, falls = setting
+    at, starts = Outer.begin(adam), None
+    for _ in range(3):
+        at, starts = jax.block_until_ready(step(at, starts, outer))
+    at, starts = Outer.begin(adam), None
+    yield np.asarray(at.x)
+    for t in itertools.count():
+        at, starts = jax.block_until_ready(step(at, starts, outer * (1 + t) ** -falls))
+        yield np.asarray(at.x)
 
 
 def timed(run: Iterator[np.ndarray], seconds: float) -> tuple[list[float], list[np.ndarray]]:
@@ -246,13 +269,17 @@ def bilevel(seed: int) -> dict[str, Any]:
     """Seconds of each method, at its best rates, to within each gap of the best value of all."""
     p = draw(seed)
     value = value_of(p)
-    runs: dict[str, list[Any]] = {"ours": [(rate, timed(ours(p, rate), SECONDS)) for rate in OURS]}
-    for name, make in RIVALS.items():
-        chunk = chunk_of(make, p)
-        settings = [(*rates, falls) for rates, falls in itertools.product(RATES, FALLS)]
-        runs[name] = [
-            (setting, timed(rival(make, chunk, p, setting, seed), SECONDS)) for setting in settings
-        ]
+    runs: dict[str, list[Any]] = {name: [] for name in ("ours", *RIVALS)}
+    meta_step = ours(p)
+    for adam, rates in OUTER.items():
+        for setting in itertools.product(rates, FALLS):
+            run = timed(our_run(meta_step, setting, adam), SECONDS)
+            runs["ours"].append(((adam, *setting), run))
+        for name, make in RIVALS.items():
+            chunk = chunk_of(make, p, adam)
+            for grid in itertools.product(INNER, rates, FALLS):
+                run = timed(rival(chunk, make(p, adam, *grid)[0], grid, seed), SECONDS)
+                runs[name].append(((adam, *grid), run))
     curves = {
         name: [(setting, times, thinned(times, xs, value)) for setting, (times, xs) in of_method]
         for name, of_method in runs.items()

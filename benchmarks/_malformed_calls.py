@@ -82,6 +82,7 @@ def core() -> Iterator[Call]:
     more = {"scheme": "symmetric", "order": None, "damping": None, "nudged": None, "sample": None}
     yield call("argmin", arguments=inner | more)
     yield call("argmin()", mc.argmin(**inner), arguments=where, kinds=LEARNED)
+    yield call("influence", arguments=_weighed(), kinds={**LEARNED, "theta": "tree", "z": "tree"})
     yield from _estimators(call)
     yield from _solvers(call)
     functions = {"init": problem.init, "inner": problem.inner, "outer": problem.outer}
@@ -91,6 +92,16 @@ def core() -> Iterator[Call]:
     parts = {"residual": residual, "data": lambda z: z.train, "prior": None}
     yield call("LeastSquares", arguments=parts)
     yield from _losses(call)
+
+
+def _weighed() -> Arguments:
+    """What asks for the influence of six examples."""
+    inner = lambda phi, theta, z: jnp.mean(z["w"] * (x @ phi - 1.0) ** 2)
+    learned = mc.Problem(lambda theta, z: jnp.zeros(3), inner, lambda phi, theta, z: 0.0)
+    asked = {"query": lambda phi, theta, z: (x @ phi) ** 2, "weights": lambda z: z["w"]}
+    more = {"method": "trajectory", "key": None, "query_batch_size": 3}
+    of: Arguments = {"problem": learned, "solver": solver, "theta": theta, "z": {"w": jnp.ones(6)}}
+    return of | asked | more
 
 
 def _estimators(call: Callable[..., Call]) -> Iterator[Call]:

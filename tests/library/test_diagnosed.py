@@ -39,7 +39,7 @@ def test_one_that_is_trusted_is_quiet_and_changes_no_number(tmp_path):
 
 
 def test_one_that_is_not_trusted_is_warned_of_once_where_the_run_is_started():
-    with pytest.warns(RuntimeWarning, match="first task, do not trust: Reptile does not") as said:
+    with pytest.warns(RuntimeWarning, match="first task, do not trust: try Trajectory") as said:
         trained = run(estimator=mc.Reptile(), optimizer=optax.sgd(0.0))
     assert [warning.filename for warning in said] == [__file__]
     assert trained.diagnosis.verdict == "do not trust"

@@ -40,5 +40,5 @@ def test_the_products_of_a_network_are_as_precise_as_is_said(name):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match=r"precision: must be 'highest' or .*, not 'half'"):
+    with pytest.raises(ValueError, match=r"precision: must be 'highest', .*, not 'half'"):
         conv(IMAGES, jnp.ones((3, 3, 1, 1)), precision="half")
