@@ -16,7 +16,17 @@ from metacontrast import accuracy, brain, credit, nets, slow
 # Public, and not called by users with arguments of their own: results and containers of whatever a
 # tree holds, what is subclassed or only annotates, and errors.
 NOT_CALLED = {
-    *("Diagnosis", "MetaGradient", "Phases", "Flags", "Data", "Task", "Solution", "State"),
+    *(
+        "Diagnosis",
+        "Influence",
+        "MetaGradient",
+        "Phases",
+        "Flags",
+        "Data",
+        "Task",
+        "Solution",
+        "State",
+    ),
     *("Synapse", "Stencil", "Estimator", "Solver", "Objective", "Constants", "Record"),
     *("Suggestion", "Rule", "ConvNet", "Net", "Response", "Weights", "HeadTheta", "Splits"),
     *("Modulation", "Images", "Pulled", "MeanMetaGradient", "Trained", "CollapsedError"),
@@ -96,10 +106,10 @@ def core() -> Iterator[Call]:
 
 def _weighed() -> Arguments:
     """What asks for the influence of six examples."""
-    inner = lambda phi, theta, z: jnp.mean(z["w"] * (x @ phi - 1.0) ** 2)
+    inner = lambda phi, theta, z: jnp.mean(z["w"] * (x @ phi - theta["omega"][0]) ** 2)
     learned = mc.Problem(lambda theta, z: jnp.zeros(3), inner, lambda phi, theta, z: 0.0)
     asked = {"query": lambda phi, theta, z: (x @ phi) ** 2, "weights": lambda z: z["w"]}
-    more = {"method": "trajectory", "key": None, "query_batch_size": 3}
+    more = {"method": "trajectory", "key": key, "query_batch_size": 3}
     of: Arguments = {"problem": learned, "solver": solver, "theta": theta, "z": {"w": jnp.ones(6)}}
     return of | asked | more
 

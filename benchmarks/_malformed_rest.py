@@ -46,7 +46,13 @@ def of_train() -> Iterator[Call]:
     everything = learned | what | count | files | more | rest | end
     yield call("meta_train", arguments=everything, kinds={"theta": "learned"})
     yield call("device_mesh", arguments={"tasks": 1, "parameters": 1})
-    group = {"distributed": False, "coordinator": None, "processes": None, "process": None}
+    group: Arguments = {
+        "distributed": False,
+        "coordinator": None,
+        "processes": None,
+        "process": None,
+    }
+    group |= {"timeout": 60}
     yield call("use_devices", arguments={"devices": 1, "mesh": None, **group}, works=False)
     yield from _files(call)
     yield call("keep_compiled", works=False)
@@ -65,6 +71,10 @@ def _files(call: Any) -> Iterator[Call]:
     opened = {"out": there / "opened", "settings": {"seed": 0}, "resume": True}
     yield call("open_folder", arguments=opened)
     yield call("write_json", arguments={"path": there / "a.json", "content": {}})
+    kept = train.save_theta(there / "theta.npz", theta)
+    saved = {"path": there / "new.npz", "theta": theta}
+    yield call("save_theta", arguments=saved)
+    yield call("load_theta", arguments={"path": kept, "like": None})
     yield call("describe", arguments={"result": result})
     yield call("half_width", arguments={"values": np.array([1.0, 2.0])})
     yield call("provenance", arguments={"packages": ("jax",)})

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._synapse import Synapse
-from .._types import PyTree
+from .._types import Arrays, PyTree
 from ._archive import DamagedError, read_arrays, write_arrays
 
 _STRUCTURE = "structure"
 _KNOWN: dict[str, type] = {"Synapse": Synapse}  # of other packages none, by a name in a file
 
 
-def save_theta(path: str | Path, theta: PyTree) -> Path:
+def save_theta(path: str | Path, theta: Arrays) -> Path:
     """Write theta and its structure into one file.
 
     The file is an uncompressed .npz: `numpy.load(path)` gives each array by the path of its leaf,
@@ -50,7 +50,7 @@ def save_theta(path: str | Path, theta: PyTree) -> Path:
     return Path(path)
 
 
-def load_theta(path: str | Path, like: PyTree = None) -> PyTree:
+def load_theta(path: str | Path, like: Arrays | None = None) -> PyTree:
     """The theta that `save_theta` wrote, or a run as `theta.npz` and `best.npz` into its folder.
 
     Args:
