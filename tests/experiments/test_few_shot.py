@@ -59,7 +59,7 @@ def toy_run(s, images=images):
 
 
 # They differ from another one in their rules alone, which tests of the core hold.
-LIKE_OTHERS = {"imaml-cg", "fomaml", "anil"}
+LIKE_OTHERS = {"imaml-cg", "fomaml", "anil", "maml-trajectory"}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,22 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     assert (
         {"episode.png", "learning.png", "filters.png"} <= {path.name for path in tmp_path.iterdir()}
     ) is drawn
+
+
+def test_maml_by_trajectory_has_the_gradient_of_maml():
+    """Through ReLU and batch norm, in first derivatives."""
+    task = episodes(images("train"), WAY, 1, 4)(jax.random.key(0))
+
+    def gradient(method):
+        made = learner(small(method), 1)
+        theta = made.first_theta(jax.random.key(1))
+        run = meta_gradient(made.problem(), made.solver(), made.estimator(), by_z=False)
+        return jax.jit(run)(theta, task)
+
+    exact, found = (gradient(method) for method in ("maml", "maml-trajectory"))
+    # Three steps of differences in float64, balanced for a loss that bends a thousand times more.
+    assert relative_error(found.by_theta, exact.by_theta) < 1e-8 and found.aux["error"] < 1e-8
+    assert not found.aux["flags"].raised()
 
 
 def test_test_classes_are_looked_at_only_after_all_choices(tmp_path, monkeypatch):
