@@ -61,6 +61,8 @@ METHODS = {
     "cml-mod": replace(_GN, method="cml-mod", steps=400, outer_rate=3e-3),
     "maml": _MAML,
     "maml-trajectory": replace(_MAML, method="maml-trajectory"),
+    # One rate of learning for the weights, and one for the biases, of every layer; learned.
+    "maml-rates": replace(_MAML, method="maml-rates"),
     "fomaml": replace(_MAML, method="fomaml"),
     # No meta-learning: Adam from a random network (one a seed), as in the published free phase.
     "scratch": Settings(method="scratch", rate=1e-2, free=500),
@@ -98,10 +100,26 @@ def learner(s: Settings) -> Learner:
     if s.method in ("cml-gn", "cml-mod"):
         estimator = mc.Contrastive(s.beta, nudged=mc.gauss_newton(s.nudged))
         return Learner(least_squares(s), mc.gauss_newton(s.free), estimator)
-    optimizer = {"scratch": optax.adam}.get(s.method, optax.sgd)(s.rate)
-    rules = {"maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(), "fomaml": mc.FirstOrder()}
-    rule = rules.get(s.method)
-    return Learner(initialisation(), mc.descend(optimizer, s.free), rule)
+    optimizers = {"scratch": optax.adam(s.rate), "maml-rates": at_rates}
+    rules = {
+        "maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(), "maml-rates": mc.Trajectory(),
+        "fomaml": mc.FirstOrder(),
+    }  # fmt: skip
+    solver = mc.descend(optimizers.get(s.method, optax.sgd(s.rate)), s.free)
+    return Learner(initialisation(), solver, rules.get(s.method))
+
+
+class Rates(NamedTuple):
+    """Where learning starts, and the logarithm of a rate for each array of weights."""
+
+    omega: PyTree
+    log_rate: PyTree
+
+
+def at_rates(theta: Rates) -> optax.GradientTransformation:
+    """Gradient descent at these rates."""
+    step = lambda log_rate, slope: -jnp.exp(log_rate) * slope
+    return optax.stateless(lambda slopes, phi: jax.tree.map(step, theta.log_rate, slopes))
 
 
 def nesterov(rate: float, steps: int) -> Any:
@@ -119,7 +137,7 @@ def fast(s: Settings, omega: PyTree) -> PyTree:
     return modulation(omega) if s.method == "cml-mod" else omega
 
 
-def network(s: Settings, phi: PyTree, theta: mc.Synapse) -> PyTree:
+def network(s: Settings, phi: PyTree, theta: mc.Synapse | Rates) -> PyTree:
     """The network's weights, once phi is learned."""
     return modulated(phi, theta.omega) if s.method == "cml-mod" else phi
 
@@ -182,9 +200,11 @@ def initialisation() -> mc.Problem:
     )
 
 
-def first_theta(s: Settings) -> mc.Synapse:
-    """A random network, and equal strengths of all that is fast; MAML's has none."""
+def first_theta(s: Settings) -> mc.Synapse | Rates:
+    """A random network, and equal strengths of all that is fast, or rates; MAML's has neither."""
     theta = frame.synapses(NET.init, s.seed, s.first_lambda, partial(fast, s))
+    if s.method == "maml-rates":
+        return Rates(theta.omega, jax.tree.map(lambda _: jnp.log(s.rate), theta.omega))
     return theta if s.method.startswith("cml") else mc.Synapse(theta.omega, None)
 
 
@@ -221,7 +241,7 @@ def run(s: Settings) -> dict[str, Any]:
     return EXPERIMENT.finish(s, scores(theta, tests), seconds=seconds)
 
 
-def draw(s: Settings, theta: mc.Synapse, tests: mc.Task, axes: Any) -> None:
+def draw(s: Settings, theta: mc.Synapse | Rates, tests: mc.Task, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning."""
     problem, solver, _ = learner(s)
     x = jnp.linspace(-5, 5, 200)[:, None]
