@@ -17,6 +17,7 @@ from ._expected import ANYTHING, Kind, check, kinds
 
 UNKNOWN = object()
 FIELDS = "__dataclass_fields__"
+MARK = "_is_checked"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -77,7 +78,14 @@ def checked(function: Callable[P, R], cls: type | None = None) -> Callable[P, R]
                 check(name, kwargs[name], expected[name])
         return function(*args, **kwargs)
 
+    call.__dict__[MARK] = True
     return call
+
+
+def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `checked` was given, or a function as it is."""
+    is_checked = MARK in getattr(function, "__dict__", {})
+    return function.__wrapped__ if is_checked else function  # type: ignore[attr-defined]
 
 
 def _expected(

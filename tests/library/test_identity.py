@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import toy_run
 
+from metacontrast._checked import checked
+from metacontrast.nets import mlp
 from metacontrast.train._identity import identity
 
 RATE = 0.1
@@ -32,6 +34,16 @@ def test_what_a_function_depends_on_is_told_by_name():
         "loss": "made.<locals>.loss", "loss.power": 2, "loss.rate": 0.5, "loss.RATE": RATE,
     }  # fmt: skip
     assert identity(loss=jax.jit(made(0.5))) == identity(loss=made(0.5))
+
+
+def test_a_network_that_was_called_is_still_the_same():
+    """What checks its arguments reads the annotations when they are first needed."""
+    net = mlp(1, 3, 1, 1)
+    before = identity(net=net.apply)
+    net.apply(net.init(jax.random.key(0)), jnp.ones(1))
+    assert identity(net=net.apply) == before != identity(net=mlp(1, 3, 1, 1, jnp.sin).apply)
+    function = lambda x: x
+    assert identity(f=checked(function)) == identity(f=function)
 
 
 def test_code_counts_and_its_words_do_not():

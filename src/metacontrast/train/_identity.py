@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checked import unchecked
+
 Lines = dict[str, Any]
 CODE = ".code"  # ends the names of digests of code, which tell nothing under another Python
 _FEW = 8  # numbers of an array that are written out
@@ -68,7 +70,9 @@ class _Walk:
             self._follow(at, x)
 
     def _follow(self, at: str, x: Any) -> None:
-        if isinstance(x, FunctionType):
+        if isinstance(x, FunctionType) and (plain := unchecked(x)) is not x:
+            self.visit(at, plain)
+        elif isinstance(x, FunctionType):
             self._function(at, x)
         elif isinstance(x, MethodType):
             self.visit(at, x.__func__)
