@@ -34,6 +34,8 @@ LINEAR = {
     "reshape", "select_n", "squeeze", "sub", "transpose",
 }  # fmt: skip
 COMPARED = {"eq", "ge", "gt", "le", "lt", "ne"}
+# Beside those two kinds, what makes another function of f where it is held.
+STOPPED = {"argmax", "argmin", "stop_gradient"}
 
 
 def held(f: Function, at: PyTree) -> Function:
@@ -49,7 +51,7 @@ def held(f: Function, at: PyTree) -> Function:
     """
     program, out = jax.make_jaxpr(f, return_shape=True)(at)
     names = (equation.primitive.name for equation in equations(program.jaxpr))
-    if not any(name in KINKED | COMPARED for name in names):
+    if not any(name in KINKED | COMPARED | STOPPED for name in names):
         return f
     here, structure = jax.tree.leaves(at), jax.tree.structure(out)
 

@@ -86,6 +86,9 @@ def test_what_is_stopped_stays():
     f = lambda x: square(x - jax.lax.stop_gradient(jax.nn.relu(x)))
     slope = jax.grad(held(f, AT))
     np.testing.assert_allclose(slope(AT + WAY) - slope(AT), 2 * WAY, atol=1e-14)
+    smooth = lambda x: square(x - jax.lax.stop_gradient(jnp.tanh(x)))
+    slope = jax.grad(held(smooth, AT))
+    np.testing.assert_allclose(slope(AT + WAY) - slope(AT), 2 * WAY, atol=1e-14)
     assert jnp.isfinite(held(jax.nn.logsumexp, AT)(AT + 100 * WAY))
 
 

@@ -10,6 +10,7 @@ from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed_table
 from benchmarks.influence import table as influence_table
 from benchmarks.noisy import table
+from benchmarks.noisy_labels import table as labels_table
 from benchmarks.secant import report as secant_report
 from benchmarks.storage import report as storage_report
 from benchmarks.trajectory import table as trajectory_table
@@ -50,10 +51,13 @@ def blocks(page):
 
 
 def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
-    trust, noisy = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in ("trust", "noisy")
+    trust, noisy, labels = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text())
+        for name in ("trust", "noisy", "noisy-labels")
     )
-    assert blocks("trust.md") == [report(summary(trust["rows"])), table(noisy["cosines"])]
+    assert blocks("trust.md") == [
+        report(summary(trust["rows"])), table(noisy["cosines"]), labels_table(labels["rows"]),
+    ]  # fmt: skip
     assert trust["configurations"] >= 200
     assert trust["trust_is_right"] >= 0.97
     assert trust["do_not_trust_is_right"] >= 0.9
