@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tests of what a newer JAX may take another way; the mathematics no version changes.
-CORE = ("meta_loss", "solver_contract", "solve", "check", "unrolled", "gradient_by_z", "unseen")
+CORE = ("held", "trajectory", "meta_loss", "check", "unseen")
 # Where pyenv and uv keep theirs, which need not be on the path.
 FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
 # The README's Python as it stands; what it computes is tested by the suite.

@@ -149,18 +149,26 @@ def _recomputed(equation: Any, pairs: Pairs) -> list[Pair]:
 
 
 def _scanned(equation: Any, pairs: Pairs) -> list[Pair]:
+    """A loop of fixed length: constants, what is carried, and rows, which have an axis more.
+
+    Told by their shapes, since versions of JAX differ in how they count them.
+    """
     p = equation.params
-    consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
+    body = p["jaxpr"].jaxpr
+    rank = lambda variables: [v.aval.ndim for v in variables]
+    kept = sum(map(int.__eq__, rank(equation.outvars), rank(body.outvars)))
+    rows = sum(map(int.__ne__, rank(equation.invars), rank(body.invars)))
+    first = len(pairs) - rows
 
     def step(state: list[Pair], x: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-        found = _run(p["jaxpr"], [*pairs[:consts], *state, *x])
-        return found[: p["num_carry"]], found[p["num_carry"] :]
+        found = _run(p["jaxpr"], [*pairs[: first - kept], *state, *x])
+        return found[:kept], found[kept:]
 
-    state, rows = jax.lax.scan(
-        step, list(pairs[consts:carried]), list(pairs[carried:]), p["length"], p["reverse"],
+    state, stacked = jax.lax.scan(
+        step, list(pairs[first - kept : first]), list(pairs[first:]), p["length"], p["reverse"],
         p["unroll"],
     )  # fmt: skip
-    return [*state, *rows]
+    return [*state, *stacked]
 
 
 def _chosen(equation: Any, pairs: Pairs) -> list[Pair]:

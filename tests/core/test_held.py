@@ -43,6 +43,9 @@ KINKED = {
     "chosen": lambda x: square(x[jnp.arange(6), jnp.argmax(x, 1)]),
     "clip": lambda x: square(jnp.clip(x, -0.5, 0.5) + x),
     "round": lambda x: square(x + jnp.round(x)),
+    "carried": lambda x: (
+        square(jax.lax.scan(lambda c, r: (jax.nn.relu(c + r - x[0]), None), x[1], x)[0]) / 9
+    ),
     "scan": after(lambda c, row: (jax.nn.relu(c + row), jnp.abs(row) - c)),
     "cond": lambda x: jax.lax.cond(x[0, 0] > 0, KINKED["relu"], KINKED["abs"], x),
     "checkpoint": lambda x: square(jax.checkpoint(jax.nn.relu)(x)),

@@ -8,6 +8,7 @@ from benchmarks import influence
 from benchmarks._influence_learners import LEARNERS, first
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner.name)
 def test_the_networks_of_the_rivals_are_ours(learner):
     torch = pytest.importorskip("torch")
