@@ -62,6 +62,14 @@ class Net(eqx.Module):
         return self.last(self.drop(jax.nn.relu(h), key=key))[0], state
 
 
+def scores(net: Any, x: jax.Array, state: Any, key: jax.Array, used: bool) -> tuple[Any, Any]:
+    """What a network of one example of a batch gives for all of them, and its state after them."""
+    net = eqx.nn.inference_mode(net, used)
+    apply = jax.vmap(net, axis_name="batch", in_axes=(0, None, 0), out_axes=(0, None))
+    output: tuple[Any, Any] = apply(x, state, jax.random.split(key, len(x)))
+    return output
+
+
 def problem(seed: int, views: int | None) -> tuple[mc.Problem, Any]:
     """Weights of the examples are learned; a task is their numbers and a key."""
     keys = jax.random.split(jax.random.key(seed), 5)
@@ -74,20 +82,17 @@ def problem(seed: int, views: int | None) -> tuple[mc.Problem, Any]:
         eqx.partition(tree, eqx.is_inexact_array) for tree in (net, first_state)
     )
 
-    def scores(phi: Any, x: jax.Array, state: Any, key: jax.Array, used: bool) -> tuple[Any, Any]:
-        net = eqx.nn.inference_mode(eqx.combine(phi, fixed), used)
-        rows = jax.random.split(key, len(x))
-        apply = jax.vmap(net, axis_name="batch", in_axes=(0, None, 0), out_axes=(0, None))
-        output, state = apply(x, eqx.combine(state, rest), rows)
+    def score(phi: Any, x: jax.Array, state: Any, key: jax.Array, used: bool) -> tuple[Any, Any]:
+        output, state = scores(eqx.combine(phi, fixed), x, eqx.combine(state, rest), key, used)
         return output, eqx.filter(state, eqx.is_inexact_array)
 
     def inner(phi: Any, theta: jax.Array, z: Any, state: Any) -> tuple[jax.Array, Any]:
-        output, state = scores(phi, x[:EXAMPLES], state, z, used=False)
+        output, state = score(phi, x[:EXAMPLES], state, z, used=False)
         losses = jnp.logaddexp(0.0, -y[:EXAMPLES] * output)
         return jnp.mean(jax.nn.sigmoid(theta) * losses), state
 
     def outer(phi: Any, theta: jax.Array, z: Any, state: Any) -> jax.Array:
-        output, _ = scores(phi, x[EXAMPLES:], state, z, used=True)
+        output, _ = score(phi, x[EXAMPLES:], state, z, used=True)
         return jnp.mean(jnp.logaddexp(0.0, -y[EXAMPLES:] * output))
 
     learned = mc.Problem(

@@ -25,6 +25,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 import metacontrast as mc
+from benchmarks.noisy import scores
 from metacontrast.train import provenance
 
 LEARNED, JUDGED, WRONG = 600, 400, 0.3
@@ -121,14 +122,6 @@ def start(key: jax.Array) -> tuple[Any, Any, Any]:
     """Weights, what is fixed of the network, and the first statistics."""
     net, state = eqx.nn.make_with_state(Net)(key)
     return *eqx.partition(net, eqx.is_inexact_array), state
-
-
-def scores(net: Net, x: jax.Array, state: Any, key: jax.Array, used: bool) -> tuple[Any, Any]:
-    """Logits of images, and the statistics after them."""
-    net = eqx.nn.inference_mode(net, used)
-    apply = jax.vmap(net, axis_name="batch", in_axes=(0, None, 0), out_axes=(0, None))
-    output: tuple[Any, Any] = apply(x, state, jax.random.split(key, len(x)))
-    return output
 
 
 def learn_weights(digits: Digits, rule: mc.Estimator, seed: int) -> jax.Array:

@@ -79,7 +79,8 @@ class Experiment(Generic[S]):
 
     def config(self, settings: S) -> dict[str, Any]:
         """All that the result depends on, which tells this run from another."""
-        own = {f.name: asdict(settings)[f.name] for f in fields(settings) if f.compare}
+        every = asdict(settings)
+        own = {f.name: every[f.name] for f in fields(settings) if f.compare}
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 

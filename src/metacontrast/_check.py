@@ -149,8 +149,6 @@ def check_finite(losses: tuple[Scalar, Scalar], theta: PyTree, z: PyTree) -> Non
     for name, value in zip(("inner", "outer"), losses, strict=True):
         if not isinstance(value, jax.core.Tracer) and not jnp.isfinite(value):
             bad = [f"`{part}`" for part, tree in (("theta", theta), ("z", z)) if not_finite(tree)]
-            where = f" of {' and '.join(bad)}" if bad else "; none is in theta or z"
-            bad = [f"`{part}`" for part, tree in (("theta", theta), ("z", z)) if not_finite(tree)]
             where = f" in {' and '.join(bad)}" if bad else ", of which theta and z have none"
             raise ValueError(
                 f"problem.{name}: the loss is {value} where learning starts; look for NaN or "

@@ -28,16 +28,13 @@ def curved(loss: Loss, phi_0: PyTree, damping: float, *, central: bool, watch: b
     step = eps**power * own_size(widened(x), eps, eps ** (1 / 2 - power))
     free, known = replace(loss, nudge=None), (loss.theta, loss.z)
     # Kinks are held where they are at phi_0, as those of exact products are.
-    if watch:
-        whole = held(lambda at: free.at(*at[1:])(at[0]), (phi_0, *known))
-    else:
-        plain = held(free, phi_0)
+    value = held(lambda at: free.at(*at[1:])(at[0]), (phi_0, *known))
 
     def slopes(way: Vector | float) -> tuple[Vector, Goal]:
         phi = unravel((widened(x) + way).astype(x.dtype))
         if not watch:
-            return _flat(jax.grad(plain)(phi)), x[:0]
-        slope, *others = jax.grad(whole, allow_int=True)((phi, *known))
+            return _flat(jax.grad(lambda phi: value((phi, *known)))(phi)), x[:0]
+        slope, *others = jax.grad(value, allow_int=True)((phi, *known))
         return _flat(slope), _flat(others)
 
     here = None if central else slopes(0.0)

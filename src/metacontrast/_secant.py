@@ -58,16 +58,18 @@ class Errors(NamedTuple):
     rough: Float[Array, "..."]  # by round-off, O(1/h)
 
 
-def errors(first: Array, second: Array, ratio: float = 2.0) -> Errors:
-    """From the changes by a step `ratio` times as short, and by one that is shorter still.
+def errors(first: Array, second: Array) -> Errors:
+    """From the changes by a step half as long, and by one of a quarter.
 
-    With independent errors, a step of h and one of h / ratio differ by
+    With independent errors, a step of h and one of h / 2 differ by
 
-        first^2 = bent^2 (1 - ratio^-2)^2 + rough^2 (1 + ratio^2).
+        first^2 = bent^2 (1 - 1/4)^2 + rough^2 (1 + 4),
+
+    and at h / 2, with `second`, bends are a quarter of that, and round-off is twice as large.
     """
-    whole = ratio**2 - ratio**-4
-    bent = (ratio**2 * first**2 - second**2) / ((1 - ratio**-2) ** 2 * whole)
-    rough = (second**2 - ratio**-4 * first**2) / ((1 + ratio**2) * whole)
+    whole = 4 - 1 / 16
+    bent = (4 * first**2 - second**2) / ((1 - 1 / 4) ** 2 * whole)
+    rough = (second**2 - first**2 / 16) / ((1 + 4) * whole)
     # What grows is round-off alone. Not `max(x, 0)`, which of a NaN may be 0.
     bent = jnp.where((bent < 0) | (second >= first), 0, bent)
     return Errors(jnp.sqrt(bent), jnp.sqrt(jnp.where(rough < 0, 0, rough)))

@@ -26,10 +26,7 @@ BUILDERS = {
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache for miniatures."""
-    for file, n in archives.SIZES.items():
-        monkeypatch.setitem(_structure.COUNTS, file, n)
-    for file, n in archives.NUMBERS_OF_CLASSES.items():
-        monkeypatch.setitem(_structure.CLASSES, file, n)
+    archives.expected(monkeypatch)
     for name, published in _sources.SOURCES.items():
         monkeypatch.setitem(_sources.SOURCES, name, published._replace(downloads={}))
     monkeypatch.setattr(_structure, "BACKGROUND", 3)

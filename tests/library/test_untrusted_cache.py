@@ -11,7 +11,7 @@ import pytest
 from bounded import refused
 
 from metacontrast import tasks
-from metacontrast.tasks import _cache, _sources, _structure
+from metacontrast.tasks import _cache, _sources
 from metacontrast.tasks._untrusted import Untrusted
 
 HERE = Untrusted("source", "here")
@@ -79,10 +79,7 @@ def test_loaders_refuse_what_verify_refuses(tmp_path, monkeypatch, arrays):
 @pytest.fixture
 def images(tmp_path, monkeypatch):
     """A cache with miniImageNet in small."""
-    for file, n in archives.SIZES.items():
-        monkeypatch.setitem(_structure.COUNTS, file, n)
-    for file, n in archives.NUMBERS_OF_CLASSES.items():
-        monkeypatch.setitem(_structure.CLASSES, file, n)
+    archives.expected(monkeypatch)
     folder = tmp_path / "cache"
     monkeypatch.setenv("METACONTRAST_DATA", str(folder))
     _sources.import_("miniimagenet", archives.miniimagenet(tmp_path / "source"), folder)

@@ -134,7 +134,7 @@ class Folder:
     def _begin(self, resume: bool) -> None:
         others = self.check(resume)  # once more: another run may have come in between
         # Before anything else is touched: what is cut back depends on these settings.
-        write_atomically(self._path / CONFIG, json.dumps(self._settings, indent=2) + "\n")
+        write_json(self._path / CONFIG, self._settings)
         (self._path / CHECKPOINTS).mkdir(exist_ok=True)
         if others:
             _warn(
@@ -184,13 +184,11 @@ class Folder:
 
     def _last_whole(self) -> tuple[Name | None, dict[str, Any] | None]:
         """The last checkpoint that can be used; those that are damaged are put aside."""
-        said = []
         for name in reversed([x for x in self._checkpoints.names() if self._is_usable(x)]):
             try:
                 return name, self._checkpoints.read(name)
-            except (DamagedError, OSError) as error:
+            except (DamagedError, OSError):
                 aside = self._checkpoints.put_aside(name)
-                said.append(f"{error} ({aside.name})")
                 _warn(
                     f"the checkpoint {name.file} in {aside.parent} is damaged and was put aside as "
                     f"{aside.name}; the run goes on from the one before it."
