@@ -96,6 +96,7 @@ class Experiment(Generic[S]):
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
         options |= {x: getattr(settings, x) for x in ("on_flag", "on_collapse", "diagnose")}
+        options.setdefault("precision", getattr(settings, "precision", "highest"))
         return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
 
     def finish(

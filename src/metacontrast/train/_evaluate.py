@@ -18,6 +18,7 @@ from .._expected import check_arity
 from .._features import Features, problem_inputs
 from .._loss import Loss
 from .._must import Count, Seed
+from .._precision import Precision
 from .._problem import Problem
 from .._solver._base import SolverLike
 from .._solver._function import solve_inner
@@ -45,6 +46,7 @@ def evaluator(
     batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
+    precision: Precision = "highest",
 ) -> Scores:
     """`scores(theta, tasks, seed=0)`: learn each task by the free phase alone, and judge it.
 
@@ -58,6 +60,7 @@ def evaluator(
         batch: how many tasks are learned at a time, which bounds the memory.
         features: `(theta, task) -> (theta, z)`, with which the problem is called; see `meta_train`.
         mesh: the devices that those tasks are spread over; see `meta_train`.
+        precision: of the products that say nothing else; see `meta_train`.
 
     Returns:
         `scores`. Its `tasks` are a task whose every leaf has one more axis, the first; it returns
@@ -103,7 +106,7 @@ def evaluator(
     def scores(theta: Learned, tasks: Arrays, seed: Seed = 0) -> np.ndarray:
         firsts, number = range(0, _count(tasks), batch), np.uint32(seed)
         rows = lambda i: jax.tree.map(lambda leaf: leaf[i : i + batch], tasks)
-        with explain_lost_process():
+        with explain_lost_process(), jax.default_matmul_precision(precision):
             theta = layout.put_parameters(theta)
             batches = ((layout.put_replicated(rows(i)), i, number) for i in firsts)
             return np.concatenate([np.asarray(score(theta, *x)) for x in batches])
@@ -122,6 +125,7 @@ def evaluate(
     batch: Count = 100,
     features: Features | None = None,
     mesh: Mesh | None = None,
+    precision: Precision = "highest",
 ) -> np.ndarray:
     """How well each of `tasks` is learned; see `evaluator`, which does not compile at each call.
 
@@ -136,7 +140,10 @@ def evaluate(
         >>> evaluate(problem, solver, jnp.array(0.0), jnp.array([1.0, 3.0])).tolist()
         [1.0, 9.0]
     """
-    scores = evaluator(problem, solver, metric=metric, batch=batch, features=features, mesh=mesh)
+    scores = evaluator(
+        problem, solver, metric=metric, batch=batch, features=features, mesh=mesh,
+        precision=precision,
+    )  # fmt: skip
     return scores(theta, tasks, seed)
 
 

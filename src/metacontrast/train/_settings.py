@@ -6,16 +6,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .._precision import Precision
 from ._claim import DEPENDS, VERSIONS
 from ._identity import Lines
 
 
 def check_settings(
-    config: Mapping[str, Any] | None, *, depends_on: Lines, versions: Lines, **own: Any
+    config: Mapping[str, Any] | None,
+    *,
+    depends_on: Lines,
+    versions: Lines,
+    precision: Precision,
+    **own: Any,
 ) -> dict[str, Any]:
     """`config` and those of the loop's `own` settings that are not None, as JSON gives them back.
 
-    Beside them, what else the run `depends_on`, and the `versions` that it is computed by.
+    Beside them, what else the run `depends_on`, the `versions` that it is computed by, and the
+    `precision` of products.
 
     Raises:
         ValueError: for numbers the loop cannot run with, or a config that contradicts them or is
@@ -24,7 +31,7 @@ def check_settings(
     _check_numbers(**own)
     own["seed"] = int(own["seed"])  # JSON does not know NumPy's
     own = {name: value for name, value in own.items() if value is not None}
-    own |= {DEPENDS: depends_on, VERSIONS: versions}
+    own |= {DEPENDS: depends_on, VERSIONS: versions, "precision": precision}
     config = config or {}
     for name in own.keys() & config.keys():
         if config[name] != own[name]:
