@@ -64,6 +64,7 @@ class Settings(frame.Settings):
 
 NAMES = (
     *("contrastive", "contrastive-control", "contrastive-symmetric", "contrastive-holomorphic"),
+    *("contrastive-secant-cg", "trajectory"),
     *("unrolled", "unrolled-truncated", "unrolled-remat", "implicit-cg", "implicit-hessian-free"),
     *("implicit-neumann", "implicit-identity", "first-order", "reptile", "evolution"),
 )
@@ -79,12 +80,17 @@ def estimator(s: Settings) -> Any:
     """How the meta-gradient is obtained."""
     contrastive = partial(mc.Contrastive, s.beta, nudged=nesterov(s.rate, s.nudged))
     # The inner Hessian is indefinite for a network that has not converged, hence the damping.
-    cg = partial(mc.Implicit, "cg", 10, damping=10.0)
+    damped = {"damping": 10.0}
+    cg = partial(mc.Implicit, "cg", 10, **damped)
     return {
         "contrastive": contrastive(),
         "contrastive-control": contrastive(control=True),
         "contrastive-symmetric": contrastive(scheme="symmetric"),
         "contrastive-holomorphic": contrastive(scheme="holomorphic"),
+        "contrastive-secant-cg": mc.Contrastive(
+            None, "symmetric", nudge="linear", nudged=mc.secant_cg(10), **damped
+        ),
+        "trajectory": mc.Trajectory(),
         "unrolled": mc.Unrolled(),
         "unrolled-truncated": mc.Unrolled(truncate=max(1, s.free // 10)),
         "unrolled-remat": mc.Unrolled(remat=True),
