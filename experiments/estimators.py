@@ -233,6 +233,10 @@ def _meta_train(s: Settings, steps: int, rate: float) -> Any:
         log_every=DISPATCH,
         steps_per_dispatch=DISPATCH,
         progress=False,
+        # A crude rule is run as it is, and its flags are counted: how it does is the question.
+        on_flag="warn",
+        on_collapse="ignore",
+        diagnose=False,
     )
 
 

@@ -38,6 +38,14 @@ def test_a_rate_is_chosen_by_validation_and_a_diverging_one_is_not(settings, tmp
     assert (config["steps"], config["seconds"], "speeds" in config) == (10, 2.0, False)
 
 
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:Of 20 tasks:RuntimeWarning")
+def test_a_rule_that_flags_itself_at_every_task_is_run_all_the_same(settings):
+    crude = replace(settings, method="contrastive", beta=1e-4)
+    trained = estimators._meta_train(crude, 10, 0.0)
+    assert trained.flagged == 20  # of 2 tasks of 10 meta-steps
+
+
 @pytest.fixture
 def nothing_is_measured(monkeypatch):
     monkeypatch.setattr(estimators, "_seconds", None)  # would fail if it were called
