@@ -2,10 +2,10 @@
 
     python -m benchmarks.low_precision [--seeds N] [--steps N] [--result FILE]
 
-`cml-head` at Omniglot's 20-way 1-shot tasks, each seed twice: with factors of all bits, and with the
-network's rounded to the 10 bits that a GPU's TF32 has (`tests/precision.py`), in learning and in
-judging. Both are judged on the same tasks of validation classes, without further views. Two minutes
-a meta-training on an idle core, and about twice that with the emulation.
+`cml-head` at Omniglot's 20-way 1-shot tasks, each seed twice: with factors of all bits, and with
+the network's rounded to the 10 bits that a GPU's TF32 has (`tests/precision.py`), in learning and
+in judging. Both are judged on the same tasks of validation classes, without further views. Two
+minutes a meta-training on an idle core, and about twice that with the emulation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from metacontrast._precision import Precision
 from metacontrast.tasks import omniglot
 from metacontrast.train import half_width, provenance
 from tests.precision import rounded  # noqa: F401 - which emulates it in this process
@@ -29,12 +30,12 @@ import _few_shot
 import omniglot as experiment
 from _few_shot_learners import learner
 
-PRECISIONS = ("highest", "tensorfloat32")
+PRECISIONS: tuple[Precision, ...] = ("highest", "tensorfloat32")
 JUDGED = 500  # tasks of validation classes, with 15 queries a class
 COMMAND = "python -m benchmarks.low_precision"
 
 
-def accuracies(seed: int, steps: int, precision: str, out: Path) -> np.ndarray:
+def accuracies(seed: int, steps: int, precision: Precision, out: Path) -> np.ndarray:
     """Meta-train, or go on, and judge the last theta: one accuracy a task, in percent."""
     s = replace(
         experiment.for_kind("cml-head"), seed=seed, steps=steps, precision=precision, resume=True,

@@ -80,15 +80,15 @@ def estimator(s: Settings) -> Any:
     """How the meta-gradient is obtained."""
     contrastive = partial(mc.Contrastive, s.beta, nudged=nesterov(s.rate, s.nudged))
     # The inner Hessian is indefinite for a network that has not converged, hence the damping.
-    damped = {"damping": 10.0}
-    cg = partial(mc.Implicit, "cg", 10, **damped)
+    damping = 10.0
+    cg = partial(mc.Implicit, "cg", 10, damping=damping)
     return {
         "contrastive": contrastive(),
         "contrastive-control": contrastive(control=True),
         "contrastive-symmetric": contrastive(scheme="symmetric"),
         "contrastive-holomorphic": contrastive(scheme="holomorphic"),
         "contrastive-secant-cg": mc.Contrastive(
-            None, "symmetric", nudge="linear", nudged=mc.secant_cg(10), **damped
+            None, "symmetric", nudge="linear", nudged=mc.secant_cg(10), damping=damping
         ),
         "trajectory": mc.Trajectory(),
         "unrolled": mc.Unrolled(),

@@ -36,12 +36,13 @@ def rounded(x: jax.Array, bits: int) -> jax.Array:
 
 
 def _rule(primitive: Any) -> Callable[..., Any]:
-    original = mlir._platform_specific_lowerings["cpu"].get(primitive)
+    original: Any = mlir._platform_specific_lowerings["cpu"].get(primitive)
     original = original or mlir._lowerings[primitive]
     original = getattr(original, "rule", original)
 
     def lower(ctx: Any, a: Any, b: Any, **params: Any) -> Any:
-        bits = BITS.get((params["precision"] or (None,))[0])
+        asked: Any = (params["precision"] or (None,))[0]
+        bits = BITS.get(asked)
         if bits and all(x.dtype == jnp.float32 for x in ctx.avals_in):
             precise = params | {"precision": (jax.lax.Precision.HIGHEST,) * 2}
             low = lambda a, b: primitive.bind(rounded(a, bits), rounded(b, bits), **precise)
