@@ -64,6 +64,8 @@ class Settings(frame.Settings):
 _BASE = Settings(method="contrastive", steps=30, beta=1e-2)
 METHODS = {
     "contrastive": _BASE,
+    # The rule as it stands in the paper: what is left of learning is divided by beta.
+    "contrastive-plain": replace(_BASE, method="contrastive-plain", nudged=40),
     "contrastive-symmetric": replace(_BASE, method="contrastive-symmetric", beta=1e-3),
     "contrastive-linear": replace(_BASE, method="contrastive-linear", beta=0.1),
     # One phase of all 40 gradients but one, which is the slope that is taken out.
@@ -101,6 +103,7 @@ def estimator(s: Settings) -> mc.Estimator | None:
     rules: dict[str, mc.Estimator] = {
         # Learning stops early, and what is left of it would be divided by beta: hence control.
         "contrastive": mc.Contrastive(s.beta, nudged=nudged, control=True),
+        "contrastive-plain": mc.Contrastive(s.beta, nudged=nudged),
         "contrastive-symmetric": mc.Contrastive(s.beta, "symmetric", nudged=nudged),
         "contrastive-linear": mc.Contrastive(s.beta, "symmetric", nudge="linear", nudged=nudged),
         "contrastive-anchored": mc.Contrastive(
