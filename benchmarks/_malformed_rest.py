@@ -42,7 +42,13 @@ def of_train() -> Iterator[Call]:
     files = {"out": None, "resume": False, "config": None, "log_every": 1}
     more = {"steps_per_dispatch": 1, "validate": None, "average_from": None}
     rest = {"task_batch_size": None, "features": None, "warm_start": None, "progress": False}
-    end = {"mesh": None, "on_flag": "warn", "on_collapse": "ignore", "diagnose": False}
+    end: Arguments = {
+        "mesh": None,
+        "callbacks": (),
+        "on_flag": "warn",
+        "on_collapse": "ignore",
+        "diagnose": False,
+    }
     everything = learned | what | count | files | more | rest | end
     yield call("meta_train", arguments=everything, kinds={"theta": "learned"})
     yield call("device_mesh", arguments={"tasks": 1, "parameters": 1})

@@ -18,7 +18,7 @@ from options import S, parse
 from options import Settings as Settings
 
 import metacontrast as mc
-from metacontrast import train
+from metacontrast import loggers, train
 from metacontrast.cli import ends_in_words
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
@@ -95,8 +95,21 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
+        named = dict.fromkeys(settings.log)  # each once
+        options["callbacks"] = [self._logger(name, settings) for name in named]
         options |= {x: getattr(settings, x) for x in ("on_flag", "on_collapse", "diagnose")}
         return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
+
+    def _logger(self, name: str, settings: S) -> train.Callback:
+        folder, config = self.folder(settings), self.config(settings)
+        match name:
+            case "tensorboard":
+                return loggers.TensorBoard(folder / name)
+            case "wandb":
+                return loggers.WandB(folder / name, self.name, config)
+            case "mlflow":
+                return loggers.MLflow(folder / name, self.name, config)
+        return loggers.CSV(folder / "metrics.csv")
 
     def finish(
         self, settings: S, values: Any, label: str = "", note: str = "", **facts: Any

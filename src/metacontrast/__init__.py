@@ -53,8 +53,8 @@ _check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (
-    "accuracy", "brain", "credit", "external", "nets", "optimistix", "report", "slow", "tasks",
-    "torch", "train",
+    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "report", "slow",
+    "tasks", "torch", "train",
 )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def ends_in_words(program: str) -> Iterator[None]:
         # What is still to be written goes nowhere, or Python would complain of it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from error
-    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
         if not is_bad_input(error):
             raise
         of_the_system = isinstance(error, OSError) and error.errno is not None
