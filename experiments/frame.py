@@ -84,6 +84,22 @@ class Experiment(Generic[S]):
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 
+    def command(self, settings: S) -> str:
+        """What is typed to have this run once more: what is not its method's default."""
+        words = [f"--method {settings.method}", f"--seed {settings.seed}"]
+        default = self.methods[settings.method]
+        for f in fields(settings):
+            value = getattr(settings, f.name)
+            if not f.compare or f.name in ("method", "seed") or value == getattr(default, f.name):
+                continue
+            option = f.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                several = value if isinstance(value, tuple | list) else [value]
+                words.append(" ".join([f"--{option}", *map(str, several)]))
+        return " ".join([f"python experiments/{self.name.replace('-', '_')}.py", *words])
+
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""
         return train.open_folder(self.folder(settings), self.config(settings), settings.resume)
@@ -128,6 +144,7 @@ class Experiment(Generic[S]):
         fields: dict[str, Any] = dict(experiment=self.name, method=label, metric=self.metric)
         fields |= dict(seeds=[settings.seed], meta_steps=settings.steps)
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
+        fields |= dict(command=self.command(settings))
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)

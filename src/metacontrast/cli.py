@@ -39,15 +39,22 @@ def demo(out: Path = Path("runs/demo")) -> None:
 
 
 @app.command
-def report(runs: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+def report(
+    runs: Annotated[Path, tyro.conf.Positional] = Path("runs"), html: Path | None = None
+) -> None:
     """Print a table of the results of each experiment, over all seeds found; mark what was not run.
 
     Args:
         runs: Where to look for results, at any depth.
+        html: Also write a page there, of curves, flags, figures, settings and commands.
     """
-    from .report import print_report
+    from .report import print_report, write_page
 
-    print_report(runs)
+    page = None if html is None else write_page(runs, html)
+    if page is None or any(runs.rglob("result.json")):
+        print_report(runs)
+    if page is not None:
+        print(f"Page: {page}")
 
 
 @app.command
