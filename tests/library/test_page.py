@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: see the e
 
 from metacontrast.report import look, write_page
 from metacontrast.report._curves import spread
+from metacontrast.report._runs import LARGEST
 from metacontrast.train import summarise, write_result
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}[bold]$\\frac{"
@@ -97,11 +98,7 @@ def test_what_strangers_wrote_is_shown_as_text_or_left_out(tmp_path, capsys):
     odd = '{"step": 1e999}\n[1]\n{"step": true}\n{"step": 3, "meta_loss": "x", "flags": 7}\n\xff\n'
     (root / "odd/metrics.jsonl").write_text(odd)
     page = write_page(root, tmp_path / "page.html").read_text()
-    assert (
-        "<script" not in page
-        and "<img src=x" not in page
-        and "49" not in re.findall(r">(\d+)[\[$]", page)
-    )
+    assert "<script" not in page and "<img src=x" not in page
     assert "&lt;script&gt;alert(1)" in page and "{{7*7}}" in page and "\x1b" not in page
     assert "default-src 'none'" in page
     assert page.count("data:image/png") == 1  # neither text, link nor pipe
@@ -110,10 +107,9 @@ def test_what_strangers_wrote_is_shown_as_text_or_left_out(tmp_path, capsys):
 
 def test_files_too_large_are_not_read(tmp_path, monkeypatch):
     finished(tmp_path / "runs", "cml-gd", 0, [1.0, 0.5, 0.1], 0.1)
-    monkeypatch.setitem(write_page.__wrapped__.__globals__["find_runs"].__globals__["LARGEST"],
-                        "metrics.jsonl", 100)  # fmt: skip
+    monkeypatch.setitem(LARGEST, "metrics.jsonl", 100)
     page = write_page(tmp_path / "runs", tmp_path / "page.html").read_text()
-    assert "metrics.jsonl has 4" in page or "more than" in page
+    assert re.search(r"metrics.jsonl has \d{3} bytes, more than", page)
     assert "Learning curves" not in page
 
 
@@ -130,9 +126,7 @@ def test_in_a_browser_nothing_is_wrong_with_it(runs, tmp_path):
     with browser() as chromium:
         assert chromium.problems(page.as_uri()) == []
         assert chromium.run("return document.scripts.length") == 0
-        uncaptioned = (
-            "return [...document.querySelectorAll('table')].filter(t => !t.caption).length"
-        )
-        assert chromium.run(uncaptioned) == 0
+        tables = "[...document.querySelectorAll('table')]"
+        assert chromium.run(f"return {tables}.filter(t => !t.caption).length") == 0
         shown = chromium.run("return document.querySelector('.curves svg').textContent")
         assert "cml-gd" in shown and Path(page).is_file()
