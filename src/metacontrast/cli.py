@@ -17,7 +17,7 @@ from ._data_cli import data
 from ._exit import INTERRUPTED, SAID, terminated_in_words
 from ._version import __version__
 
-COMMANDS = ("demo", "report", "data", "completion")
+COMMANDS = ("demo", "report", "watch", "data", "completion")
 _GO_ON = ". What was finished is kept; see to it, and start it again, a run with --resume."
 BROKEN_PIPE = 128 + 13  # the exit status of what SIGPIPE ends
 
@@ -55,6 +55,21 @@ def report(
         print_report(runs)
     if page is not None:
         print(f"Page: {page}")
+
+
+@app.command
+def watch(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),), every: float = 1.0
+) -> None:
+    """Show runs as they go: rate, time left, losses, flags; off a terminal, a line each.
+
+    Args:
+        runs: Folders of runs, or folders that hold some.
+        every: Seconds from one look to the next.
+    """
+    from .report import watch as show
+
+    show(runs, every)
 
 
 @app.command
@@ -133,7 +148,7 @@ def main() -> None:
             )
         app.cli(
             prog="metacontrast",
-            description="Meta-learning by contrast: a demonstration, tables of results, data sets."
-            " --version says which version it is.",
+            description="Meta-learning by contrast: a demonstration, tables of results, a view of"
+            " runs, data sets. --version says which version it is.",
             args=words,
         )

@@ -2,6 +2,7 @@
 
 from .._checked import check_public as _check_public
 from ._figure import figure as figure
+from ._live import watch as watch
 from ._page import write_page as write_page
 from ._style import Look as Look
 from ._style import look as look

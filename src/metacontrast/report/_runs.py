@@ -70,13 +70,22 @@ def find_runs(root: Path) -> list[Run]:
     Raises:
         FileNotFoundError: there is none.
     """
+    return [read_run(folder, root) for folder in run_folders(root)]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """The folders of these runs.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     found = sorted(_folders(root))
     if not found:
         raise FileNotFoundError(
             f"runs: no {RESULT} and no {METRICS} is below {root}; start a run, or name the folder "
             "that holds it."
         )
-    return [read_run(folder, root) for folder in found[:MOST_RUNS]]
+    return found[:MOST_RUNS]
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ MARKERS = "os^Dv<>pPX*h"
 BEFORE, AFTER, TRUTH = BLUE, RED, "#a9a9a9"
 
 # The type of a page at half its width is then still 6 points high; a page shows figures whole.
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
     "xtick.labelsize": 8, "ytick.labelsize": 8, "lines.linewidth": 1.5, "lines.markersize": 5,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
