@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import frame
@@ -37,7 +38,7 @@ from jaxtyping import PyTree
 import metacontrast as mc
 from metacontrast._stencil import Scheme
 from metacontrast.accuracy import Record, compare, print_records
-from metacontrast.report import figure
+from metacontrast.report import figure, look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +110,27 @@ def run(s: Settings) -> dict[str, Any]:
     print_rows(rows)
     if records:
         print_records(records[max(records)], f"{s.method}, {max(records)} steps")
-        costs_figure = partial(draw_costs, s.method, records)
-        figure(folder / "error-against-cost", costs_figure, 1, 1, (7.0, 4.0))
-    figure(folder / "error-against-beta", partial(draw_errors, curves), 2, 2)
-    figure(folder / "best-against-delta", partial(draw_best, curves), 2, 2)
+    estimators = [{"steps": n} | plain(r._asdict()) for n, of in records.items() for r in of]
+    kept = {"curves": [plain(c._asdict()) for c in curves], "estimators": estimators}
+    draw(s.method, kept, folder)
     return EXPERIMENT.finish(
         s,
         distances,
         note=f"; figures: {folder}/*.png",
         seconds=time.perf_counter() - began,
         quantities=[plain(row._asdict()) for row in rows],
-        estimators=[{"steps": n} | plain(r._asdict()) for n, of in records.items() for r in of],
+        **kept,
     )
+
+
+def draw(name: str, result: Mapping[str, Any], folder: Path, prefix: str = "") -> None:
+    """The figures of a result, into a folder."""
+    curves = [from_plain(line) for line in result["curves"]]
+    figure(folder / f"{prefix}error-against-beta", partial(draw_errors, curves), 2, 2, (3.6, 3.0))
+    figure(folder / f"{prefix}best-against-delta", partial(draw_best, curves), 2, 2)
+    if result["estimators"]:
+        costs_figure = partial(draw_costs, name, result["estimators"])
+        figure(folder / f"{prefix}error-against-cost", costs_figure, 1, 1, (7.0, 4.2))
 
 
 def measure(s: Settings, case: Case) -> tuple[list[Curves], PyTree]:
@@ -194,10 +204,19 @@ def costs(
     return records
 
 
-def plain(line: dict[str, Any]) -> dict[str, Any]:
-    """With None for what is not finite, which JSON lacks."""
-    is_number = lambda x: not isinstance(x, float) or np.isfinite(x)
-    return {name: x if is_number(x) else None for name, x in line.items()}
+def plain(x: Any) -> Any:
+    """With lists for arrays, and None for what is not finite, which JSON lacks."""
+    if isinstance(x, dict):
+        return {name: plain(y) for name, y in x.items()}
+    if isinstance(x, np.ndarray | list):
+        return [plain(y) for y in (x.tolist() if isinstance(x, np.ndarray) else x)]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
+
+
+def from_plain(line: Mapping[str, Any]) -> Curves:
+    """The curves that `plain` made JSON of."""
+    arrays = {x: np.array(y, float) for x, y in line.items() if isinstance(y, list)}
+    return Curves(**(dict(line) | arrays))
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -229,11 +248,11 @@ def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
                 ax.plot(c.suggested[i], c.suggested_error[i], "*", **star)
         ax.set_ylim(np.nanmin(c.errors) / 10, 10)
         ax.set_xlim(c.betas[0], c.betas[-1])
-        ax.set_title(f"{TITLES[c.learner]}; {c.scheme}", fontsize=8)
+        ax.set_title(f"{TITLES[c.learner]}; {c.scheme}")
         below, above, *_ = EXPONENTS[c.learner, c.scheme]
         for power, side in ((below, slice(None, best)), (above, slice(best, None))):
             draw_guide(ax, c.betas[side], 0.4 * c.errors[-1][side], power)
-        ax.legend(fontsize=5)
+        ax.legend(fontsize=6.5, handlelength=1, labelspacing=0.2)
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[-1]:
@@ -257,13 +276,14 @@ def draw_best(curves: Sequence[Curves], axes: Any) -> None:
         powers = EXPONENTS[c.learner, c.scheme][2:]
         columns = zip(axes[i // 2], (best, np.nanmin(c.errors, axis=1)), powers, strict=True)
         for ax, y, power in columns:
-            ax.loglog(c.delta, y, "o", color=f"C{3 * (i % 2)}", ms=4, label=c.scheme)
+            own = look(f"contrastive, {c.scheme}")
+            ax.loglog(c.delta, y, **own.line(ls="", label=c.scheme))
             if power is not None:
                 scale = np.exp(np.mean(np.log(y) - power * np.log(c.delta)))
-                line = dict(color=f"C{3 * (i % 2)}", lw=0.8, ls="--", label=f"slope {power:.2g}")
+                line = dict(color=own.color, lw=0.8, ls="--", label=f"slope {power:.2g}")
                 ax.plot(c.delta, scale * c.delta**power, **line)
-            ax.set_title(TITLES[c.learner], fontsize=8)
-            ax.legend(fontsize=6)
+            ax.set_title(TITLES[c.learner])
+            ax.legend()
     for ax in axes[-1]:
         ax.set_xlabel("δ, of the free phase")
     for row in axes:
@@ -271,18 +291,28 @@ def draw_best(curves: Sequence[Curves], axes: Any) -> None:
         row[1].set_ylabel("best relative error")
 
 
-def draw_costs(name: str, records: dict[int, list[Record]], axes: Any) -> None:
+# Two of them come out alike: the second of each is drawn around the first, so that both are seen.
+AROUND = {
+    "implicit, Hessian-free CG": "implicit, CG",
+    "implicit, identity": "first order",
+}
+
+
+def draw_costs(name: str, records: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """Error against cost, a line an estimator through the accuracies of the learner."""
     ax = axes.flat[0]
-    for i, rows in enumerate(zip(*records.values(), strict=True)):
-        cost = [r.gradients + 2 * r.products for r in rows]
-        style = dict(color=f"C{i % 10}", ms=4, lw=1, label=rows[0].name)
-        ax.loglog(cost, [r.error for r in rows], f"{'os^Dv<>pPX*'[i]}-", **style)
-    ax.set_ylim(top=10)
-    ax.set_title(name, fontsize=9)
+    for rule in dict.fromkeys(r["name"] for r in records):
+        rows = [r for r in records if r["name"] == rule]
+        cost = [r["gradients"] + 2 * r["products"] for r in rows]
+        error = [np.nan if r["error"] is None else r["error"] for r in rows]
+        around = dict(ms=11, mfc="none", lw=4, alpha=0.5, zorder=1) if rule in AROUND else {}
+        ax.loglog(cost, error, **(look(rule).line(label=rule) | around))
+    errors = [r["error"] for r in records if r["error"]]
+    ax.set_ylim(min(errors) / 3, 3 * max(errors))  # of all of them
+    ax.set_title(name)
     ax.set_xlabel("cost: gradients + 2 x Hessian products")
     ax.set_ylabel("relative error")
-    ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

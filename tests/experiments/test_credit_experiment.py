@@ -81,7 +81,7 @@ def test_the_figure_shows_what_was_run(tmp_path):
     heights = []
 
     def draw(axes):
-        credit.draw(tmp_path, axes)
+        credit.draw(credit.rows_of(tmp_path), axes)
         heights.extend([bar.get_height() for bar in ax.patches] for ax in axes.flat)
         heights.append(axes.flat[2].lines[0].get_ydata())
 

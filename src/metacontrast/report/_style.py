@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 # Told apart by most colour-blind eyes, and of contrast 3 or more on white and on near black alike.
-RED, BLUE, GREEN, BROWN, PURPLE, PINK, TEAL, GREY, OLIVE, ORANGE = PALETTE = (
-    "#d43d1a", "#2f78d6", "#23893b", "#97682a", "#8b62d9", "#c9468f", "#0f8a8f", "#7a7f87",
-    "#7c7d12", "#c2680c",
+# In the order of matplotlib's own ten, whose names they take over: C0 is blue, C3 red.
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, OLIVE, TEAL = PALETTE = (
+    "#2f78d6", "#c2680c", "#23893b", "#d43d1a", "#8b62d9", "#97682a", "#c9468f", "#7a7f87",
+    "#7c7d12", "#0f8a8f",
 )  # fmt: skip
 MARKERS = "os^Dv<>pPX*h"
-# What is not a method: before and after learning, and what is true.
-BEFORE, AFTER, TRUTH = BLUE, RED, "#a9a9a9"
 
 # The type of a page at half its width is then still 6 points high; a page shows figures whole.
 RC: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
     "xtick.labelsize": 8, "ytick.labelsize": 8, "lines.linewidth": 1.5, "lines.markersize": 5,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "figure.dpi": 100, "savefig.dpi": 160, "figure.constrained_layout.use": True,
+    "axes.prop_cycle": f"cycler(color={list(PALETTE)!r})", "figure.dpi": 100, "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
@@ -46,7 +46,8 @@ _LOOKS = {
     "cml-mod": (BROWN, "P"), "cml-syn": (RED, "o"), "cml-head": (ORANGE, "v"),
     "cml-eprop": (RED, "o"), "cml-eprop-random": (ORANGE, "v"),
     "unrolled": (BLUE, "s"), "maml": (BLUE, "s"), "bptt": (BLUE, "s"), "backprop": (BLUE, "s"),
-    "unrolled, truncated": (TEAL, "<"), "tbptt": (TEAL, "<"), "eprop-tbptt": (TEAL, "<"),
+    "unrolled, truncated": (TEAL, "<"), "unrolled, truncated to 10": (TEAL, "<"),
+    "unrolled, rematerialised": (PURPLE, "D"), "tbptt": (TEAL, "<"), "eprop-tbptt": (TEAL, "<"),
     "maml-rates": (TEAL, "<"), "anil": (TEAL, "<"), "eprop-bptt": (PURPLE, "*"),
     "trajectory": (PURPLE, "*"), "maml-trajectory": (PURPLE, "*"),
     "implicit, CG": (GREEN, "^"), "implicit-cg": (GREEN, "^"), "cg": (GREEN, "^"),
