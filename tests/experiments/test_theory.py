@@ -131,6 +131,24 @@ def test_where_nothing_rises_both_branches_are_told_all_the_same():
     assert below.all() and not above.any()
 
 
+@pytest.mark.thorough
+def test_none_of_the_estimators_that_are_compared_is_refused():
+    problem, theta, task = case("network")
+    rules = theory.estimators({"forward": 0.1, "symmetric": 0.1}, rate=0.1, steps=20)
+    for rule in rules.values():
+        gradient = mc.meta_gradient(problem, mc.descend(optax.sgd(0.1), 2), rule)
+        jax.eval_shape(gradient, theta, task, jax.random.key(0))
+    assert len(rules) == 10
+
+
+def test_curves_come_back_from_a_result():
+    there = curves(1e-7 + 1e-2 * BETAS**2)
+    back = theory.from_plain(json.loads(json.dumps(theory.plain(there._asdict()))))
+    jax.tree.map(np.testing.assert_array_equal, there, back)
+    missing = theory.plain({"errors": np.array([[1.0, np.nan]]), "scheme": "forward"})
+    assert missing == {"errors": [[1.0, None]], "scheme": "forward"}
+
+
 def test_what_was_not_measured_is_none_in_a_result():
     line = {"quantity": "slope", "measured": float("nan"), "expected": 1, "n": 2}
     assert theory.plain(line) == {"quantity": "slope", "measured": None, "expected": 1, "n": 2}

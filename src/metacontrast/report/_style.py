@@ -53,15 +53,15 @@ _LOOKS = {
     "implicit, CG": (GREEN, "^"), "implicit-cg": (GREEN, "^"), "cg": (GREEN, "^"),
     "imaml-cg": (GREEN, "^"), "implicit, Hessian-free CG": (OLIVE, ">"),
     "implicit, Neumann": (TEAL, "p"), "neumann": (OLIVE, "p"),
-    "implicit, identity": (GREY, "P"), "t1t2": (OLIVE, "P"),
+    "implicit, identity": (GREY, "P"), "t1t2": (BLUE, "X"),
     "first order": (BROWN, "X"), "fomaml": (OLIVE, "X"), "reptile": (GREY, "h"),
     "evolution": (PURPLE, "*"),
     "equilibrium-propagation": (GREEN, "^"), "predictive-coding": (PURPLE, "D"),
     "node-perturbation": (GREY, "h"), "feedback-alignment": (ORANGE, "v"),
     "direct-feedback-alignment": (PINK, "<"),
     "weight": (RED, "o"), "layer": (ORANGE, "v"), "grid": (BLUE, "s"), "grid-both": (TEAL, "<"),
-    "scratch": (GREY, "h"), "none": (GREY, "h"), "uniform": (GREY, "h"), "clean": (GREEN, "^"),
-    "valid": (BLUE, "s"), "neural-linear": (PURPLE, "*"),
+    "scratch": (GREY, "h"), "none": (GREY, "h"), "uniform": (GREY, "h"), "clean": (PURPLE, "*"),
+    "valid": (BROWN, "s"), "neural-linear": (PURPLE, "*"),
 }  # fmt: skip
 
 
