@@ -271,7 +271,7 @@ def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
         return
     at = len(x) // 3
     ax.plot(x, y[at] * (x / x[at]) ** power, "k--", lw=0.8, zorder=0)
-    away = dict(xytext=(4, 6), textcoords="offset points")
+    away = dict(xytext=(5, -9), textcoords="offset points")
     ax.annotate(f"slope {power}", (x[at], y[at]), fontsize=7, **away)
 
 

@@ -50,11 +50,10 @@ def report(
     """
     from .report import print_report, write_page
 
-    page = None if html is None else write_page(runs, html)
-    if page is None or any(runs.rglob("result.json")):
+    if html is not None:
+        print(f"Page: {write_page(runs, html)}")
+    if html is None or any(runs.rglob("result.json")):
         print_report(runs)
-    if page is not None:
-        print(f"Page: {page}")
 
 
 @app.command

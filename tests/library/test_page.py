@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_curves_are_the_mean_over_seeds_where_all_have_one():
     assert np.isnan(spread([[line(1, "2")]], "loss")[1]).all()
 
 
-def test_what_strangers_wrote_is_shown_as_text_or_left_out(tmp_path, capsys):
+def test_what_strangers_wrote_is_shown_as_text_or_left_out(tmp_path, monkeypatch, capsys):
     root = tmp_path / "runs"
     evil = dict(experiment=EVIL, metric=EVIL, reference=EVIL, rows={EVIL: EVIL}, command=EVIL)
     finished(root / "evil", EVIL, 0, [2.0, 1.0, 0.5], 0.1, **evil, settings={EVIL: [EVIL]})
@@ -102,7 +103,16 @@ def test_what_strangers_wrote_is_shown_as_text_or_left_out(tmp_path, capsys):
     assert "&lt;script&gt;alert(1)" in page and "{{7*7}}" in page and "\x1b" not in page
     assert "default-src 'none'" in page
     assert page.count("data:image/png") == 1  # neither text, link nor pipe
-    assert page.count("it is left out") >= 5
+    assert page.count("it is left out") == 2 and page.count("is no result of this library") == 3
+    shutil.rmtree(root / "broken0")
+    shutil.rmtree(root / "broken3")
+    assert command(monkeypatch, "report", root) == 2  # the table alone is of results, or none
+    assert "broken1/result.json is no result of this library (no object)" in capsys.readouterr().err
+    shutil.rmtree(root / "broken1")
+    shutil.rmtree(root / "broken2")
+    shutil.rmtree(root / "broken4")
+    assert command(monkeypatch, "report", root) == 0
+    assert "[bold]" in capsys.readouterr().out  # no markup
 
 
 def test_files_too_large_are_not_read(tmp_path, monkeypatch):

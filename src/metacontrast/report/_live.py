@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -99,13 +100,14 @@ def _sheet(folders: Sequence[Path]) -> tuple[Any, bool]:
     from rich.text import Text
 
     found = [glance(folder) for folder in folders]
+    shared = os.path.commonpath([folder.absolute().parent for folder in folders])
     sheet = Table(expand=True, caption="Ctrl-C leaves; runs go on.", caption_justify="left")
     for column in ("run", "state", "meta-step", "losses", "flags", "checkpoint"):
         sheet.add_column(column, overflow="fold", ratio=3 if column in ("run", "losses") else 2)
     for one in found:
         age = one.checkpoint_age
         sheet.add_row(
-            Text(plain(one.name)),
+            Text(plain(os.path.relpath(one.name, shared))),
             Text(one.state, COLOURS.get(one.state, "")),
             Text(_progress(one).replace(" (", "\n").replace(")", "").replace(", ", "\n")),
             Text("\n".join(_drawn(name, values) for name, values in one.losses.items()).strip()),

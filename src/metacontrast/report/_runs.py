@@ -100,7 +100,7 @@ def _folders(root: Path) -> Iterator[Path]:
 def read_run(folder: Path, root: Path) -> Run:
     """What is in one folder."""
     problems: list[str] = []
-    result = _result(_content(folder / RESULT, problems), problems)
+    result = _result(folder / RESULT, problems)
     config = _content(folder / CONFIG, problems)
     settings = config if isinstance(config, dict) else result.get("settings", {})
     lines: list[Line] = []
@@ -184,16 +184,30 @@ def _text(path: Path) -> str:
     return "\n".join(plain(line) for line in text.splitlines())
 
 
-def _result(found: Any, problems: list[str]) -> dict[str, Any]:
-    """A result as `write_result` leaves it; nothing, and a problem, if it is anything else."""
-    if found is None:
+def _result(path: Path, problems: list[str]) -> dict[str, Any]:
+    """What result.json holds; nothing, and a problem, if it cannot be read as such."""
+    found = _content(path, problems)
+    try:
+        return {} if found is None else checked_result(found, path)
+    except ValueError as error:
+        problems.append(str(error))
         return {}
-    wrong = _wrong(found)
-    if wrong:
-        problems.append(f"runs: {RESULT} is not one of this library ({wrong}); it is left out.")
-        return {}
+
+
+def checked_result(found: Any, path: Path) -> dict[str, Any]:
+    """A result as `write_result` leaves it, with texts that can be shown.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if wrong := _wrong(found):
+        raise ValueError(
+            f"runs: {plain(str(path))} is no result of this library ({wrong}); move it away, or "
+            "name a folder without it."
+        )
     rows = found.get("rows")
-    texts = {x: in_words(found[x]) for x in ("experiment", "method", "metric", "reference")}
+    texts = {x: in_words(found[x]) for x in ("experiment", "method", "metric")}
+    texts["reference"] = in_words(found["reference"] or "")
     rows = {in_words(x): in_words(y) for x, y in rows.items()} if isinstance(rows, Mapping) else {}
     return {**found, **texts, "rows": rows}
 
@@ -203,7 +217,9 @@ def _wrong(found: Any) -> str:
     if not isinstance(found, dict):
         return "no object"
     for name in ("experiment", "method", "metric", "reference"):
-        if not isinstance(found.get(name), str):
+        if not isinstance(found.get(name, 0), str) and not (
+            name == "reference" and found.get(name, 0) is None
+        ):
             return f"{name} is no text"
     for name in _NUMBERS:
         if math.isnan(number(found.get(name))) and (found.get(name, "") is not None):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..tasks._untrusted import plain
 from ..train import RESULT, half_width, read_result
+from ._runs import checked_result
 
 Result = dict[str, Any]
 COLUMNS = ("method", "ours, mean over seeds", "spread over tasks", "published")
@@ -33,7 +34,7 @@ def print_report(runs: str | Path) -> None:
     """
     experiments: dict[str, list[Result]] = {}
     for path in sorted(Path(runs).rglob(RESULT)):
-        result = read_result(path.parent)
+        result = checked_result(read_result(path.parent), path)
         experiments.setdefault(result["experiment"], []).append(result)
     if not experiments:
         raise FileNotFoundError(
@@ -64,7 +65,7 @@ def table_rows(results: list[Result]) -> list[tuple[str, ...]]:
     """Of each method that the results name, its name and what stands behind it in the table."""
     rows: dict[str, str] = {}
     for result in results:
-        rows |= result.get("rows", {}) | {result["method"]: result["reference"]}
+        rows |= result.get("rows", {}) | {result["method"]: result["reference"] or ""}
     own = lambda method: [result for result in results if result["method"] == method]
     return [(method, *_cells(own(method), published)) for method, published in rows.items()]
 
