@@ -85,20 +85,19 @@ class Experiment(Generic[S]):
         return as_written
 
     def command(self, settings: S) -> str:
-        """What is typed to have this run once more: what is not its method's default."""
+        """What is typed to have this run once more: all that is not so by default."""
         words = [f"--method {settings.method}", f"--seed {settings.seed}"]
-        default = self.methods[settings.method]
+        default = self.default_of(settings)
         for f in fields(settings):
-            value = getattr(settings, f.name)
-            if not f.compare or f.name in ("method", "seed") or value == getattr(default, f.name):
-                continue
-            option = f.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
-            else:
-                several = value if isinstance(value, tuple | list) else [value]
-                words.append(" ".join([f"--{option}", *map(str, several)]))
+            value, is_named = getattr(settings, f.name), f.name in ("method", "seed")
+            if f.compare and not is_named and value != getattr(default, f.name):
+                has_words = "FlagConversionOff" in str(f.type)
+                words.append(_option(f.name.replace("_", "-"), value, has_words))
         return " ".join([f"python experiments/{self.name.replace('-', '_')}.py", *words])
+
+    def default_of(self, settings: S) -> S:
+        """What a command that names the method alone would run."""
+        return self.methods[settings.method]
 
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""
@@ -149,6 +148,14 @@ class Experiment(Generic[S]):
         train.write_result(self.folder(settings), result)
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
+
+
+def _option(name: str, value: Any, has_words: bool) -> str:
+    """An option of the command line; one that is on or off may ask for a word, too."""
+    if isinstance(value, bool) and not has_words:
+        return f"--{name}" if value else f"--no-{name}"
+    several = value if isinstance(value, tuple | list) else [value]
+    return " ".join([f"--{name}", *map(str, several)])
 
 
 def first_key(seed: int) -> jax.Array:

@@ -269,7 +269,8 @@ def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
     """A straight line of the expected slope through one of the points, if there are any."""
     if not len(x):  # the best beta is the first one
         return
-    at = len(x) // 3
+    rising = np.flatnonzero(y > 30 * y[0])  # above the best beta, past where the curve is flat
+    at = int(rising[0]) if len(rising) else len(x) // 3
     ax.plot(x, y[at] * (x / x[at]) ** power, "k--", lw=0.8, zorder=0)
     away = dict(xytext=(5, -9), textcoords="offset points")
     ax.annotate(f"slope {power}", (x[at], y[at]), fontsize=7, **away)
