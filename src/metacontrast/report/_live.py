@@ -15,6 +15,7 @@ from ..tasks._untrusted import plain
 from ._glance import Glance, glance, sparkline
 from ._runs import run_folders
 
+GOING = ("running", "unknown")
 COLOURS = {"running": "green", "ended": "blue", "interrupted": "yellow", "lost": "red"}
 
 
@@ -36,7 +37,7 @@ def watch(runs: Sequence[Path], every: Positive = 1.0) -> None:
     from rich.live import Live
 
     try:
-        with Live(_sheet(folders)[0], auto_refresh=False) as live:
+        with Live(auto_refresh=False, vertical_overflow="crop") as live:
             is_any_going = True
             while is_any_going:
                 sheet, is_any_going = _sheet(folders)
@@ -95,30 +96,32 @@ def _raised(found: Glance) -> str:
 
 
 def _sheet(folders: Sequence[Path]) -> tuple[Any, bool]:
-    """The table of all runs, and whether any of them may go on."""
+    """All runs, those that go first, and whether any of them may go on."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = [glance(folder) for folder in folders]
+    found = sorted(map(glance, folders), key=lambda one: one.state not in GOING)
     shared = os.path.commonpath([folder.absolute().parent for folder in folders])
-    sheet = Table(expand=True, caption="Ctrl-C leaves; runs go on.", caption_justify="left")
-    for column in ("run", "state", "meta-step", "losses", "flags", "checkpoint"):
-        sheet.add_column(column, overflow="fold", ratio=3 if column in ("run", "losses") else 2)
+    about = f"{plain(shared)}. Ctrl-C leaves; runs go on."
+    sheet = Table(expand=True, box=box.HORIZONTALS, caption=Text(about), caption_justify="left")
+    for column in ("run", "losses and flags"):
+        sheet.add_column(column, overflow="fold", ratio=1)
     for one in found:
-        age = one.checkpoint_age
-        sheet.add_row(
-            Text(plain(os.path.relpath(one.name, shared))),
-            Text(one.state, COLOURS.get(one.state, "")),
-            Text(_progress(one).replace(" (", "\n").replace(")", "").replace(", ", "\n")),
-            Text("\n".join(_drawn(name, values) for name, values in one.losses.items()).strip()),
-            Text(_raised(one) or plain(one.problem)),
-            Text(f"{duration(age)} ago" if isfinite(age) else "none"),
-        )
-    return sheet, any(one.state in ("running", "unknown") for one in found)
+        name, age = os.path.relpath(one.name, shared), one.checkpoint_age
+        left = Text(f"{plain(name)}\n", "bold")
+        left.append(one.state, COLOURS.get(one.state, ""))
+        left.append(f", meta-step {_progress(one)}", "not bold")
+        kept = f"checkpoint {duration(age)} ago" if isfinite(age) else "no checkpoint yet"
+        left.append(f"\n{kept}", "not bold")
+        right = [_drawn(*loss) for loss in one.losses.items()]
+        right += [_raised(one), plain(one.problem)]
+        sheet.add_row(left, Text("\n".join(filter(None, right))), end_section=True)
+    return sheet, any(one.state in GOING for one in found)
 
 
 def _drawn(name: str, values: Sequence[float]) -> str:
     if not any(map(isfinite, values)):
         return ""
     last = f"{values[-1]:.4g}" if isfinite(values[-1]) else "not finite"
-    return f"{name.removesuffix('_loss')} {last}\n{sparkline(values)}"
+    return f"{name.removesuffix('_loss'):5} {last:10} {sparkline(values, 20)}"
