@@ -258,7 +258,7 @@ def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
         below, above, *_ = EXPONENTS[c.learner, c.scheme]
         for power, side in ((below, slice(None, best)), (above, slice(best, None))):
             draw_guide(ax, c.betas[side], 0.4 * c.errors[-1][side], power)
-        ax.legend(fontsize=6.5, handlelength=1, labelspacing=0.2)
+        ax.legend(fontsize=7.5, handlelength=1, labelspacing=0.2)
     for ax in axes[:, 0]:
         ax.set_ylabel("relative error")
     for ax in axes[-1]:
@@ -270,9 +270,11 @@ def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
     if not len(x):  # the best beta is the first one
         return
     rising = np.flatnonzero(y > 30 * y[0])  # above the best beta, past where the curve is flat
-    at = int(rising[0]) if len(rising) else len(x) // 3
+    falls = power < 0  # its label stands below the line, on whichever side that is
+    at = int(rising[0]) if len(rising) else len(x) * (2 if falls else 1) // 3
     ax.plot(x, y[at] * (x / x[at]) ** power, "k--", lw=0.8, zorder=0)
-    away = dict(xytext=(5, -9), textcoords="offset points")
+    away = dict(xytext=(-5 if falls else 5, -9), textcoords="offset points")
+    away["ha"] = "right" if falls else "left"
     ax.annotate(f"slope {power}", (x[at], y[at]), fontsize=7, **away)
 
 

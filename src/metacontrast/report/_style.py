@@ -13,10 +13,10 @@ BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, OLIVE, TEAL = PALETTE = (
 )  # fmt: skip
 MARKERS = "os^Dv<>pPX*h"
 
-# The type of a page at half its width is then still 6 points high; a page shows figures whole.
+# On a page of half the width of the widest figures, of ten inches, type is 5 points high.
 RC: dict[Any, Any] = {
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "lines.linewidth": 1.5, "lines.markersize": 5,
+    "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "legend.fontsize": 9,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "lines.linewidth": 1.5, "lines.markersize": 5,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "axes.prop_cycle": f"cycler(color={list(PALETTE)!r})", "figure.dpi": 100, "savefig.dpi": 160,
     "figure.constrained_layout.use": True,
