@@ -205,7 +205,7 @@ def overview(root: Path) -> None:
     print(f"Figure: {path}")
 
 
-SIZE = (3.4, 3.6)
+SIZE = (3.4, 3.2)
 KEPT = ("method", "seeds", "value", "ci95", "cosine_first", "cosine_last")
 
 
@@ -236,7 +236,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """A bar is the mean over seeds, a dot is one of them."""
     error, cosine, curves = axes.flat
-    for i, (name, short) in enumerate(SHORT_NAMES.items()):
+    for i, name in enumerate(SHORT_NAMES):
         own, color = [row for row in rows if row["method"] == name], look(name).color
         if not own:
             continue
@@ -245,20 +245,24 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
         _bar(cosine, i + 0.2, 0.35, [row["cosine_last"] for row in own], color)
         shortest = min(len(row["curve"]) for row in own)
         curve = np.mean([row["curve"][:shortest] for row in own], axis=0)
-        label = f"{short.replace(chr(10), ' ')} ({len(own)})"
+        label = f"{name.replace('-', ' ')}, {len(own)} seed{'s' if len(own) > 1 else ''}"
         curves.plot(*curve.T, **look(name).line(label=label))
+    error.set_yticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()))
+    cosine.set_yticks([])
     for ax in (error, cosine):
-        ax.set_xticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()))
-        ax.tick_params(axis="x", rotation=90)
-    error.set(yscale="log", ylabel="squared error, test tasks")
-    cosine.set(ylabel="cosine", title="with the exact meta-gradient,\nbefore (grey) and after")
+        ax.invert_yaxis()
+    error.set(xscale="log", xlabel="squared error, test tasks")
+    error.set_xticks(ticks := [0.05, 0.1, 0.2, 0.5, 1.0], [f"{x:g}" for x in ticks])
+    error.xaxis.set_minor_formatter(lambda *_: "")
+    cosine.set(xlabel="cosine with the exact gradient,\nat first (grey) and meta-trained")
     curves.set(yscale="log", xlabel="meta-step", ylabel="squared error, validation")
-    curves.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), title="(seeds)")
+    handles, labels = curves.get_legend_handles_labels()
+    curves.figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
-def _bar(ax: Any, x: float, width: float, values: Sequence[float], color: str) -> None:
-    ax.bar(x, np.mean(values), width, color=color, alpha=0.6)
-    ax.plot(np.full(len(values), x), values, "k.", ms=4)
+def _bar(ax: Any, y: float, width: float, values: Sequence[float], color: str) -> None:
+    ax.barh(y, np.mean(values), width, color=color, alpha=0.6)
+    ax.plot(values, np.full(len(values), y), "k.", ms=4)
 
 
 if __name__ == "__main__":
