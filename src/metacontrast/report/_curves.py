@@ -56,7 +56,7 @@ def svg(curves: Curves, name: str, salt: str) -> str:
     )
     svg_like = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False}
     with plt.rc_context(RC | ink | svg_like):
-        fig, ax = plt.subplots(figsize=(4.2, 2.8 + 0.09 * len(curves)))
+        fig, ax = plt.subplots(figsize=(4.8, 3.0 + 0.1 * len(curves)))
         for method, seeds in curves.items():
             _draw(ax, method, spread(seeds, name))
         _scale(ax)
