@@ -34,7 +34,7 @@ def draw_credit(folder: Path) -> None:
 def draw_theory(folder: Path) -> None:
     """Errors against beta, accuracy and cost."""
     for name, result in _read("theory")["problems"].items():
-        _experiment("theory").draw(name, result, folder, f"{name}-")
+        _experiment("_theory_figures").draw_all(name, result, folder, f"{name}-")
 
 
 def draw_trust(folder: Path) -> None:

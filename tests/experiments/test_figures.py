@@ -61,7 +61,7 @@ def test_the_figures_of_the_pages_are_drawn_from_results_that_are_committed(tmp_
 
 
 def test_the_figure_of_costs_shows_every_estimator():
-    theory, shown = import_module("theory"), []
+    theory, shown = import_module("_theory_figures"), []
     records = json.loads((figures.RESULTS / "theory.json").read_text())["problems"]["digits"]
 
     def draw(axes):

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 import theory
-from _theory_measure import Curves, both_sides, branches, exact_gradient, slopes
+from _theory_figures import draw_errors, from_plain
+from _theory_measure import EXPONENTS, Curves, both_sides, branches, exact_gradient, slopes
 from _theory_problems import PROBLEMS
 from jax.flatten_util import ravel_pytree
 from problems import meta_grad, relative_error
@@ -121,8 +122,8 @@ def test_where_the_first_beta_is_the_best_the_rest_is_measured_and_drawn(tmp_pat
     rows = {row.quantity.split(": ")[1]: row.measured for row in slopes("network", rising)}
     assert rows["error by beta, above the best"] == pytest.approx(2, abs=0.05)
     assert np.isnan(rows["best error by delta"])  # of two accuracies
-    four = [curves(rising.errors[1], *kind) for kind in theory.EXPONENTS]
-    path = figure(tmp_path / "errors", lambda axes: theory.draw_errors(four, axes), 2, 2)
+    four = [curves(rising.errors[1], *kind) for kind in EXPONENTS]
+    path = figure(tmp_path / "errors", lambda axes: draw_errors(four, axes), 2, 2)
     assert path.stat().st_size > 0
 
 
@@ -143,7 +144,7 @@ def test_none_of_the_estimators_that_are_compared_is_refused():
 
 def test_curves_come_back_from_a_result():
     there = curves(1e-7 + 1e-2 * BETAS**2)
-    back = theory.from_plain(json.loads(json.dumps(theory.plain(there._asdict()))))
+    back = from_plain(json.loads(json.dumps(theory.plain(there._asdict()))))
     jax.tree.map(np.testing.assert_array_equal, there, back)
     missing = theory.plain({"errors": np.array([[1.0, np.nan]]), "scheme": "forward"})
     assert missing == {"errors": [[1.0, None]], "scheme": "forward"}
