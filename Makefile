@@ -8,7 +8,7 @@ PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
-.PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench lock clean \
+.PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench figures lock clean \
   lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
@@ -46,6 +46,10 @@ mutation: .venv/ready
 # Speed and memory, also beside other libraries.
 bench: .venv/torch
 	.venv/bin/python -m benchmarks --out $(OUT)/bench
+
+# The figures of docs whose results are committed, drawn again from these, in seconds.
+figures: .venv/ready
+	.venv/bin/python -m tools.figures
 
 # Also what is run before a commit, once `.venv/bin/prek install` has been: .pre-commit-config.yaml.
 lint: lint-style lint-types lint-spelling lint-dependencies

@@ -12,6 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from metacontrast.report import look
 
 from ._growth_figure import label_powers
 from ._measure import Measurement, Program, ratios, summarise, time_in_turns
@@ -19,7 +20,7 @@ from ._result import PartResult, Plot, Progress
 from ._smooth_problems import SmoothProblem, digits, network
 
 OURS = "contrastive"
-COLOURS = {OURS: ("C3", "o"), "unrolled": ("C0", "s"), "implicit, CG": ("C2", "^")}
+ESTIMATORS = (OURS, "unrolled", "implicit, CG")
 TARGETS = (1e-1, 1e-2, 1e-3, 1e-4)
 STEPS = (15, 30, 60, 120)
 BETA = 1e-2
@@ -137,14 +138,15 @@ def _distance(gradient: np.ndarray, exact: np.ndarray) -> float:
 def _draw(trials: Mapping[str, list[Trial]], axes: Any) -> None:
     """Error against time; each estimator's best settings joined."""
     for (name, of_problem), ax in zip(trials.items(), axes.flat, strict=False):
-        for estimator, (colour, mark) in COLOURS.items():
+        for estimator in ESTIMATORS:
+            colour, mark = look(estimator)
             own = sorted((t for t in of_problem if t.estimator == estimator), key=_median)
             lowest = np.minimum.accumulate([t.error for t in own])
             times = [1e3 * _median(t) for t in own]
             ax.loglog(times, [t.error for t in own], mark, ms=4, alpha=0.35, color=colour)
             ax.step(times, lowest, where="post", color=colour, label=estimator)
         label_powers(ax)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(name)
         ax.set_xlabel("ms")
     axes.flat[0].set_ylabel("relative error")
-    axes.flat[0].legend(fontsize=7)
+    axes.flat[0].legend()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._measure import Measurement
+from metacontrast.report import look
 
-_MARKS = {"contrastive": "o-C3", "unrolled": "s-C0"}
+from ._measure import Measurement
 
 
 def draw(tables: dict[str, list[Measurement]], axes: Any) -> None:
     """A row of memory above a row of time; a column for each thing that grows."""
     for (title, measurements), ax in zip(tables.items(), axes.T.flat, strict=True):
         quantity, size = title.split(" by ")
-        for i, (name, xs, ys) in enumerate(curves(measurements)):
-            mark = _MARKS.get(name, f"{'^Dv'[i % 3]}--C{i + 2}")
-            ax.loglog(xs, ys, mark, ms=4, lw=1.2, label=name)
+        for name, xs, ys in curves(measurements):
+            ax.loglog(xs, ys, **look(name).line(ls="--" if "," in name else "-", label=name))
         label_powers(ax)
         ax.set_xlabel(size)
         ax.set_ylabel(quantity)
-    axes.flat[0].legend(fontsize=6.5)
-    axes[1, 0].legend(fontsize=6.5)
+    axes.flat[0].legend()
+    axes[1, 0].legend()
 
 
 def label_powers(ax: Any) -> None:

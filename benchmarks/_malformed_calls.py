@@ -29,7 +29,16 @@ NOT_CALLED = {
     ),
     *("Synapse", "Stencil", "Estimator", "Solver", "Objective", "Constants", "Record"),
     *("Suggestion", "Rule", "ConvNet", "Net", "Response", "Weights", "HeadTheta", "Splits"),
-    *("Modulation", "Images", "Pulled", "MeanMetaGradient", "Trained", "CollapsedError"),
+    *(
+        "Modulation",
+        "Images",
+        "Pulled",
+        "MeanMetaGradient",
+        "Trained",
+        "CollapsedError",
+        "Callback",
+        "Look",
+    ),
     *("DivergedError", "FlaggedError", "LostProcessError", "RESULT", "optional"),
 }
 

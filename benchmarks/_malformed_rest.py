@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast import external, report, tasks, train
+from metacontrast import external, loggers, report, tasks, train
 
 from ._malformed_calls import Arguments, Call, key, problem, rule, solver, task, theta
 
@@ -42,7 +42,13 @@ def of_train() -> Iterator[Call]:
     files = {"out": None, "resume": False, "config": None, "log_every": 1}
     more = {"steps_per_dispatch": 1, "validate": None, "average_from": None}
     rest = {"task_batch_size": None, "features": None, "warm_start": None, "progress": False}
-    end = {"mesh": None, "on_flag": "warn", "on_collapse": "ignore", "diagnose": False}
+    end: Arguments = {
+        "mesh": None,
+        "callbacks": (),
+        "on_flag": "warn",
+        "on_collapse": "ignore",
+        "diagnose": False,
+    }
     everything = learned | what | count | files | more | rest | end
     yield call("meta_train", arguments=everything, kinds={"theta": "learned"})
     yield call("device_mesh", arguments={"tasks": 1, "parameters": 1})
@@ -153,6 +159,24 @@ def of_report() -> Iterator[Call]:
     grid = {"path": there / "figure", "draw": lambda axes: None, "rows": 1, "columns": 1}
     yield call("figure", arguments={**grid, "size": (1.0, 1.0)}, ranges={"size": ()})
     yield call("print_report", arguments={"runs": there})
+    yield call("write_page", arguments={"runs": there, "page": there / "page.html"})
+    yield call("watch", arguments={"runs": [there], "every": 1.0})
+    yield call("look", arguments={"method": "maml"})
+
+
+def of_loggers() -> Iterator[Call]:
+    """Of `metacontrast.loggers`. Most need a package that need not be here."""
+    call = lambda name, **more: Call("loggers", name, getattr(loggers, name), **more)
+    told = {"step": 1, "values": {"meta_loss": 1.0}}
+    table = loggers.CSV(there / "table.csv")
+    yield call("CSV", arguments={"path": there / "table.csv"})
+    yield Call("loggers", "CSV.log", table.log, arguments=told)
+    yield call("TensorBoard", arguments={"folder": there / "tb"}, works=False)
+    named: Arguments = {"config": {"rate": 0.1}}
+    offline = {"folder": there / "wandb", "project": "p", "mode": "offline"}
+    yield call("WandB", arguments=named | offline, works=False)
+    filed = {"folder": there / "mlflow", "experiment": "e", "uri": None}
+    yield call("MLflow", arguments=named | filed, works=False)
 
 
 def of_optimistix() -> Iterator[Call]:
@@ -210,6 +234,6 @@ def of_torch() -> Iterator[Call]:
 
 def beside_jax() -> Iterator[Call]:
     """All of these."""
-    parts = (of_train, of_tasks, of_external, of_report, of_optimistix, of_torch)
+    parts = (of_train, of_tasks, of_external, of_report, of_loggers, of_optimistix, of_torch)
     for part in parts:
         yield from part()

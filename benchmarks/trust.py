@@ -113,8 +113,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
 
     def draw_errors(grid: Any) -> None:
         axes = grid[0, 0]
-        colours = {"trust": "C2", "doubt": "C1", "do not trust": "C3"}
-        for verdict, colour in colours.items():
+        marks = {"trust": "oC2", "doubt": "sC1", "do not trust": "^C3"}
+        for verdict, mark in marks.items():
             points = [
                 (row["error"], row["expected_error"])
                 for row in rows
@@ -122,7 +122,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             ]
             if points:
                 label = f"{verdict} ({len(points)})"
-                axes.loglog(*zip(*points, strict=True), "o", color=colour, ms=4, label=label)
+                axes.loglog(*zip(*points, strict=True), mark, ms=4, alpha=0.8, label=label)
         axes.plot([1e-4, 1e3], [1e-4, 1e3], color="0.7", lw=1, zorder=0)
         axes.set_xlim(1e-4, 1e3)
         axes.set_ylim(1e-4, 1e3)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from _bandit_play import FIRST, Agent, play
 
+from metacontrast.report import look
 from metacontrast.tasks._wheel import ARMS, mean_rewards, uniform_regret
 from metacontrast.train import is_first
 
@@ -35,15 +36,16 @@ def saved_regrets(folder: Path, deltas: Sequence[float]) -> list[Any]:
 
 def draw_regrets(root: Path, deltas: Sequence[float], methods: Iterable[str], axes: Any) -> None:
     """Mean cumulative regret of every finished method below `root`, in percent of uniform play."""
-    for i, method in enumerate(methods):
+    for method in methods:
         runs = saved_regrets(root / method, deltas)
         if not runs:
             continue
         trial, total = runs[0]["trial"], np.concatenate([run["total"] for run in runs], axis=1)
         for ax, delta, rows in zip(axes.flat, deltas, total, strict=True):
             percent = 100 * rows / (uniform_regret(delta) * trial)
-            ax.plot(trial, percent.mean(0), f"C{i}", label=method)
-            band = dict(color=f"C{i}", alpha=0.15, lw=0)
+            style = look(method).line(label=method, markevery=0.12)
+            ax.plot(trial, percent.mean(0), **style)
+            band = dict(color=style["color"], alpha=0.15, lw=0)
             ax.fill_between(trial, percent.min(0), percent.max(0), **band)
     for ax, delta in zip(axes.flat, deltas, strict=True):
         ax.set(

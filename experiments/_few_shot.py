@@ -151,6 +151,13 @@ class Experiment(frame.Experiment[S]):
         root = several[0].out or Path("runs", self.name, *several[0].kind)
         super()._all([replace(s, out=root) for s in several], run, overview)
 
+    def default_of(self, settings: S) -> S:
+        """For its kind of task, which the command must say."""
+        s, usual = settings, self.methods[self.default]
+        flags = {flag: getattr(s, flag) for flag in self.flags}
+        own = self.for_kind(s.method, s.way, s.shot, **flags)
+        return replace(own, way=usual.way, shot=usual.shot)
+
     def folder(self, settings: S) -> Path:
         """Where this run writes: by default, runs/EXPERIMENT/KIND/METHOD/seedSEED."""
         s = settings

@@ -34,7 +34,7 @@ from _cifar10 import error, images, score, start
 from jaxtyping import PyTree
 
 import metacontrast as mc
-from metacontrast.report import figure
+from metacontrast.report import figure, look
 from metacontrast.train import RESULT, read_result
 
 
@@ -238,7 +238,7 @@ def learn_lambda(
 def draw(runs: Path, seed: int, axes: Any) -> None:
     """Validation loss and accuracy over meta-steps, of all methods run with this seed so far."""
     loss, accuracy = axes.flat
-    for i, name in enumerate(METHODS):
+    for name in METHODS:
         folder = runs / name / f"seed{seed}"
         if not (folder / RESULT).is_file():
             continue
@@ -248,12 +248,16 @@ def draw(runs: Path, seed: int, axes: Any) -> None:
             accuracy.axhline(curve[0]["valid_accuracy"], color="0.6", ls=":")
             continue
         at = [line["step"] for line in curve]
-        style = {"color": f"C{i}", "ls": "-" if name.startswith("contrastive") else "--"}
+        style = look(name).line(ls="-" if name.startswith("contrastive") else "--", markevery=0.2)
         loss.plot(at, [line["valid_loss"] for line in curve], label=name, **style)
         accuracy.plot(at, [line["valid_accuracy"] for line in curve], **style)
     loss.set(xlabel="meta-steps", ylabel="validation loss", yscale="log")
     accuracy.set(xlabel="meta-steps", ylabel="validation accuracy")
-    loss.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    loss.figure.legend(
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ training, of what this learner's own training, by its own rule, ends with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from jaxtyping import PyTree
 import metacontrast as mc
 from metacontrast import credit
 from metacontrast.nets import mlp
-from metacontrast.report import figure
+from metacontrast.report import figure, look
 from metacontrast.tasks import sine
 from metacontrast.train import evaluator, read_metrics, read_result, validation
 
@@ -201,44 +201,68 @@ def run(s: Settings) -> dict[str, Any]:
 
 def overview(root: Path) -> None:
     """The figure of all methods."""
-    path = figure(root / "credit", partial(draw, root), 1, 3, (3.4, 3.4))
+    path = figure(root / "credit", partial(draw, rows_of(root)), 1, 3, SIZE)
     print(f"Figure: {path}")
 
 
-def draw(root: Path, axes: Any) -> None:
-    """Of the seeds below `root`: a bar is their mean, a dot is one of them."""
-    error, cosine, curves = axes.flat
-    for i, (name, short) in enumerate(SHORT_NAMES.items()):
-        folders = sorted(path.parent for path in (root / name).glob("seed*/result.json"))
-        if not folders:
+SIZE = (3.4, 3.2)
+KEPT = ("method", "seeds", "value", "ci95", "cosine_first", "cosine_last")
+
+
+def rows_of(root: Path) -> list[dict[str, Any]]:
+    """What figure and table show of each run below a folder, in the order of the methods."""
+    rows = []
+    for name in SHORT_NAMES:
+        for folder in sorted(path.parent for path in (root / name).glob("seed*/result.json")):
+            result = read_result(folder)
+            curve = [[line["step"], line["valid_loss"]] for line in read_metrics(folder)]
+            rows.append({x: result[x] for x in KEPT} | {"curve": curve})
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The error of each run, and the mean cosines of each method."""
+    lines = [f"{'method':27}{'error of each seed':27}{'cosine, first':>14}{'trained':>9}"]
+    for name in SHORT_NAMES:
+        own = [row for row in rows if row["method"] == name]
+        if not own:
             continue
-        results = [read_result(folder) for folder in folders]
-        _bar(error, i, 0.7, [r["value"] or np.nan for r in results], f"C{i}")
-        _bar(cosine, i - 0.2, 0.35, [r["cosine_first"] for r in results], "0.75")
-        _bar(cosine, i + 0.2, 0.35, [r["cosine_last"] for r in results], f"C{i}")
-        steps, losses = _mean_curve(folders)
-        curves.plot(steps, losses, color=f"C{i}", label=short.replace("\n", " "))
+        errors = ", ".join(f"{row['value']:.4f}" for row in own)
+        first, last = (np.mean([row[f"cosine_{x}"] for row in own]) for x in ("first", "last"))
+        lines.append(f"{name:27}{errors:27}{first:14.2f}{last:9.3f}")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """A bar is the mean over seeds, a dot is one of them."""
+    error, cosine, curves = axes.flat
+    for i, name in enumerate(SHORT_NAMES):
+        own, color = [row for row in rows if row["method"] == name], look(name).color
+        if not own:
+            continue
+        _bar(error, i, 0.7, [row["value"] or np.nan for row in own], color)
+        _bar(cosine, i - 0.2, 0.35, [row["cosine_first"] for row in own], "0.75")
+        _bar(cosine, i + 0.2, 0.35, [row["cosine_last"] for row in own], color)
+        shortest = min(len(row["curve"]) for row in own)
+        curve = np.mean([row["curve"][:shortest] for row in own], axis=0)
+        label = f"{name.replace('-', ' ')}, {len(own)} seed{'s' if len(own) > 1 else ''}"
+        curves.plot(*curve.T, **look(name).line(label=label))
+    error.set_yticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()))
+    cosine.set_yticks([])
     for ax in (error, cosine):
-        ax.set_xticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()), fontsize=7)
-        ax.tick_params(axis="x", rotation=90)
-    error.set(yscale="log", ylabel="squared error, test tasks")
-    cosine.set_ylabel("cosine")
-    title = "with the exact meta-gradient,\nbefore (grey) and after meta-training"
-    cosine.set_title(title, fontsize=8)
+        ax.invert_yaxis()
+    error.set(xscale="log", xlabel="squared error, test tasks")
+    error.set_xticks(ticks := [0.05, 0.1, 0.2, 0.5, 1.0], [f"{x:g}" for x in ticks])
+    error.xaxis.set_minor_formatter(lambda *_: "")
+    cosine.set(xlabel="cosine with the exact gradient,\nat first (grey) and meta-trained")
     curves.set(yscale="log", xlabel="meta-step", ylabel="squared error, validation")
-    curves.legend(fontsize=6, loc="center right")
+    handles, labels = curves.get_legend_handles_labels()
+    curves.figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
-def _bar(ax: Any, x: float, width: float, values: Sequence[float], color: str) -> None:
-    ax.bar(x, np.mean(values), width, color=color, alpha=0.6)
-    ax.plot(np.full(len(values), x), values, "k.", ms=4)
-
-
-def _mean_curve(folders: Sequence[Path]) -> np.ndarray:
-    """Steps and mean validation losses, as far as every run has come."""
-    curves = [[(x["step"], x["valid_loss"]) for x in read_metrics(folder)] for folder in folders]
-    shortest = min(map(len, curves))
-    return np.mean([curve[:shortest] for curve in curves], axis=0).T
+def _bar(ax: Any, y: float, width: float, values: Sequence[float], color: str) -> None:
+    ax.barh(y, np.mean(values), width, color=color, alpha=0.6)
+    ax.plot(values, np.full(len(values), y), "k.", ms=4)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from options import S, parse
 from options import Settings as Settings
 
 import metacontrast as mc
-from metacontrast import train
+from metacontrast import loggers, train
 from metacontrast.cli import ends_in_words
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
@@ -84,6 +84,21 @@ class Experiment(Generic[S]):
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 
+    def command(self, settings: S) -> str:
+        """What is typed to have this run once more: all that is not so by default."""
+        words = [f"--method {settings.method}", f"--seed {settings.seed}"]
+        default = self.default_of(settings)
+        for f in fields(settings):
+            value, is_named = getattr(settings, f.name), f.name in ("method", "seed")
+            if f.compare and not is_named and value != getattr(default, f.name):
+                has_words = "FlagConversionOff" in str(f.type)
+                words.append(_option(f.name.replace("_", "-"), value, has_words))
+        return " ".join([f"python experiments/{self.name.replace('-', '_')}.py", *words])
+
+    def default_of(self, settings: S) -> S:
+        """What a command that names the method alone would run."""
+        return self.methods[settings.method]
+
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""
         return train.open_folder(self.folder(settings), self.config(settings), settings.resume)
@@ -95,9 +110,22 @@ class Experiment(Generic[S]):
         # The outer rate's schedule depends on the number of steps: no other number resumes it.
         config = self.config(settings) | {"schedule": settings.steps}
         options |= dict(out=self.folder(settings), resume=settings.resume, config=config)
+        named = dict.fromkeys(settings.log)  # each once
+        options["callbacks"] = [self._logger(name, settings) for name in named]
         options |= {x: getattr(settings, x) for x in ("on_flag", "on_collapse", "diagnose")}
         options.setdefault("precision", getattr(settings, "precision", "highest"))
         return train.meta_train(*parts, steps=settings.steps, seed=settings.seed, **options)
+
+    def _logger(self, name: str, settings: S) -> train.Callback:
+        folder, config = self.folder(settings), self.config(settings)
+        match name:
+            case "tensorboard":
+                return loggers.TensorBoard(folder / name)
+            case "wandb":
+                return loggers.WandB(folder / name, self.name, config)
+            case "mlflow":
+                return loggers.MLflow(folder / name, self.name, config)
+        return loggers.CSV(folder / "metrics.csv")
 
     def finish(
         self, settings: S, values: Any, label: str = "", note: str = "", **facts: Any
@@ -116,10 +144,19 @@ class Experiment(Generic[S]):
         fields: dict[str, Any] = dict(experiment=self.name, method=label, metric=self.metric)
         fields |= dict(seeds=[settings.seed], meta_steps=settings.steps)
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
+        fields |= dict(command=self.command(settings))
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
+
+
+def _option(name: str, value: Any, has_words: bool) -> str:
+    """An option of the command line; one that is on or off may ask for a word, too."""
+    if isinstance(value, bool) and not has_words:
+        return f"--{name}" if value else f"--no-{name}"
+    several = value if isinstance(value, tuple | list) else [value]
+    return " ".join([f"--{name}", *map(str, several)])
 
 
 def first_key(seed: int) -> jax.Array:

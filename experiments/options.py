@@ -78,6 +78,10 @@ class Settings:
     on_collapse: OnCollapse = field(default="stop", compare=False)
     # Compare the first meta-gradient with what the learner does.
     diagnose: bool = field(default=True, compare=False)
+    # Also write the metrics for these, into OUT.
+    log: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = field(
+        default=(), compare=False
+    )
     devices: Annotated[Devices, tyro.conf.arg(name="")] = field(default=Devices(), compare=False)
 
     def shorten(self) -> Self:

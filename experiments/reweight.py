@@ -31,7 +31,7 @@ from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.nets import Net, transformer
-from metacontrast.report import figure
+from metacontrast.report import figure, look
 from metacontrast.tasks import texts
 from metacontrast.tasks._text import ALPHABET, SOURCES, Texts
 from metacontrast.train import RESULT, read_metrics, read_result
@@ -221,19 +221,20 @@ def draw(root: Path, axes: Any) -> None:
         band(weights, steps, values, f"C{i}", source)
     weights.axhline(1 / len(SOURCES), color="0.7", lw=0.8, ls=":")
     weights.set(xlabel="meta-step", ylabel="weight of the source", ylim=0)
-    weights.set_title("cml", fontsize=8)
-    weights.legend(fontsize=6)
+    weights.set_title("cml")
+    weights.legend()
     for i, name in enumerate(METHODS):
         results = [read_result(folder) for folder in finished(root / name)]
         if not results:
             continue
         runs = np.array([result["curve"] for result in results])
-        band(curves, runs[0, :, 0], runs[..., 1], f"C{i}", name)
+        color = look(name).color
+        band(curves, runs[0, :, 0], runs[..., 1], color, name)
         tests = np.array([result["value"] for result in results], float)  # None is NaN
-        losses.hlines(np.mean(tests), i - 0.3, i + 0.3, color=f"C{i}")
-        losses.plot(np.full(len(tests), i), tests, ".", color=f"C{i}")
+        losses.hlines(np.mean(tests), i - 0.3, i + 0.3, color=color)
+        losses.plot(np.full(len(tests), i), tests, look(name).marker, color=color)
     curves.set(xlabel="step of the final model", ylabel="loss on the target, validation")
-    curves.legend(fontsize=7)
+    curves.legend()
     losses.set_xticks(range(len(METHODS)), METHODS)
     losses.set_ylabel("loss on the target, test")
 

@@ -237,7 +237,7 @@ def run(s: Settings) -> dict[str, Any]:
         )
         theta, seconds = trained.theta, trained.seconds
     tests = tasks(frame.TEST_SEED, s.test_tasks)
-    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, s, theta, tests), 1, 4)
+    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, s, theta, tests), 2, 2)
     return EXPERIMENT.finish(s, scores(theta, tests), seconds=seconds)
 
 
@@ -263,8 +263,10 @@ def draw(s: Settings, theta: mc.Synapse | Rates, tests: mc.Task, axes: Any) -> N
         ax.plot(x, before[i], "C0:", label="before learning")
         ax.plot(x, after[i], "C3-", label="after learning")
         ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
+    for ax in axes[-1]:
         ax.set_xlabel("x")
-    axes.flat[0].set_ylabel("y")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("y")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 import frame
 import jax
 import numpy as np
+from _theory_figures import draw_all
 from _theory_measure import (
-    EXPONENTS,
     SCHEMES,
     Curves,
     Descent,
@@ -37,7 +36,6 @@ from jaxtyping import PyTree
 import metacontrast as mc
 from metacontrast._stencil import Scheme
 from metacontrast.accuracy import Record, compare, print_records
-from metacontrast.report import figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +107,19 @@ def run(s: Settings) -> dict[str, Any]:
     print_rows(rows)
     if records:
         print_records(records[max(records)], f"{s.method}, {max(records)} steps")
-        costs_figure = partial(draw_costs, s.method, records)
-        figure(folder / "error-against-cost", costs_figure, 1, 1, (7.0, 4.0))
-    figure(folder / "error-against-beta", partial(draw_errors, curves), 2, 2)
-    figure(folder / "best-against-delta", partial(draw_best, curves), 2, 2)
+    estimators = [{"steps": n} | plain(r._asdict()) for n, of in records.items() for r in of]
+    kept: dict[str, Any] = {
+        "curves": [plain(c._asdict()) for c in curves],
+        "estimators": estimators,
+    }
+    draw_all(s.method, kept, folder)
     return EXPERIMENT.finish(
         s,
         distances,
         note=f"; figures: {folder}/*.png",
         seconds=time.perf_counter() - began,
         quantities=[plain(row._asdict()) for row in rows],
-        estimators=[{"steps": n} | plain(r._asdict()) for n, of in records.items() for r in of],
+        **kept,
     )
 
 
@@ -155,7 +155,11 @@ def times_best(s: Settings, curves: Curves) -> Row:
 def estimators(
     suggested: Mapping[Scheme, float], rate: float, steps: int
 ) -> dict[str, mc.Estimator]:
-    """Every estimator, with a tenth of the learner's steps for iterations of its own."""
+    """Every estimator, with a tenth of the learner's steps for iterations of its own.
+
+    But `FirstOrder`, which is refused: in these problems theta is in the inner loss alone, where
+    it would give 0.
+    """
     few = max(steps // 10, 2)
     return {
         "contrastive, forward": mc.Contrastive(suggested["forward"]),
@@ -167,7 +171,6 @@ def estimators(
         "implicit, Hessian-free CG": mc.Implicit("cg", few, hessian_free=True),
         "implicit, Neumann": mc.Implicit("neumann", steps, rate=rate),
         "implicit, identity": mc.Implicit("identity"),
-        "first order": mc.FirstOrder(),
         "evolution": mc.Evolution(sigma=0.01, pairs=20),
     }
 
@@ -194,10 +197,13 @@ def costs(
     return records
 
 
-def plain(line: dict[str, Any]) -> dict[str, Any]:
-    """With None for what is not finite, which JSON lacks."""
-    is_number = lambda x: not isinstance(x, float) or np.isfinite(x)
-    return {name: x if is_number(x) else None for name, x in line.items()}
+def plain(x: Any) -> Any:
+    """With lists for arrays, and None for what is not finite, which JSON lacks."""
+    if isinstance(x, dict):
+        return {name: plain(y) for name, y in x.items()}
+    if isinstance(x, np.ndarray | list):
+        return [plain(y) for y in (x.tolist() if isinstance(x, np.ndarray) else x)]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -213,76 +219,6 @@ def print_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         sheet.add_row(row.problem, row.quantity, f"{row.measured:.3g}", f"{row.expected:.3g}")
     Console(width=100).print(sheet)
-
-
-TITLES = {"anywhere": "stops anywhere within δ", "descent": "descent"}
-
-
-def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
-    """Error against beta, a curve for each accuracy of the learner, with the expected slopes."""
-    for ax, c in zip(axes.flat, curves, strict=True):
-        best = int(np.nanargmin(c.errors[-1]))
-        for i, (delta, errors) in enumerate(zip(c.delta, c.errors, strict=True)):
-            ax.loglog(c.betas, errors, color=f"C{i}", lw=1.2, label=f"δ = {delta:.0e}")
-            if c.suggested is not None and c.suggested_error is not None:
-                star = dict(color=f"C{i}", ms=8, mec="k", mew=0.4)
-                ax.plot(c.suggested[i], c.suggested_error[i], "*", **star)
-        ax.set_ylim(np.nanmin(c.errors) / 10, 10)
-        ax.set_xlim(c.betas[0], c.betas[-1])
-        ax.set_title(f"{TITLES[c.learner]}; {c.scheme}", fontsize=8)
-        below, above, *_ = EXPONENTS[c.learner, c.scheme]
-        for power, side in ((below, slice(None, best)), (above, slice(best, None))):
-            draw_guide(ax, c.betas[side], 0.4 * c.errors[-1][side], power)
-        ax.legend(fontsize=5)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("relative error")
-    for ax in axes[-1]:
-        ax.set_xlabel("β  (stars: suggest_beta)")
-
-
-def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
-    """A straight line of the expected slope through one of the points, if there are any."""
-    if not len(x):  # the best beta is the first one
-        return
-    at = len(x) // 3
-    ax.plot(x, y[at] * (x / x[at]) ** power, "k--", lw=0.8, zorder=0)
-    away = dict(xytext=(4, 6), textcoords="offset points")
-    ax.annotate(f"slope {power}", (x[at], y[at]), fontsize=7, **away)
-
-
-def draw_best(curves: Sequence[Curves], axes: Any) -> None:
-    """The best beta, and the error there, against delta; a row of figures for each learner."""
-    for i, c in enumerate(curves):
-        best = c.betas[np.nanargmin(c.errors, axis=1)]
-        powers = EXPONENTS[c.learner, c.scheme][2:]
-        columns = zip(axes[i // 2], (best, np.nanmin(c.errors, axis=1)), powers, strict=True)
-        for ax, y, power in columns:
-            ax.loglog(c.delta, y, "o", color=f"C{3 * (i % 2)}", ms=4, label=c.scheme)
-            if power is not None:
-                scale = np.exp(np.mean(np.log(y) - power * np.log(c.delta)))
-                line = dict(color=f"C{3 * (i % 2)}", lw=0.8, ls="--", label=f"slope {power:.2g}")
-                ax.plot(c.delta, scale * c.delta**power, **line)
-            ax.set_title(TITLES[c.learner], fontsize=8)
-            ax.legend(fontsize=6)
-    for ax in axes[-1]:
-        ax.set_xlabel("δ, of the free phase")
-    for row in axes:
-        row[0].set_ylabel("best β")
-        row[1].set_ylabel("best relative error")
-
-
-def draw_costs(name: str, records: dict[int, list[Record]], axes: Any) -> None:
-    """Error against cost, a line an estimator through the accuracies of the learner."""
-    ax = axes.flat[0]
-    for i, rows in enumerate(zip(*records.values(), strict=True)):
-        cost = [r.gradients + 2 * r.products for r in rows]
-        style = dict(color=f"C{i % 10}", ms=4, lw=1, label=rows[0].name)
-        ax.loglog(cost, [r.error for r in rows], f"{'os^Dv<>pPX*'[i]}-", **style)
-    ax.set_ylim(top=10)
-    ax.set_title(name, fontsize=9)
-    ax.set_xlabel("cost: gradients + 2 x Hessian products")
-    ax.set_ylabel("relative error")
-    ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

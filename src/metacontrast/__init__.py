@@ -2,6 +2,7 @@
 
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from ._argmin import argmin as argmin
 from ._check import check as check
@@ -53,9 +54,22 @@ _check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (
-    "accuracy", "brain", "credit", "external", "nets", "optimistix", "report", "slow", "tasks",
-    "torch", "train",
+    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "report", "slow",
+    "tasks", "torch", "train",
 )  # fmt: skip
+if _TYPE_CHECKING:  # as what they are, not as some module
+    from . import accuracy as accuracy
+    from . import brain as brain
+    from . import credit as credit
+    from . import external as external
+    from . import loggers as loggers
+    from . import nets as nets
+    from . import optimistix as optimistix
+    from . import report as report
+    from . import slow as slow
+    from . import tasks as tasks
+    from . import torch as torch
+    from . import train as train
 
 
 def __getattr__(name: str) -> _ModuleType:

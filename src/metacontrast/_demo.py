@@ -116,7 +116,7 @@ def run(name: str, method: Method, seed: int, out: Path) -> dict[str, Any]:
         rows=PUBLISHED,
     )
     write_result(out, result)
-    figure(out / "predictions", partial(_predictions, method, theta, tests), 1, 4)
+    figure(out / "predictions", partial(_predictions, method, theta, tests), 2, 2)
     return result
 
 
@@ -176,7 +176,9 @@ def _predictions(method: Method, theta: Any, tests: Task, axes: Any) -> None:
         ax.plot(x, before[i], "C0:", label="before learning")
         ax.plot(x, after[i], "C3-", label="after learning")
         ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
+    for ax in axes[-1]:
         ax.set_xlabel("x")
-    axes.flat[0].set_ylabel("y")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("y")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -17,7 +17,7 @@ from ._data_cli import data
 from ._exit import INTERRUPTED, SAID, terminated_in_words
 from ._version import __version__
 
-COMMANDS = ("demo", "report", "data", "completion")
+COMMANDS = ("demo", "report", "watch", "data", "completion")
 _GO_ON = ". What was finished is kept; see to it, and start it again, a run with --resume."
 BROKEN_PIPE = 128 + 13  # the exit status of what SIGPIPE ends
 
@@ -39,15 +39,36 @@ def demo(out: Path = Path("runs/demo")) -> None:
 
 
 @app.command
-def report(runs: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+def report(
+    runs: Annotated[Path, tyro.conf.Positional] = Path("runs"), html: Path | None = None
+) -> None:
     """Print a table of the results of each experiment, over all seeds found; mark what was not run.
 
     Args:
         runs: Where to look for results, at any depth.
+        html: Also write a page there, of curves, flags, figures, settings and commands.
     """
-    from .report import print_report
+    from .report import print_report, write_page
 
-    print_report(runs)
+    if html is not None:
+        print(f"Page: {write_page(runs, html)}")
+    if html is None or any(runs.rglob("result.json")):
+        print_report(runs)
+
+
+@app.command
+def watch(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),), every: float = 1.0
+) -> None:
+    """Show runs as they go: rate, time left, losses, flags; off a terminal, a line each.
+
+    Args:
+        runs: Folders of runs, or folders that hold some.
+        every: Seconds from one look to the next.
+    """
+    from .report import watch as show
+
+    show(runs, every)
 
 
 @app.command
@@ -89,7 +110,7 @@ def ends_in_words(program: str) -> Iterator[None]:
         # What is still to be written goes nowhere, or Python would complain of it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from error
-    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
         if not is_bad_input(error):
             raise
         of_the_system = isinstance(error, OSError) and error.errno is not None
@@ -126,7 +147,7 @@ def main() -> None:
             )
         app.cli(
             prog="metacontrast",
-            description="Meta-learning by contrast: a demonstration, tables of results, data sets."
-            " --version says which version it is.",
+            description="Meta-learning by contrast: a demonstration, tables of results, a view of"
+            " runs, data sets. --version says which version it is.",
             args=words,
         )

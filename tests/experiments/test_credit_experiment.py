@@ -78,14 +78,14 @@ def test_the_figure_shows_what_was_run(tmp_path):
         folder = tmp_path / "backprop" / f"seed{seed}"
         write_result(folder, summarise([value, value], **facts))
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "valid_loss": value}) + "\n")
-    heights = []
+    widths = []
 
     def draw(axes):
-        credit.draw(tmp_path, axes)
-        heights.extend([bar.get_height() for bar in ax.patches] for ax in axes.flat)
-        heights.append(axes.flat[2].lines[0].get_ydata())
+        credit.draw(credit.rows_of(tmp_path), axes)
+        widths.extend([bar.get_width() for bar in ax.patches] for ax in axes.flat)
+        widths.append(axes.flat[2].lines[0].get_ydata())
 
     assert figure(tmp_path / "credit", draw, 1, 3).stat().st_size > 0
-    np.testing.assert_allclose(heights[0], [0.5])
-    np.testing.assert_allclose(heights[1], [0.5, 0.9])
-    np.testing.assert_allclose(heights[-1], [0.5])
+    np.testing.assert_allclose(widths[0], [0.5])
+    np.testing.assert_allclose(widths[1], [0.5, 0.9])
+    np.testing.assert_allclose(widths[-1], [0.5])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import frame
 import pytest
+from options import parse
 
 FOLDER = Path(frame.__file__).parent
 SHARED = {"frame", "options"}
@@ -37,6 +38,30 @@ def test_methods_and_their_settings_have_one_name(name):
         # What is no setting of a result is none where a subclass says it anew.
         compared = {f.name for f in dataclasses.fields(settings) if f.compare}
         assert not compared & {f.name for f in dataclasses.fields(frame.Settings) if not f.compare}
+
+
+def changed(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return tuple(map(changed, value))
+    return value if value is None or isinstance(value, str) else value + type(value)(1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_that_a_result_names_is_that_run(name):
+    """Also where nothing is as it is by default, but for words, of which only some are allowed."""
+    experiment = import_module(name).EXPERIMENT
+    method, default = next(iter(experiment.methods.items()))
+    values = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.compare}
+    others = {x: changed(y) for x, y in values.items() if x != "steps" or y}
+    for settings in (default, dataclasses.replace(default, **others)):
+        python, file, *words = experiment.command(settings).split()
+        assert (python, file) == ("python", f"experiments/{name}.py")
+        defaults = {method: experiment.default_of(settings)}
+        assert parse(defaults, method, words, "") == [settings]
+    assert experiment.command(default) == f"python {file} --method {method} --seed 0"
 
 
 @pytest.mark.parametrize("name", NAMES)

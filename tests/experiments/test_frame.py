@@ -49,6 +49,17 @@ def command(start):
     return partial(start, sys.modules[__name__])
 
 
+def test_loggers_are_made_by_name_in_the_folder_of_the_run(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(frame.train, "meta_train", lambda **options: given.append(options))
+    settings = replace(METHODS["slow"], out=tmp_path, log=("csv", "csv"))
+    EXPERIMENT.meta_train(settings)
+    EXPERIMENT.meta_train(replace(settings, log=()))
+    assert [len(options["callbacks"]) for options in given] == [1, 0]
+    given[0]["callbacks"][0].log(10, {"meta_loss": 0.5})
+    assert (tmp_path / "metrics.csv").read_text() == "step,meta_loss\n10,0.5\n"
+
+
 def runs():
     return [(s.method, s.steps, s.rate) for s in RUNS]
 

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 import theory
-from _theory_measure import Curves, both_sides, branches, exact_gradient, slopes
+from _theory_figures import draw_errors, from_plain
+from _theory_measure import EXPONENTS, Curves, both_sides, branches, exact_gradient, slopes
 from _theory_problems import PROBLEMS
 from jax.flatten_util import ravel_pytree
 from problems import meta_grad, relative_error
@@ -121,14 +122,32 @@ def test_where_the_first_beta_is_the_best_the_rest_is_measured_and_drawn(tmp_pat
     rows = {row.quantity.split(": ")[1]: row.measured for row in slopes("network", rising)}
     assert rows["error by beta, above the best"] == pytest.approx(2, abs=0.05)
     assert np.isnan(rows["best error by delta"])  # of two accuracies
-    four = [curves(rising.errors[1], *kind) for kind in theory.EXPONENTS]
-    path = figure(tmp_path / "errors", lambda axes: theory.draw_errors(four, axes), 2, 2)
+    four = [curves(rising.errors[1], *kind) for kind in EXPONENTS]
+    path = figure(tmp_path / "errors", lambda axes: draw_errors(four, axes), 2, 2)
     assert path.stat().st_size > 0
 
 
 def test_where_nothing_rises_both_branches_are_told_all_the_same():
     below, above = branches(BETAS, np.full(13, 0.1), 5)
     assert below.all() and not above.any()
+
+
+@pytest.mark.thorough
+def test_none_of_the_estimators_that_are_compared_is_refused():
+    problem, theta, task = case("network")
+    rules = theory.estimators({"forward": 0.1, "symmetric": 0.1}, rate=0.1, steps=20)
+    for rule in rules.values():
+        gradient = mc.meta_gradient(problem, mc.descend(optax.sgd(0.1), 2), rule)
+        jax.eval_shape(gradient, theta, task, jax.random.key(0))
+    assert len(rules) == 10
+
+
+def test_curves_come_back_from_a_result():
+    there = curves(1e-7 + 1e-2 * BETAS**2)
+    back = from_plain(json.loads(json.dumps(theory.plain(there._asdict()))))
+    jax.tree.map(np.testing.assert_array_equal, there, back)
+    missing = theory.plain({"errors": np.array([[1.0, np.nan]]), "scheme": "forward"})
+    assert missing == {"errors": [[1.0, None]], "scheme": "forward"}
 
 
 def test_what_was_not_measured_is_none_in_a_result():

@@ -32,7 +32,10 @@ def test_without_a_word_it_says_what_it_can_do(monkeypatch, capsys):
         (("data", "verify", "nonsense"), "metacontrast: name: unknown 'nonsense'"),
         (("data",), "fetch"),
         (("nonsense",), "metacontrast: command: unknown 'nonsense'; choose one of demo, report,"),
-        (("demoo",), "unknown 'demoo'; did you mean 'demo'? Choose one of demo, report, data"),
+        (
+            ("demoo",),
+            "unknown 'demoo'; did you mean 'demo'? Choose one of demo, report, watch",
+        ),
         (("sine",), "experiments are beside the library, python experiments/NAME.py"),
         (("completion", "fish"), "bash"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._must import Count
 from ..train import is_first
+from ._style import RC
 
 
 def figure(
@@ -17,7 +18,7 @@ def figure(
     columns: Count = 1,
     size: tuple[float, float] = (3.2, 2.6),
 ) -> Path | None:
-    """Draw on a grid of axes and save `path` as PNG and PDF.
+    """Draw on a grid of axes, all in one style, and save `path` as PNG and PDF.
 
     Args:
         path: without a suffix.
@@ -41,9 +42,10 @@ def figure(
         print("No figure: matplotlib is not installed (pip install 'metacontrast[plots]').")
         return None
     inches = (size[0] * columns, size[1] * rows)
-    fig, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout="constrained")
-    draw(axes)
-    for suffix in (".pdf", ".png"):
-        fig.savefig(path.with_suffix(suffix), dpi=160)
+    with plt.rc_context(RC):
+        fig, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False)
+        draw(axes)
+        for suffix in (".pdf", ".png"):
+            fig.savefig(path.with_suffix(suffix))
     plt.close(fig)
     return path.with_suffix(".png")

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from ..tasks._untrusted import plain
 from ..train import RESULT, half_width, read_result
+from ._runs import checked_result
 
 Result = dict[str, Any]
 COLUMNS = ("method", "ours, mean over seeds", "spread over tasks", "published")
 NUMBERS = ("seeds", "meta-steps", "seconds a seed")
+EXPLAINED = (
+    "Ours: mean over seeds +- half the 95% interval (over seeds, by Student's t; with one seed "
+    "over\nits tasks). Spread: standard deviation over tasks. Tasks that diverged are "
+    "left\nout; where they are more than half, there is no value."
+)
 
 
 def print_report(runs: str | Path) -> None:
@@ -27,7 +34,7 @@ def print_report(runs: str | Path) -> None:
     """
     experiments: dict[str, list[Result]] = {}
     for path in sorted(Path(runs).rglob(RESULT)):
-        result = read_result(path.parent)
+        result = checked_result(read_result(path.parent), path)
         experiments.setdefault(result["experiment"], []).append(result)
     if not experiments:
         raise FileNotFoundError(
@@ -35,29 +42,32 @@ def print_report(runs: str | Path) -> None:
         )
     for name, results in experiments.items():
         _print_table(f"{name}: {results[0]['metric']}", results)
-    print(
-        "Ours: mean over seeds +- half the 95% interval (over seeds, by Student's t; with one seed "
-        "over\nits tasks). Spread: standard deviation over tasks. Tasks that diverged are "
-        "left\nout; where they are more than half, there is no value."
-    )
+    print(EXPLAINED)
 
 
 def _print_table(title: str, results: list[Result]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    sheet = Table(title=title, title_justify="left")
+    # Text: no name in a file is to be read as markup, or to steer the terminal.
+    sheet = Table(title=Text(plain(title), "table.title"), title_justify="left")
     for column in COLUMNS:
         sheet.add_column(column)
     for column in NUMBERS:
         sheet.add_column(column, justify="right")
+    for row in table_rows(results):
+        sheet.add_row(*[Text(plain(cell)) for cell in row])
+    Console(width=120).print(sheet)
+
+
+def table_rows(results: list[Result]) -> list[tuple[str, ...]]:
+    """Of each method that the results name, its name and what stands behind it in the table."""
     rows: dict[str, str] = {}
     for result in results:
-        rows |= result.get("rows", {}) | {result["method"]: result["reference"]}
-    for method, published in rows.items():
-        own = [result for result in results if result["method"] == method]
-        sheet.add_row(method, *_cells(own, published))
-    Console(width=120).print(sheet)
+        rows |= result.get("rows", {}) | {result["method"]: result["reference"] or ""}
+    own = lambda method: [result for result in results if result["method"] == method]
+    return [(method, *_cells(own(method), published)) for method, published in rows.items()]
 
 
 def _cells(results: list[Result], published: str) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Untrusted:
             if not stat.S_ISREG(found.st_mode):
                 raise self.refused("is no regular file")
             if found.st_size > largest:
-                raise self.refused(f"has {found.st_size:,} bytes, more than the data set can have")
+                raise self.refused(f"has {found.st_size:,} bytes, more than it can have")
             with open(self.what, "rb") as file:
                 yield file
 

@@ -2,6 +2,7 @@
 
 from .._checked import check_public as _check_public
 from .._compiled import keep_compiled as keep_compiled
+from ._callbacks import Callback as Callback
 from ._collapse import CollapsedError as CollapsedError
 from ._devices import use_devices as use_devices
 from ._divergence import DivergedError as DivergedError

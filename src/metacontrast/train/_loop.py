@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +21,7 @@ from .._solver._base import SolverLike
 from .._solver._function import as_solver
 from .._types import PyTree, Step
 from ._block import Validate
+from ._callbacks import Callback
 from ._collapse import OnCollapse
 from ._folder import Folder
 from ._identity import identity, shapes
@@ -58,6 +59,7 @@ def meta_train(
     features: Features | None = None,
     warm_start: WarmStart | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
     mesh: Mesh | None = None,
     on_flag: OnFlag = "stop",
     on_collapse: OnCollapse = "stop",
@@ -115,6 +117,9 @@ def meta_train(
             the free phase does, and the nudged ones start where it has got to, for losses with many
             minima, in which phases that go their own ways drift apart. `tasks` is then 1.
         progress: show a bar on stderr.
+        callbacks: are told of each line of the metrics, once its checkpoint is kept; see
+            `Callback`, and `metacontrast.loggers` for TensorBoard and others. A run that is resumed
+            goes on with the next line. One that raises is warned of, and left out from then on.
         mesh: devices with an axis "tasks", over which the tasks of a meta-step are spread, and
             perhaps "parameters", over which theta and phi are split; see `device_mesh`. With
             several processes all of them call this, alike; the first one reads and writes `out`.
@@ -196,7 +201,7 @@ def meta_train(
         step.check(theta)
     plan = Plan(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
-        progress and is_first(), diagnose,
+        progress and is_first(), diagnose, callbacks,
     )  # fmt: skip
     with (
         explain_lost_process(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from .._diagnosis import Diagnosis
 from .._types import PyTree
 from .._warn import warn
 from ._block import Fetched, Line, Validate, run_block, run_validation, summary
+from ._callbacks import Callback, Callbacks
 from ._collapse import MOST_ROLLBACKS, Looks, OnCollapse, collapse, finite, looks_of
 from ._diagnosed import diagnosed
 from ._divergence import before_trouble, check_trouble
@@ -90,6 +92,7 @@ class Plan:
     on_collapse: OnCollapse
     progress: bool
     diagnose: bool
+    callbacks: Sequence[Callback] = ()
 
 
 def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
@@ -121,7 +124,7 @@ def start(step: MetaStep, theta: PyTree, folder: Folder | None) -> Restored:
 def run(step: MetaStep, plan: Plan, at: Restored, folder: Folder | None) -> Trained:
     """Take the meta-steps that are left, look at where they lead, and keep it in the folder."""
     course = _Course(step, plan, folder, *at)
-    with course.progress, course.stop.listening():
+    with course.progress, course.callbacks, course.stop.listening():
         with suppress(StopNow):
             course.begin()
             while not course.is_over:
@@ -155,6 +158,7 @@ class _Course:
     def __post_init__(self) -> None:
         self.stop = Stop()
         self.progress = Progress(self.plan.steps, self.snapshot.step, self.plan.progress)
+        self.callbacks = Callbacks(self.plan.callbacks)
 
     @property
     def is_over(self) -> bool:
@@ -164,6 +168,7 @@ class _Course:
 
     def begin(self) -> None:
         """Look at the first meta-gradient and the first theta, unless the run goes on."""
+        self.callbacks.start(self.lines)
         self.dispatch, self.has_warned = compile_dispatch(self.step), not is_first()
         if self.snapshot.step == 0:
             with self.stop.at_once():
@@ -199,6 +204,7 @@ class _Course:
         if self.folder is not None:
             self.folder.add(self.lines, gather(self.snapshot))
         self.progress.look(line)
+        self.callbacks.log(line)
 
     def end_early(self) -> NoReturn:
         """Keep what was done, and say how to go on."""
