@@ -1,8 +1,8 @@
-"""Held-out losses of penalised linear models over the folds of some data, and their meta-gradient."""
+"""Held-out losses of penalised linear models over folds of data, and their meta-gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 

@@ -18,8 +18,10 @@ Phi: TypeAlias = Float[np.ndarray, "outputs columns"]
 Matrix: TypeAlias = Any  # of NumPy, or sparse of SciPy
 
 MOST_STEPS = 100
-SMALL_STEP = 1e-13  # relative to phi: what Newton's steps end at
-SHRINKS = 0.25  # a step under an old curvature must be so much smaller than the one before
+# Squares of lengths in the metric of the curvature, beside the loss: what steps end at, and what
+# round-off may hold them up at.
+SMALL, ROUNDED = 1e-27, 1e-22
+SHRINKS = 0.1  # under an old curvature a step must be so much smaller than the one before
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,27 +122,38 @@ def minimiser(loss: Penalised, phi: Phi) -> Phi:
     value, slope = loss.value(phi), loss.slope(phi)
     for _ in range(MOST_STEPS):
         if factor is None:
-            factor = cho_factor(_positive(loss.curvature(phi)))
-            last = np.inf
+            factor, last = cho_factor(_positive(loss.curvature(phi))), np.inf
         step = cho_solve(factor, slope.ravel()).reshape(phi.shape)
-        size = np.linalg.norm(step)
-        if size <= SMALL_STEP * np.linalg.norm(phi):
+        # Twice what is left to fall, as far as the curvature tells: the square of a length.
+        fall = float(np.sum(step * slope))
+        if fall <= SMALL * abs(value):
             return phi - step
-        if size > SHRINKS * last:
-            if size <= 1e3 * SMALL_STEP * np.linalg.norm(phi):  # round-off: it shrinks no more
+        if fall > SHRINKS * last:
+            if fall <= ROUNDED * abs(value):  # it shrinks no more
                 return phi
             factor = None
             continue
-        t, fall = 1.0, float(np.sum(step * slope))
-        while not (new := loss.value(phi - t * step)) <= value - 1e-4 * t * fall + 1e-12 * abs(value):
-            t /= 2
-            if t < 1e-10:
-                return phi
+        t, new = _step_length(loss, phi, step, value, fall)
+        if t == 0:
+            return phi
         phi, value = phi - t * step, new
-        slope, last = loss.slope(phi), size
+        slope, last = loss.slope(phi), fall
         if t < 1:
             factor = None
     return phi
+
+
+def _step_length(
+    loss: Penalised, phi: Phi, step: Phi, value: float, fall: float
+) -> tuple[float, float]:
+    """The first of 1, 1/2, 1/4 ... by which the loss falls, and the loss there; 0 if none is."""
+    t = 1.0
+    while t > 1e-10:
+        new = loss.value(phi - t * step)
+        if new <= value - 1e-4 * t * fall + 1e-12 * abs(value):
+            return t, new
+        t /= 2
+    return 0.0, value
 
 
 def _positive(curvature: np.ndarray) -> np.ndarray:
