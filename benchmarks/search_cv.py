@@ -9,7 +9,7 @@ seed; their 95% intervals are Student's, with the variance that splits of the sa
 (Nadeau and Bengio, 2003). Settings were chosen on other data sets: `make_sparse_uncorrelated`,
 `make_friedman2`, iris with noise, linnerud, noise alone, and `make_regression` and
 `make_classification` of other sizes, seeds 100 to 105; and after one split of each data set here
-(seed 50, which is not reported), of which wine showed that unpenalised classes want a least penalty.
+(seed 50, not reported), of which wine showed that classes want a least penalty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from ._argmin import argmin as argmin
 from ._check import check as check
@@ -50,6 +50,10 @@ from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
 from ._version import __version__ as __version__
 
+if _TYPE_CHECKING:
+    from ._tune import Tuned as Tuned
+    from ._tune import tune as tune
+
 _check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
@@ -73,11 +77,17 @@ if _TYPE_CHECKING:  # as what they are, not as some module
     from . import train as train
 
 
-def __getattr__(name: str) -> _ModuleType:
+# Of `_tune`, which needs `train`.
+_TUNE = ("tune", "Tuned")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _TUNE:
+        return getattr(_import_module("._tune", __name__), name)
     if name not in _SUBPACKAGES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _import_module(f".{name}", __name__)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBPACKAGES])
+    return sorted([*globals(), *_SUBPACKAGES, *_TUNE])
