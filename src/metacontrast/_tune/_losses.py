@@ -49,7 +49,11 @@ class UserLoss:
     def __call__(
         self, params: PyTree, theta: PyTree, batch: PyTree, state: PyTree, key: Key
     ) -> PyTree:
-        """What it returns."""
+        """What it returns.
+
+        Containers that are written to, as flax's variables are, are new ones at each call.
+        """
+        params, state = jax.tree.map(lambda x: x, (params, state))
         given = (params, theta, batch, state) if self.has_state else (params, theta, batch)
         return self.function(*given, **({"key": key} if self.takes_key else {}))
 
