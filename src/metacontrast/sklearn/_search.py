@@ -152,7 +152,7 @@ class ContrastiveSearchCV(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mi
         return np.sum(seen * thetas, axis=0) / np.sum(seen, axis=0)
 
     def _input(self, X: Any) -> Any:
-        check_is_fitted(self)
+        check_is_fitted(self, "best_estimator_")
         return validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -186,7 +186,7 @@ class ContrastiveSearchCV(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mi
     @property
     def classes_(self) -> np.ndarray:
         """Of a classifier."""
-        check_is_fitted(self)
+        check_is_fitted(self, "best_estimator_")
         return self.best_estimator_.classes_
 
     def __sklearn_tags__(self) -> Any:
