@@ -5,11 +5,13 @@
 Of each data set and seed three quarters are learned from and one is tested on; features are scaled.
 `GridSearchCV` and `RandomizedSearchCV` choose among as many penalties as they can try in the time
 that `ContrastiveSearchCV` took, at least 10, by the same loss and folds. Differences are paired by
-seed; their 95% intervals are Student's, and where seeds split the same data, rather than draw others,
-have the variance that this asks for (Nadeau and Bengio, 2003). Settings were chosen on other data sets: `make_sparse_uncorrelated`,
-`make_friedman2`, iris with noise, linnerud, noise alone, and `make_regression` and
-`make_classification` of other sizes, seeds 100 to 105; and after one split of each data set here
-(seed 50, not reported), of which wine showed that classes want a least penalty.
+seed; their 95% intervals are Student's, and where seeds split the same data, rather than draw
+others, they have the variance that this asks for (Nadeau and Bengio, 2003).
+
+Settings were chosen on other data sets: `make_sparse_uncorrelated`, `make_friedman2`, iris with
+noise, linnerud, noise alone, and `make_regression` and `make_classification` of other sizes, seeds
+100 to 105; and after one split of each data set here (seed 50, not reported), of which wine showed
+that classes want a least penalty. An hour of one core.
 """
 
 from __future__ import annotations

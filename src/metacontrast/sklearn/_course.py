@@ -116,7 +116,9 @@ class _Walk:
             new = np.clip(new, start - FARTHEST, start + FARTHEST)
             self._theta = self._theta._replace(log_lam=new)
         else:
-            self._theta = self._theta._replace(log_weight=np.clip(new, -FARTHEST, HEAVIEST))
+            new = np.clip(new, -FARTHEST, HEAVIEST)
+            # A common factor of all weights is one of the penalty, which is not to be tuned here.
+            self._theta = self._theta._replace(log_weight=new - np.log(np.mean(np.exp(new))))
 
 
 def chosen_step(losses: Float[np.ndarray, "steps n"], errors: float) -> int:
