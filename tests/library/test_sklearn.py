@@ -28,7 +28,7 @@ X, Y = rng.normal(size=(24, 4)), rng.normal(size=24)
 THIRDS = [np.arange(24)[i::3] for i in range(3)]
 THETA = Theta(rng.normal(size=4), 0.3 * rng.normal(size=24))
 FIT = Fit((0, 1), 2)
-SHORT = {"cv": 3, "max_steps": 1, "penalties": [1.0]}
+SHORT = {"cv": 3, "max_steps": 0, "penalties": [1.0]}
 
 
 def folds(likelihood, per, outputs=1):

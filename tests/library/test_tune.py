@@ -122,10 +122,12 @@ def test_steps_see_distinct_rows_and_keys_of_their_own():
     [
         ({"train_loss": lambda w, theta: 0.0}, TypeError, r"train_loss: is called with \(params, "),
         ({"train_loss": lambda w, t, b: b[0] @ w}, ValueError, "train_loss: must return one float"),
-        ({"valid_loss": lambda w, t, b: b[9]}, TypeError, "valid_loss: .* IndexError"),
+        ({"valid_loss": lambda w, t, b: b[9]}, TypeError, "valid_loss: .*IndexError"),
         ({"train": (X, Y[1:])}, ValueError, "train: all of its arrays must have one row"),
         ({"valid": (X[:1], Y[:1]), "stop": None}, ValueError, "valid: has one row"),
         ({"batch_size": 9}, ValueError, "batch_size: 9 is more than the 8 rows"),
+        ({"theta": jnp.zeros(2)}, TypeError, r"train_loss: .* take `theta` .* of `train` "),
+        ({"stop": (np.full((8, 3), np.nan), Y[:8])}, ValueError, "stop: has NaN"),
         ({"steps": 0}, ValueError, "steps: must be a whole number of at least 1"),
         ({"theta": {"a": "b"}}, ValueError, "theta: leaf"),
     ],

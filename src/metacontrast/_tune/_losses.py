@@ -57,8 +57,8 @@ class UserLoss:
         given = (params, theta, batch, state) if self.has_state else (params, theta, batch)
         return self.function(*given, **({"key": key} if self.takes_key else {}))
 
-    def check(self, params: PyTree, theta: PyTree, batch: PyTree, state: PyTree) -> None:
-        """Raise, with the name of the argument, where it cannot be called or is no scalar."""
+    def check(self, params: PyTree, theta: PyTree, data: str, batch: PyTree, state: PyTree) -> None:
+        """Raise, with the names of the arguments, where it cannot be called or is no scalar."""
         arrays, rest = eqx.partition((params, theta, batch, state), eqx.is_array)
 
         def call(arrays: PyTree, key: Key) -> PyTree:
@@ -74,7 +74,8 @@ class UserLoss:
             line = next(iter(str(error).splitlines()), "")
             raise TypeError(
                 f"{self.name}: is called with ({names}), and with key=... if it has that argument; "
-                f"of a batch {shapes(batch)} it says {type(error).__name__}: {line}"
+                f"it does not take `theta` {shapes(theta)} and a batch of `{data}` {shapes(batch)} "
+                f"({type(error).__name__}: {line})."
             ) from error
         is_pair = self.has_state and isinstance(value, tuple) and len(value) == 2
         value = value[0] if is_pair else value
@@ -112,11 +113,10 @@ class Task:
 
     def check(self, theta: PyTree) -> None:
         """Raise where a loss does not take what it is given."""
-        some = slice(self.batch_size)
-        batch = jax.tree.map(lambda x: x[some], self.train)
-        self.train_loss.check(self.params, theta, batch, self.state)
-        for data in (self.valid, self.stop):
-            self.valid_loss.check(self.params, theta, data, self.state)
+        batch = jax.tree.map(lambda x: x[: self.batch_size], self.train)
+        self.train_loss.check(self.params, theta, "train", batch, self.state)
+        for name, data in (("valid", self.valid), ("stop", self.stop)):
+            self.valid_loss.check(self.params, theta, name, data, self.state)
 
     @property
     def rows(self) -> int:

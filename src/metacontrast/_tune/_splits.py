@@ -34,4 +34,7 @@ def _rows(name: str, data: PyTree) -> int:
             f"{name}: all of its arrays must have one row an example, and at least one row; their "
             f"first dimensions are {sorted(counts)}."
         )
+    for x in map(np.asarray, jax.tree.leaves(data)):
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise ValueError(f"{name}: has NaN or infinity; leave those rows out, or fill them.")
     return int(counts.pop()[0])

@@ -46,7 +46,7 @@ class Tuned:
     state: PyTree
     stop_loss: float
     step: int
-    history: tuple[Mapping[str, float], ...]
+    history: tuple[Mapping[str, float | None], ...]
     estimator: Estimator
     why: str
     diagnosis: Diagnosis | None
