@@ -129,7 +129,8 @@ def _tuned() -> Arguments:
     data = {"params": jnp.zeros(3), "theta": 0.1, "train": split, "valid": split, "stop": split}
     of: Arguments = {"optimizer": optax.sgd(0.1), "steps": 2, "batch_size": 3, "state": None}
     more: Arguments = {"meta_steps": 1, "meta_optimizer": optax.sgd(0.1), "estimator": rule}
-    rest = {"look_every": 1, "patience": 1, "seed": 0, "out": None, "resume": False}
+    rest: Arguments = {"look_every": 1, "patience": 1, "seed": 0, "out": None, "resume": False}
+    rest |= {"callbacks": ()}
     return losses | data | of | more | rest | {"progress": False, "diagnose": False}
 
 

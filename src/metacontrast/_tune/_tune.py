@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .._estimator._base import Estimator
 from .._must import Count, Seed
 from .._solver._descend import Optimizer, descend
 from .._types import Arrays, Learned, PyTree
-from ..train import Trained, meta_train
+from ..train import Callback, Trained, meta_train
 from ._choose import Choice, choose
 from ._losses import Task, UserLoss
 from ._splits import checked_splits
@@ -84,6 +84,7 @@ def tune(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
     diagnose: bool = True,
 ) -> Tuned:
     """Tune the meta-parameters theta of a model of one's own, many of them at once.
@@ -123,6 +124,7 @@ def tune(
         out: a folder for what the run keeps, see `metacontrast.train.meta_train`.
         resume: go on with the run in `out`.
         progress: show a bar and the choice of the estimator, on stderr.
+        callbacks: what is told of every look, see `meta_train`.
         diagnose: compare the first meta-gradient with what training does; see `diagnose`. If it is
             not to be trusted, and another estimator is, that one is taken.
 
@@ -167,6 +169,7 @@ def tune(
         steps=meta_steps, tasks=1, seed=seed, out=out, resume=resume, log_every=look_every,
         steps_per_dispatch=look_every, validate=lambda theta: {"loss": float(run(theta).stop_loss)},
         patience=patience, progress=progress, on_flag="warn", on_collapse="ignore", diagnose=False,
+        callbacks=callbacks,
     )  # fmt: skip
     return _tuned(run, theta, trained, choice)
 
