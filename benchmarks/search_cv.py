@@ -184,11 +184,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line a data set."""
-    lines = [f"{'':34}{'ours':>7}{'grid':>8}{'gain on grid':>20}{'on random search':>20}"]
+    lines = [f"{'':38}{'ours':>7}{'grid':>8}{'gain on grid':>20}{'on random search':>20}"]
     for facts in summary(rows):
         losses = facts["losses"]
         lines.append(
-            f"{facts['set'] + ' (' + str(facts['features']) + ')':34}{losses[OURS]:7.3f}"
+            f"{facts['set'] + ' (' + str(facts['features']) + ')':38}{losses[OURS]:7.3f}"
             f"{losses[RIVALS[0]]:8.3f}"
             + "".join(f"{_verdict(**facts[rival]):>20}" for rival in RIVALS)
         )
