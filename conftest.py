@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent
 # PyTorch comes into .venv when it is asked for: `make .venv/torch`.
 OF_TORCH = ["src/metacontrast/torch", "docs/torch.md", "tests/library/torch_problems.py"]
 collect_ignore = [] if find_spec("torch") else OF_TORCH
+# Nor is flax, of which one page is, in every environment.
+collect_ignore += [] if find_spec("flax") else ["docs/flax.md"]
 collect_ignore_glob = [] if find_spec("torch") else ["benchmarks/_torch_*.py"]
 
 # Tests spend their time on tracing and compiling, not on computing: the compiler optimises nothing,

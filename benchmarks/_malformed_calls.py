@@ -39,6 +39,7 @@ NOT_CALLED = {
         "Callback",
         "Look",
     ),
+    *("Tuned", "ContrastiveSearchCV"),  # which, as scikit-learn asks, checks its arguments in fit
     *("DivergedError", "FlaggedError", "LostProcessError", "RESULT", "optional"),
 }
 
@@ -102,6 +103,7 @@ def core() -> Iterator[Call]:
     yield call("argmin", arguments=inner | more)
     yield call("argmin()", mc.argmin(**inner), arguments=where, kinds=LEARNED)
     yield call("influence", arguments=_weighed(), kinds={**LEARNED, "theta": "tree", "z": "tree"})
+    yield call("tune", arguments=_tuned(), kinds={"params": "any", "state": "any", **SPLITS})
     yield from _estimators(call)
     yield from _solvers(call)
     functions = {"init": problem.init, "inner": problem.inner, "outer": problem.outer}
@@ -111,6 +113,25 @@ def core() -> Iterator[Call]:
     parts = {"residual": residual, "data": lambda z: z.train, "prior": None}
     yield call("LeastSquares", arguments=parts)
     yield from _losses(call)
+
+
+SPLITS = {"theta": "learned", "train": "task", "valid": "task", "stop": "task"}
+
+
+def _tuned() -> Arguments:
+    """What tunes the penalty of three weights."""
+    valid_loss = lambda w, theta, batch: mse(w, mc.Data(*batch))
+    losses: Arguments = {
+        "train_loss": lambda w, theta, batch: valid_loss(w, theta, batch) + theta * w @ w,
+        "valid_loss": valid_loss,
+    }
+    split = (x, x @ jnp.ones(3))
+    data = {"params": jnp.zeros(3), "theta": 0.1, "train": split, "valid": split, "stop": split}
+    of: Arguments = {"optimizer": optax.sgd(0.1), "steps": 2, "batch_size": 3, "state": None}
+    more: Arguments = {"meta_steps": 1, "meta_optimizer": optax.sgd(0.1), "estimator": rule}
+    rest: Arguments = {"look_every": 1, "patience": 1, "seed": 0, "out": None, "resume": False}
+    rest |= {"callbacks": ()}
+    return losses | data | of | more | rest | {"progress": False, "diagnose": False}
 
 
 def _weighed() -> Arguments:

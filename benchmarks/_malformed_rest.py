@@ -98,7 +98,7 @@ def of_tasks() -> Iterator[Call]:
     images = tasks.Images(np.ones((4, 6, 8, 8), np.uint8), ("a", "b", "c", "d"))
     sizes = {"way": 2, "shot": 1, "query": 1}
     more = {"rotations": False, "distort": 0.0, "mirror": False}
-    yield call("episodes", arguments={"images": images, **sizes, **more}, works=False)
+    yield call("episodes", arguments={"examples": images, **sizes, **more}, works=False)
     for name in ("cifar10", "mnist"):
         yield call(name, arguments={"part": "train"}, works=False)
     part = {"part": "train", "size": 84}

@@ -1,8 +1,8 @@
 """Meta-learning by contrast: the gradient of how well a learner learned, from two runs of it."""
 
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from ._argmin import argmin as argmin
 from ._check import check as check
@@ -50,12 +50,16 @@ from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
 from ._version import __version__ as __version__
 
+if _TYPE_CHECKING:
+    from ._tune import Tuned as Tuned
+    from ._tune import tune as tune
+
 _check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (
-    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "report", "slow",
-    "tasks", "torch", "train",
+    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "report",
+    "sklearn", "slow", "tasks", "torch", "train",
 )  # fmt: skip
 if _TYPE_CHECKING:  # as what they are, not as some module
     from . import accuracy as accuracy
@@ -66,17 +70,24 @@ if _TYPE_CHECKING:  # as what they are, not as some module
     from . import nets as nets
     from . import optimistix as optimistix
     from . import report as report
+    from . import sklearn as sklearn
     from . import slow as slow
     from . import tasks as tasks
     from . import torch as torch
     from . import train as train
 
 
-def __getattr__(name: str) -> _ModuleType:
+# Of `_tune`, which needs `train`.
+_TUNE = ("tune", "Tuned")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _TUNE:
+        return getattr(_import_module("._tune", __name__), name)
     if name not in _SUBPACKAGES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _import_module(f".{name}", __name__)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBPACKAGES])
+    return sorted([*globals(), *_SUBPACKAGES, *_TUNE])

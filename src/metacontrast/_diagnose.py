@@ -25,6 +25,8 @@ from ._types import Key, PyTree
 MOVED = 0.02  # how far the proposed nudge moves phi, in units of its own size
 CONVERGED = 0.1  # the slope that the free phase may leave, beside the nudge
 MUCH = 2**28  # bytes of states and gradients, above which only those of some steps are kept
+# What is advised of learners that come near a minimum.
+AT_MINIMUM = Contrastive(None, "symmetric", nudge="linear", nudged=secant_cg(20))
 
 
 def diagnose(
@@ -139,7 +141,7 @@ def _steadier(run: Configuration, rule: Estimator, meta: MetaGradient) -> Iterat
         if rule.product == "secant":
             yield replace(rule, product="exact")
         return
-    follow = Trajectory(keep="all" if run.kept <= MUCH else "sqrt")
+    follow = followed(run)
     if meta.phases is None or not isinstance(rule, Contrastive | Implicit):
         yield follow
         return
@@ -148,10 +150,15 @@ def _steadier(run: Configuration, rule: Estimator, meta: MetaGradient) -> Iterat
     if run.draws or not meta.aux["residual"] <= CONVERGED * nudge:
         yield follow
     elif not isinstance(own, SecantCG):
-        yield Contrastive(None, "symmetric", nudge="linear", nudged=secant_cg(20))
+        yield AT_MINIMUM
     if 0 < curvature < float("inf") and size > 0:
         beta, damping = float(f"{MOVED * size * 2 * curvature:.1g}"), float(f"{curvature:.1g}")
         yield Contrastive(beta, "symmetric", nudge="linear", damping=damping, nudged=own)
+
+
+def followed(run: Configuration) -> Trajectory:
+    """What is advised of those that do not: the gradient of the steps that were taken."""
+    return Trajectory(keep="all" if run.kept <= MUCH else "sqrt")
 
 
 def _cosine(judge: Judge, look: Look, c: Numbers) -> float:

@@ -11,6 +11,8 @@ from benchmarks._malformed_report import table as malformed_table
 from benchmarks.influence import table as influence_table
 from benchmarks.noisy import table
 from benchmarks.noisy_labels import table as labels_table
+from benchmarks.search_cv import RIVALS
+from benchmarks.search_cv import table as search_table
 from benchmarks.secant import report as secant_report
 from benchmarks.storage import report as storage_report
 from benchmarks.trajectory import table as trajectory_table
@@ -99,3 +101,11 @@ def test_the_table_of_the_page_on_influence_is_that_of_the_results():
         same = row["same"]
         assert abs(same["trajectory"] - same["unrolled, exact"]) < 0.001
         assert same["trajectory"] > max(same["EK-FAC"], same["TRAK"])
+
+
+def test_the_table_of_the_page_on_scikit_learn_is_that_of_the_result():
+    results = json.loads((ROOT / "results" / "search-cv.json").read_text())
+    assert blocks("sklearn.md") == [search_table(results["rows"])]
+    assert len(results["summary"]) >= 6
+    for facts in results["summary"]:  # never worse by more than chance
+        assert all(facts[rival]["gain"] > -facts[rival]["half_width"] for rival in RIVALS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metacontrast import Data
 from metacontrast.tasks import Images, episodes
 
 CLASSES, EACH, SIDE = 12, 9, 4
@@ -111,3 +112,48 @@ def test_rotations_are_classes():
         episodes(IMAGES, 49, 1, 1, rotations=True)
     with pytest.raises(ValueError, match=r"^rotations: .*not square"):
         episodes(Images(PIXELS[:, :, :2], IMAGES.names), 5, 1, 1, rotations=True)
+
+
+# Examples of one's own: classes a, b and c of 5, 3 and 9, in no order, told by their numbers.
+SIZES = {"a": 5, "b": 3, "c": 9}
+LABELS = np.random.default_rng(0).permutation([c for c, n in SIZES.items() for _ in range(n)])
+OWN = Data(np.arange(17.0)[:, None] * [1.0, -0.5], LABELS)
+
+
+def test_own_vectors_of_unequal_classes_keep_their_units():
+    n = 3000
+    tasks = jax.vmap(episodes(OWN, 2, 1, 2))(jax.random.split(jax.random.key(0), n))
+    rows = np.concatenate([tasks.train.x.reshape(n, 2, 1, 2), tasks.test.x.reshape(n, 2, 2, 2)], 2)
+    assert rows.dtype == OWN.x.dtype
+    np.testing.assert_array_equal(rows[..., 1], -0.5 * rows[..., 0])
+    labels = LABELS[rows[..., 0].astype(int)]
+    np.testing.assert_array_equal(labels, np.repeat(labels[..., :1], 3, axis=2))
+    assert np.all(labels[:, 0, 0] != labels[:, 1, 0])
+    assert all(len({*row}) == 3 for task in rows[:100, ..., 0] for row in task)
+    for c, size in SIZES.items():  # a class is in two tasks of three, and each of its rows as often
+        drawn = rows[labels == c][:, 0]
+        share = np.unique(drawn, return_counts=True)[1] / len(drawn)
+        assert len(share) == size
+        assert np.abs(share - 1 / size).max() < 5 * np.sqrt(1 / size / len(drawn))
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "named"),
+    [
+        (OWN, {"query": 3}, r"query: 1 \+ 3 .* the 3 of the smallest \(1 are so\)"),
+        (OWN, {"way": 4}, "way: 4 of 3 classes"),
+        (OWN, {"distort": 1.0}, r"distort: is for images .* \(2,\)"),
+        (OWN._replace(x=OWN.x[:, 0]), {}, r"examples.x: .*not float64 of shape \(17,\)"),
+        (OWN._replace(y=LABELS[1:]), {}, "examples.y: must be 17 labels"),
+        (OWN._replace(x=np.full((17, 2), np.nan)), {}, "examples.x: has NaN"),
+    ],
+)
+def test_own_examples_that_will_not_do_are_named(data, more, named):
+    with pytest.raises(ValueError, match=f"^{named}"):
+        episodes(data, **{"way": 2, "shot": 1, "query": 2, **more})
+
+
+def test_bytes_of_ones_own_are_those_of_images():
+    flat = Data(PIXELS.reshape(-1, SIDE, SIDE, 2), np.repeat(np.arange(CLASSES), EACH))
+    own, images = (episodes(x, 5, 1, 3, rotations=True)(KEYS[0]) for x in (flat, IMAGES))
+    jax.tree.map(np.testing.assert_array_equal, own, images)

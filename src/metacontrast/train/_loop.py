@@ -65,6 +65,7 @@ def meta_train(
     on_collapse: OnCollapse = "stop",
     diagnose: bool = True,
     precision: Precision = "highest",
+    patience: Count | None = None,
 ) -> Trained:
     """Meta-learn theta: each meta-step follows the mean meta-gradient of freshly drawn tasks.
 
@@ -147,6 +148,8 @@ def meta_train(
         precision: of the products of losses, features and `validate` that say nothing else; the
             library's own are of the highest. A GPU's own default is "tensorfloat32", whose 10 bits
             the difference of two near phases may not survive. It tells one run from another.
+        patience: end the run where so many looks of `validate` in a row were not the best one.
+            Default: all `steps` are taken.
 
     Raises:
         ValueError: bad input (see `check`), or an `out` with anything in it but this run.
@@ -190,6 +193,8 @@ def meta_train(
     )  # fmt: skip
     if validate is not None:
         check_arity("validate", validate, ("theta", "phi")[: 1 if warm_start is None else 2])
+    elif patience is not None:
+        raise ValueError("patience: counts looks of `validate`; give validate too.")
     layout = Layout(resolve_mesh(mesh))
     layout.check_tasks(task_batch_size or tasks)
     folder = None if out is None else Folder(Path(out), settings, resume)
@@ -201,7 +206,7 @@ def meta_train(
         step.check(theta)
     plan = Plan(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
-        progress and is_first(), diagnose, callbacks,
+        progress and is_first(), diagnose, callbacks, patience,
     )  # fmt: skip
     with (
         explain_lost_process(),

@@ -93,6 +93,7 @@ class Plan:
     progress: bool
     diagnose: bool
     callbacks: Sequence[Callback] = ()
+    patience: int | None = None
 
 
 def first_snapshot(step: MetaStep, theta: PyTree) -> Snapshot:
@@ -162,9 +163,11 @@ class _Course:
 
     @property
     def is_over(self) -> bool:
-        """Whether all is done, or it was asked to stop."""
-        began = self.snapshot.step - self.block.steps
-        return began >= self.plan.steps or self.stop.asked
+        """Whether all is done, nothing was gained for long, or it was asked to stop."""
+        plan, began = self.plan, self.snapshot.step - self.block.steps
+        best = max(self.snapshot.best_step, 0)
+        is_idle = plan.patience is not None and began - best >= plan.patience * plan.log_every
+        return began >= plan.steps or is_idle or self.stop.asked
 
     def begin(self) -> None:
         """Look at the first meta-gradient and the first theta, unless the run goes on."""
