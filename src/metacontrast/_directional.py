@@ -19,6 +19,8 @@ FEW, MORE = 3, 5  # directions across the estimate; more where a few of them say
 TRUSTED, REFUSED = 0.95, 0.85  # the cosine from which on, and up to which, it is sure
 ROUGH = 0.3  # the relative change of a difference at half its step from which on it tells nothing
 SEEN = 0.05  # the relative change of F over which a slope should still hold
+FINER = 10  # a step that is to see no kink, as a part of one that may
+ABOVE = 100  # round-offs that a finer step is to be above
 FARTHEST = 0.3  # how far theta is moved, in units of its own size, at most
 
 
@@ -86,24 +88,45 @@ class Judge:
     theta_eps: float
 
     def look(self, d: Numbers) -> Look:
-        """Judge an estimate; it takes 10 values of F, or 16 where it is trusted."""
+        """Judge an estimate; it takes 10 values of F, or 16 where it is trusted.
+
+        And up to 14 more where it is trusted at a finer step alone: kinks of F within a step, as
+        of networks with ReLU, look like an error of the estimate.
+        """
         size = norm(d)
         if not (0 < size < math.inf):
             return Look(math.nan, math.nan, math.nan, True, is_zero=size == 0)
         unit, step = d / size, self._step(size)
-        along, again = (self._along(unit, x) for x in (step, step / 2))
-        is_smooth = abs(along - again) <= ROUGH * abs(along)
-        ways, slopes = _across(unit), list[float]()
-        look = Look(math.nan, math.nan, math.nan, is_smooth)
-        for n in (FEW, MORE):
-            slopes += [self._beside(unit, along, step * way) for way in ways[len(slopes) : n]]
-            look = _judged(size, along, slopes, is_smooth, d.size)
-            if look.verdict != "trust":
-                return look
+        look = self._at_step(unit, size, step, (FEW, MORE))
+        fine = step / FINER
+        if look.verdict != "trust" and self._tells(fine, size):
+            again = self._at_step(unit, size, fine, (1, FEW, MORE))
+            look = again if again.verdict == "trust" else look
+        if look.verdict != "trust":
+            return look
         # What it is worth: does the slope hold over a change of F that can be seen?
         far = SEEN * abs(self.value) / size if self.value else step
         far = min(max(far, step), FARTHEST * self._rms)
+        along = look.cosine * look.size
         return look._replace(straight=_ratio(self._along(unit, far), along))
+
+    def _at_step(self, unit: Numbers, size: float, step: float, ways: tuple[int, ...]) -> Look:
+        """Along the estimate, and beside it in so many ways, as long as it is trusted."""
+        along, again = (self._along(unit, x) for x in (step, step / 2))
+        is_smooth = abs(along - again) <= ROUGH * abs(along)
+        beside, slopes = _across(unit), list[float]()
+        look = Look(math.nan, math.nan, math.nan, is_smooth)
+        for n in ways:
+            slopes += [self._beside(unit, along, step * way) for way in beside[len(slopes) : n]]
+            look = _judged(size, along, slopes, is_smooth, unit.size)
+            if look.verdict != "trust":
+                break
+        return look
+
+    def _tells(self, step: float, size: float) -> bool:
+        """Whether round-off of F and of theta is far below what such a step changes."""
+        seen = ABOVE * self.eps * abs(self.value) < step * size
+        return seen and step > ABOVE * self.theta_eps * norm(self.theta)
 
     def slope(self, d: Numbers) -> float:
         """That of F along `d`, forward, which takes one value."""

@@ -247,7 +247,7 @@ class Counter(mc.Solver):
         (mc.Unrolled(), 2),
     ],
 )
-def test_at_most_eleven_meta_gradients(rule, phases):
+def test_at_most_eighteen_meta_gradients(rule, phases):
     solver = Counter(LONG, steps=20)
     wide = replace(bent, sample=lambda task, key: task)
     at = {"theta": jnp.concatenate([THETA, THETA, THETA])}
@@ -258,7 +258,7 @@ def test_at_most_eleven_meta_gradients(rule, phases):
     )
     mc.diagnose(many, solver, rule, **at, z=TASK, key=jax.random.key(0))
     jax.effects_barrier()
-    assert 10 < len(solver.phases) <= 11 * phases
+    assert 10 < len(solver.phases) <= 18 * phases
 
 
 # What an estimate that is right is worth
@@ -297,7 +297,28 @@ def test_more_directions_where_a_few_say_that_all_is_well():
     judge = Judge(at, np.ones(50), float(rows.sum() + 1), 2e-16, 2e-16)
     assert judge.look(rows).verdict == "trust" and len(calls) == 16
     assert all(abs(rows @ way) < 1e-12 * np.linalg.norm(way) * 6 for way in calls[4:14])
-    assert judge.look(np.ones(50) + rows).verdict == "do not trust" and len(calls) == 26
+    assert judge.look(np.ones(50) + rows).verdict == "do not trust" and len(calls) == 32
+
+
+def test_a_kink_within_a_step_is_no_error_of_the_estimate():
+    rows, eps = np.ones(3), 1.2e-7  # steps are of about 0.005
+    kink = lambda way: 50 * max(0.0, float(way @ [1, -1, 0]) - 2e-3)
+    calls = []
+
+    def at(way):
+        calls.append(way)
+        return way, float(rows @ (np.ones(3) + way)) + kink(way)
+
+    judge = Judge(at, np.ones(3), 3.0, eps, eps)
+    assert judge._at_step(rows / 3**0.5, 3**0.5, judge._step(3**0.5), (2,)).verdict != "trust"
+    found = judge.look(rows)
+    assert found.verdict == "trust" and found.cosine == pytest.approx(1)
+    wrong = judge.look(np.array([1.0, 1.0, -1.0]))
+    assert wrong.verdict == "do not trust"
+    # In narrow arithmetic a tenth of the step is round-off: it is not asked.
+    calls.clear()
+    assert Judge(at, np.ones(3), 3.0, 8e-3, 8e-3).look(-rows).verdict != "trust"
+    assert len(calls) == 8
 
 
 def test_a_function_with_jumps_is_no_judge():

@@ -140,7 +140,7 @@ def meta_train(
             Before the tenth look ten times the size is asked for, and mean meta-losses, of tasks
             that differ, are not compared. Where every task of a meta-step diverges, the run stops.
         diagnose: compare the meta-gradient of the first task with what learning it does, before a
-            run starts; see `metacontrast.diagnose`. It costs up to 11 meta-gradients of one task
+            run starts; see `metacontrast.diagnose`. It costs up to 18 meta-gradients of one task
             and their compilation, and changes no number of the run. The report is in `out`, as
             `diagnosis.txt`, and in the `diagnosis` that is returned; if the verdict is not
             "trust", a `RuntimeWarning` says what to do. Not of a run that is resumed, has a warm
