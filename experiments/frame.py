@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -119,6 +120,20 @@ class Experiment(Generic[S]):
         train.write_result(self.folder(settings), result)
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
+
+
+def facts(trained: train.Trained | None = None, tasks: int = 1) -> dict[str, Any]:
+    """What meta-training took, and which share of the meta-gradients raised each flag.
+
+    Args:
+        trained: its result; None where there was none.
+        tasks: of a meta-step.
+    """
+    if trained is None or not trained.metrics:
+        return {"seconds": 0.0, "flags": {}}
+    counts: Counter[str] = sum((Counter(line["flags"]) for line in trained.metrics), Counter())
+    total = tasks * trained.metrics[-1]["step"]
+    return {"seconds": trained.seconds, "flags": {name: n / total for name, n in counts.items()}}
 
 
 def first_key(seed: int) -> jax.Array:
