@@ -76,5 +76,8 @@ def optimizer(rate: float, contrastive: bool) -> optax.GradientTransformation:
 
 
 def rule(beta: float, rate: float, nudged: int) -> mc.Contrastive:
-    """The forward contrast, of a nudged phase whose Adam starts anew, from where the free one ended."""
+    """The forward contrast; Adam starts the nudged phase anew, from where the free one ended.
+
+    Departure, where there are mini-batches: its steps draw those of the free phase's first ones.
+    """
     return mc.Contrastive(beta, nudged=mc.descend(optax.adam(rate), nudged))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
-from options import S, parse
+from options import S, as_option, parse
 from options import Settings as Settings
 
 import metacontrast as mc
@@ -85,6 +85,14 @@ class Experiment(Generic[S]):
         as_written: dict[str, Any] = json.loads(json.dumps({"experiment": self.name} | own))
         return as_written
 
+    def command(self, settings: S) -> str:
+        """The words that start this run, but for those that no result depends on."""
+        default = replace(self.methods[settings.method], seed=settings.seed)
+        own = {f.name: getattr(settings, f.name) for f in fields(settings) if f.compare}
+        words = [f"--method {settings.method} --seed {settings.seed}"]
+        words += [as_option(k, x) for k, x in own.items() if x != getattr(default, k)]
+        return f"python experiments/{self.name.replace('-', '_')}.py {' '.join(words)}"
+
     def claim(self, settings: S) -> Path:
         """Open the folder of a run that does not go through `meta_train`."""
         return train.open_folder(self.folder(settings), self.config(settings), settings.resume)
@@ -116,6 +124,7 @@ class Experiment(Generic[S]):
         fields: dict[str, Any] = dict(experiment=self.name, method=label, metric=self.metric)
         fields |= dict(seeds=[settings.seed], meta_steps=settings.steps)
         fields |= dict(reference=rows.get(label, ""), rows=rows, settings=self.config(settings))
+        fields["command"] = self.command(settings)
         result = train.summarise(values, **(fields | facts))
         train.write_result(self.folder(settings), result)
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)

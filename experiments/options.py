@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 
@@ -115,6 +115,15 @@ def parse(methods: Mapping[str, S], default: str, args: Sequence[str], about: st
         if methods[s.method].steps:
             check("steps", s.steps, kinds(Count))
     return several
+
+
+def as_option(name: str, value: Any) -> str:
+    """A field of settings as the command line says it."""
+    word = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{word}" if value else f"--no-{word}"
+    several = value if isinstance(value, tuple | list) else [value]
+    return " ".join([f"--{word}", *map(str, several)])
 
 
 def _one(default: S, quick: bool, args: Sequence[str], about: str) -> S:

@@ -4,13 +4,14 @@
     metacontrast report runs/sine
 
 The published figures are of Sacramento's talk on the paper (Zucchet et al., 2022). The methods
-`paper-...` are in the nearest published settings (`_sine_published.py`), the others at our best. The
-README says how the settings were chosen; departures are named where they are made.
+`paper-...` are in the nearest published settings (`_sine_published.py`), the others at our best.
+The README says how the settings were chosen; departures are named where they are made.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ import _sine_published as published
 import frame
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from _sine_figure import draw
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -237,6 +238,18 @@ def first_theta(s: Settings) -> mc.Synapse | Rates:
     return theta if s.method.startswith("cml") else mc.Synapse(theta.omega, None)
 
 
+def curves(s: Settings, theta: mc.Synapse | Rates) -> Callable[..., list[jax.Array]]:
+    """`(x, task)`: what the network says at x before and after learning the task."""
+    problem, solver, _ = learner(s)
+
+    def of(x: jax.Array, task: mc.Task) -> list[jax.Array]:
+        after = mc.solve_inner(problem, solver, theta, task, jax.random.key(0)).phi
+        ends = problem.init(theta, task), after
+        return [jax.vmap(partial(net(s).apply, network(s, phi, theta)))(x) for phi in ends]
+
+    return of
+
+
 def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     """Of theta."""
     if s.method.startswith("paper"):
@@ -273,36 +286,8 @@ def run(s: Settings) -> dict[str, Any]:
         )
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
     tests = tasks(frame.TEST_SEED, s.test_tasks)
-    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, s, theta, tests), 1, 4)
+    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, curves(s, theta), tests), 1, 4)
     return EXPERIMENT.finish(s, scores(theta, tests), **facts)
-
-
-def draw(s: Settings, theta: mc.Synapse | Rates, tests: mc.Task, axes: Any) -> None:
-    """For a few test tasks: truth, points, and predictions before and after learning."""
-    problem, solver, _ = learner(s)
-    x = jnp.linspace(-5, 5, 200)[:, None]
-
-    @jax.jit
-    @jax.vmap
-    def curves(task: mc.Task) -> list[jax.Array]:
-        ends = (
-            problem.init(theta, task),
-            mc.solve_inner(problem, solver, theta, task, jax.random.key(0)).phi,
-        )
-        return [jax.vmap(partial(net(s).apply, network(s, phi, theta)))(x) for phi in ends]
-
-    tasks = jax.tree.map(lambda leaf: leaf[: axes.size], tests)
-    (points, truth), (before, after) = tasks, curves(tasks)
-    for i, ax in enumerate(axes.flat):
-        order = np.argsort(truth.x[i, :, 0])
-        ax.plot(truth.x[i, order], truth.y[i, order], color="0.7", lw=4, label="truth")
-        ax.plot(x, before[i], "C0:", label="before learning")
-        ax.plot(x, after[i], "C3-", label="after learning")
-        ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
-        ax.set_xlabel("x")
-    axes.flat[0].set_ylabel("y")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 if __name__ == "__main__":
