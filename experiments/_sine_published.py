@@ -70,9 +70,19 @@ def synapse(squares: Squares, lam: float, batch: int | None) -> mc.Problem:
     )
 
 
+# Added to the second moments of every Adam, under the root. It decides: meta-gradients of omega are
+# small beside its root, 3e-4, and without it each of them moves omega by the whole outer rate.
+EPS_ROOT = 2.0**-23
+
+
+def adam(rate: float) -> optax.GradientTransformation:
+    """Of a task."""
+    return optax.adam(rate, eps_root=EPS_ROOT)
+
+
 def optimizer(rate: float, contrastive: bool) -> optax.GradientTransformation:
     """Of theta: without a schedule and without clipping, as published."""
-    return optax.adamw(rate) if contrastive else optax.adam(rate)
+    return optax.adamw(rate, eps_root=EPS_ROOT) if contrastive else adam(rate)
 
 
 def rule(beta: float, rate: float, nudged: int) -> mc.Contrastive:
@@ -80,4 +90,4 @@ def rule(beta: float, rate: float, nudged: int) -> mc.Contrastive:
 
     Departure, where there are mini-batches: its steps draw those of the free phase's first ones.
     """
-    return mc.Contrastive(beta, nudged=mc.descend(optax.adam(rate), nudged))
+    return mc.Contrastive(beta, nudged=mc.descend(adam(rate), nudged))

@@ -29,7 +29,7 @@ from metacontrast.nets import Net, mlp
 from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, validation
+from metacontrast.train import evaluator, summarise, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -113,7 +113,7 @@ def learner(s: Settings) -> Learner:
     if s.method in ("paper-gd", "paper-sgd"):
         batch = s.batch if s.method == "paper-sgd" else None
         problem = published.synapse(partial(squares, s), s.first_lambda, batch)
-        solver = mc.descend(optax.adam(s.rate), s.free)
+        solver = mc.descend(published.adam(s.rate), s.free)
         return Learner(problem, solver, published.rule(s.beta, s.rate, s.nudged))
     if s.method in ("cml-gd", "cml-sgd"):
         # Departure: symmetric, where the talk's table is taken to be forward. Both phases take the
@@ -123,8 +123,10 @@ def learner(s: Settings) -> Learner:
     if s.method in ("cml-gn", "cml-mod"):
         estimator = mc.Contrastive(s.beta, nudged=mc.gauss_newton(s.nudged))
         return Learner(least_squares(s), mc.gauss_newton(s.free), estimator)
-    adam = optax.adam(s.rate)
-    optimizers = {"paper-scratch": adam, "scratch": adam, "maml-rates": at_rates}
+    optimizers = {
+        "paper-scratch": published.adam(s.rate), "scratch": optax.adam(s.rate),
+        "maml-rates": at_rates,
+    }  # fmt: skip
     rules = {
         "paper-maml": mc.Unrolled(), "maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(),
         "maml-rates": mc.Trajectory(), "fomaml": mc.FirstOrder(),
@@ -266,6 +268,7 @@ def run(s: Settings) -> dict[str, Any]:
         solver,
         metric=lambda phi, theta, task: jnp.mean(errors(s, network(s, phi, theta), task.test) ** 2),
     )
+    tests = tasks(frame.TEST_SEED, s.test_tasks)
     theta, facts = first_theta(s), frame.facts()
     if estimator is None:
         if s.steps:
@@ -285,7 +288,10 @@ def run(s: Settings) -> dict[str, Any]:
             validate=lambda theta: validation(scores(theta, valid_tasks)),
         )
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
-    tests = tasks(frame.TEST_SEED, s.test_tasks)
+        if trained.best_step is not None:
+            # The value is of the last theta; beside it stands that of the one best on validation.
+            of_best = summarise(scores(trained.best, tests))
+            facts["best"] = {"step": trained.best_step, "value": of_best["value"]}
     figure(EXPERIMENT.folder(s) / "predictions", partial(draw, curves(s, theta), tests), 1, 4)
     return EXPERIMENT.finish(s, scores(theta, tests), **facts)
 
