@@ -153,6 +153,7 @@ def of_report() -> Iterator[Call]:
     grid = {"path": there / "figure", "draw": lambda axes: None, "rows": 1, "columns": 1}
     yield call("figure", arguments={**grid, "size": (1.0, 1.0)}, ranges={"size": ()})
     yield call("print_report", arguments={"runs": there})
+    yield call("collect", arguments={"runs": there, "out": there / "collected"})
 
 
 def of_optimistix() -> Iterator[Call]:

@@ -39,15 +39,21 @@ def demo(out: Path = Path("runs/demo")) -> None:
 
 
 @app.command
-def report(runs: Annotated[Path, tyro.conf.Positional] = Path("runs")) -> None:
+def report(
+    runs: Annotated[Path, tyro.conf.Positional] = Path("runs"), collect: Path | None = None
+) -> None:
     """Print a table of the results of each experiment, over all seeds found; mark what was not run.
 
     Args:
         runs: Where to look for results, at any depth.
+        collect: Keep them: a small file of each experiment, in this folder.
     """
-    from .report import print_report
+    from . import report as tables
 
-    print_report(runs)
+    tables.print_report(runs)
+    if collect is not None:
+        for path in tables.collect(runs, collect):
+            print(f"Collected: {path}")
 
 
 @app.command

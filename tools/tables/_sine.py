@@ -1,0 +1,112 @@
+"""The tables of the sine experiment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from metacontrast.train import half_width
+
+Run: TypeAlias = dict[str, Any]
+Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
+# Of each row: what it is, the method in the published protocol, ours, and what differs in ours.
+ROWS = (
+    (
+        "contrastive rule, all points a step", "paper-gd", "cml-gd",
+        "tanh; lambda learned, one a weight; momentum; beta 0.05, symmetric; a falling outer rate",
+    ),
+    (
+        "contrastive rule, mini-batches", "paper-sgd", "cml-sgd",
+        "the same, on 8 of the 10 points a step",
+    ),
+    (
+        "contrastive rule, another learner", "", "cml-gn",
+        "tanh; lambda learned; Gauss-Newton; beta 0.05, forward; 1,500 meta-steps",
+    ),
+    (
+        "contrastive rule, modulation", "", "cml-mod",
+        "a slow network; fast gains, shifts and head, by Gauss-Newton; 400 meta-steps",
+    ),
+    ("MAML", "paper-maml", "maml", "tanh; inner rate 3e-3; 10,000 meta-steps, a falling rate"),
+    ("MAML, first-order", "", "fomaml", "the same"),
+    ("from scratch", "paper-scratch", "scratch", "tanh"),
+)  # fmt: skip
+
+
+def beside_the_talk(results: dict[str, Any]) -> Table:
+    """The talk's figure, ours in the nearest published protocol, ours at its best."""
+    columns = ("", "talk", "published protocol", "at its best", "what differs there")
+    rows = [
+        [
+            name,
+            results["methods"][paper]["published"] if paper else "",
+            f"`{paper}`: {summary(_of(results, paper))}" if paper else "",
+            f"`{best}`: {summary(_of(results, best))}",
+            differs,
+        ]
+        for name, paper, best, differs in ROWS
+    ]
+    return columns, rows
+
+
+def runs(results: dict[str, Any]) -> Table:
+    """Every method: its seeds, what they came to, what it took and what was flagged."""
+    columns = (
+        "method", "seeds", "mean", "median (range)", "std over tasks", "best on validation",
+        "inner steps", "meta-steps", "flagged",
+    )  # fmt: skip
+    return columns, [_row(name, results) for name in results["methods"]]
+
+
+def _row(name: str, results: dict[str, Any]) -> list[str]:
+    of, settings = _of(results, name), results["methods"][name]["settings"]
+    is_contrastive = name.startswith(("cml", "paper-gd", "paper-sgd"))
+    phases = 2 if name in ("cml-gd", "cml-sgd") else 1
+    nudged = f" + {phases} x {settings['nudged']}" if is_contrastive else ""
+    low, high = of[0]["seeds"][0], of[-1]["seeds"][0]
+    best = [run["best"]["value"] for run in of if run.get("best")]
+    return [
+        f"`{name}`", f"{low} to {high}", mean(_values(of)), middle(_values(of)), _spread(of),
+        mean(best) if len(best) == len(of) else "", f"{settings['free']}{nudged}",
+        f"{of[0]['meta_steps']:,}", flagged(of),
+    ]  # fmt: skip
+
+
+def _of(results: dict[str, Any], method: str) -> list[Run]:
+    return [run for run in results["runs"] if run["method"] == method]
+
+
+def _values(of: list[Run]) -> list[float]:
+    return [run["value"] for run in of if run["value"] is not None]
+
+
+def summary(of: list[Run]) -> str:
+    """Mean, interval and number of seeds; the median too, where seeds differ much."""
+    values = _values(of)
+    few = f"{median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+    return f"median {few}" if len(values) > 5 else mean(values)
+
+
+def mean(values: list[float]) -> str:
+    """With half the 95% interval over seeds."""
+    return f"{np.mean(values):.4f} +- {half_width(np.array(values)):.4f}"
+
+
+def middle(values: list[float]) -> str:
+    """The median and the range."""
+    return f"{median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def _spread(of: list[Run]) -> str:
+    return f"{math.sqrt(np.mean([run['std'] ** 2 for run in of])):.3f}"
+
+
+def flagged(of: list[Run]) -> str:
+    """Of all meta-gradients, the share that raised each flag."""
+    names = sorted({name for run in of for name in run["flags"]})
+    share = {name: np.mean([run["flags"].get(name, 0.0) for run in of]) for name in names}
+    return ", ".join(f"{name} {x:.1%}" for name, x in share.items() if x >= 5e-4)
