@@ -13,6 +13,7 @@ network, the points and the tasks alone. Departures from that code, in all four 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -56,18 +57,19 @@ def synapse(squares: Squares, lam: float, batch: int | None) -> mc.Problem:
     """
     pull = mc.Synapse(log_lam=jnp.log(lam))
 
-    def some(task: mc.Task, key: jax.Array) -> mc.Task:
-        chosen = jax.random.choice(key, task.train.x.shape[0], (batch,))
-        return jax.tree.map(lambda leaf: leaf[chosen], task)
-
     return mc.Problem(
         init=lambda theta, task: theta.omega,
         inner=lambda phi, theta, task: (
             squares(phi, task.train) + pull._replace(omega=theta.omega).pull(phi)
         ),
         outer=lambda phi, theta, task: squares(phi, task.test),
-        sample=None if batch is None else some,
+        sample=None if batch is None else partial(_some_points, batch),
     )
+
+
+def _some_points(batch: int, task: mc.Task, key: jax.Array) -> mc.Task:
+    chosen = jax.random.choice(key, task.train.x.shape[0], (batch,))
+    return jax.tree.map(lambda leaf: leaf[chosen], task)
 
 
 # Added to the second moments of every Adam, under the root. It decides: meta-gradients of omega are

@@ -44,11 +44,11 @@ def test_tables_are_those_of_the_results(path):
     assert tables.loose_numbers(page) == [], "measured? put it into results/, and a marker here"
 
 
-def test_every_table_that_is_made_is_shown_once():
+def test_every_table_that_is_made_is_shown():
     shown = [
         n for path in tables.PAGES for n in re.findall(r"<!-- table: (.*) -->", path.read_text())
     ]
-    assert sorted(shown) == sorted(tables.TABLES)
+    assert set(shown) == set(tables.TABLES)
 
 
 PAGE = """| method | error |
@@ -72,7 +72,7 @@ def test_a_number_that_no_result_holds_is_seen():
 def test_a_table_with_another_number_is_made_anew():
     made = {"made": lambda: tables.markdown(("method", "error"), [("`ours`", "0.56"), ("", "")])}
     page = tables.written(PAGE, made)
-    assert "| method | error |\n| --- | --- |\n| `ours` | 0.56 |\n| | |\n<!-- end -->" in page
+    assert "| method | error |\n|---|---|\n| `ours` | 0.56 |\n| | |\n<!-- end -->" in page
     assert "0.34" not in page
     with pytest.raises(ValueError, match="table: made is not in"):
         tables.written(PAGE, {})

@@ -39,7 +39,7 @@ ROWS = (
 
 def beside_the_talk(results: dict[str, Any]) -> Table:
     """The talk's figure, ours in the nearest published protocol, ours at its best."""
-    columns = ("", "talk", "published protocol", "at its best", "what differs there")
+    columns = ("", "Sacramento's talk", "published protocol", "at its best", "what differs there")
     rows = [
         [
             name,
@@ -59,7 +59,8 @@ def runs(results: dict[str, Any]) -> Table:
         "method", "seeds", "mean", "median (range)", "std over tasks", "best on validation",
         "inner steps", "meta-steps", "flagged",
     )  # fmt: skip
-    return columns, [_row(name, results) for name in results["methods"]]
+    _, published, ours, _ = zip(*ROWS, strict=True)
+    return columns, [_row(name, results) for name in (*filter(None, published), *ours)]
 
 
 def _row(name: str, results: dict[str, Any]) -> list[str]:
@@ -85,24 +86,29 @@ def _values(of: list[Run]) -> list[float]:
 
 
 def summary(of: list[Run]) -> str:
-    """Mean, interval and number of seeds; the median too, where seeds differ much."""
+    """Mean and interval; or median and range, of many seeds and of those that differ much."""
     values = _values(of)
-    few = f"{median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
-    return f"median {few}" if len(values) > 5 else mean(values)
+    differ = half_width(np.array(values)) > np.mean(values)
+    return f"median {middle(values)}" if differ or len(values) > 5 else mean(values)
 
 
 def mean(values: list[float]) -> str:
     """With half the 95% interval over seeds."""
-    return f"{np.mean(values):.4f} +- {half_width(np.array(values)):.4f}"
+    return f"{_short(np.mean(values))} +- {_short(half_width(np.array(values)))}"
 
 
 def middle(values: list[float]) -> str:
     """The median and the range."""
-    return f"{median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+    return f"{_short(median(values))} ({_short(min(values))} to {_short(max(values))})"
+
+
+def _short(x: Any) -> str:
+    """Four decimals, and fewer of what is large."""
+    return f"{x:.4f}" if x < 10 else f"{x:.1f}" if x < 1000 else f"{x:,.0f}"
 
 
 def _spread(of: list[Run]) -> str:
-    return f"{math.sqrt(np.mean([run['std'] ** 2 for run in of])):.3f}"
+    return _short(math.sqrt(np.mean([run["std"] ** 2 for run in of])))
 
 
 def flagged(of: list[Run]) -> str:

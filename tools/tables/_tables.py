@@ -21,8 +21,8 @@ from . import _sine
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cells).strip() + " |" for cells in lines).replace("  ", " ")
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines]).replace("  ", " ")
 
 
 def text(lines: str) -> str:
