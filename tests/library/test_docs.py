@@ -7,6 +7,7 @@ import pytest
 
 from tools import tables
 from tools.tables import load
+from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -76,6 +77,18 @@ def test_a_table_with_another_number_is_made_anew():
     assert "0.34" not in page
     with pytest.raises(ValueError, match="table: made is not in"):
         tables.written(PAGE, {})
+
+
+def test_seeds_that_differ_much_have_a_median_and_a_range():
+    # Student's t with two degrees of freedom: 4.303 times 0.1, over the root of 3.
+    assert summary([1.0, 1.1, 1.2]) == "1.1000 +- 0.2484"
+    assert summary([1.0, 1.1, 5221.3]) == "median 1.1000 (1.0000 to 5,221)"
+    assert summary([0.1, 0.1, 0.1, 0.1, 0.1, 12.34]) == "median 0.1000 (0.1000 to 12.3)"
+
+
+def test_flags_are_shares_of_all_seeds():
+    of = [{"flags": {"idle": 0.25}}, {"flags": {"idle": 0.5, "rounded": 1e-4}}]
+    assert flagged(of) == "idle 37.5%"
 
 
 def test_what_the_first_edition_measured_has_its_command_and_its_note():

@@ -41,16 +41,24 @@ def beside_the_talk(results: dict[str, Any]) -> Table:
     """The talk's figure, ours in the nearest published protocol, ours at its best."""
     columns = ("", "Sacramento's talk", "published protocol", "at its best", "what differs there")
     rows = [
-        [
-            name,
-            results["methods"][paper]["published"] if paper else "",
-            f"`{paper}`: {summary(_of(results, paper))}" if paper else "",
-            f"`{best}`: {summary(_of(results, best))}",
-            differs,
-        ]
+        [name, _talk(results, paper), _ours(results, paper), _ours(results, best), differs]
         for name, paper, best, differs in ROWS
     ]
     return columns, rows
+
+
+def _talk(results: dict[str, Any], method: str) -> str:
+    return results["methods"][method]["published"] if method else ""
+
+
+def _ours(results: dict[str, Any], method: str) -> str:
+    """What the last thetas came to; in the published protocol also those best on validation."""
+    of = _of(results, method)
+    if not of:
+        return f"`{method}`: not run" if method else ""
+    best = _of_best(of) if method.startswith("paper") else []
+    of_best = f"; best on validation {summary(best)}" if best else ""
+    return f"`{method}`: {summary(_values(of))}{of_best}"
 
 
 def runs(results: dict[str, Any]) -> Table:
@@ -60,7 +68,8 @@ def runs(results: dict[str, Any]) -> Table:
         "inner steps", "meta-steps", "flagged",
     )  # fmt: skip
     _, published, ours, _ = zip(*ROWS, strict=True)
-    return columns, [_row(name, results) for name in (*filter(None, published), *ours)]
+    names = [name for name in (*published, *ours) if _of(results, name)]
+    return columns, [_row(name, results) for name in names]
 
 
 def _row(name: str, results: dict[str, Any]) -> list[str]:
@@ -69,10 +78,10 @@ def _row(name: str, results: dict[str, Any]) -> list[str]:
     phases = 2 if name in ("cml-gd", "cml-sgd") else 1
     nudged = f" + {phases} x {settings['nudged']}" if is_contrastive else ""
     low, high = of[0]["seeds"][0], of[-1]["seeds"][0]
-    best = [run["best"]["value"] for run in of if run.get("best")]
+    best = _of_best(of)
     return [
         f"`{name}`", f"{low} to {high}", mean(_values(of)), middle(_values(of)), _spread(of),
-        mean(best) if len(best) == len(of) else "", f"{settings['free']}{nudged}",
+        summary(best) if best else "", f"{settings['free']}{nudged}",
         f"{of[0]['meta_steps']:,}", flagged(of),
     ]  # fmt: skip
 
@@ -85,16 +94,22 @@ def _values(of: list[Run]) -> list[float]:
     return [run["value"] for run in of if run["value"] is not None]
 
 
-def summary(of: list[Run]) -> str:
+def _of_best(of: list[Run]) -> list[float]:
+    """The test errors of the thetas that were best on validation."""
+    return [run["best"]["value"] for run in of if run.get("best")]
+
+
+def summary(values: list[float]) -> str:
     """Mean and interval; or median and range, of many seeds and of those that differ much."""
-    values = _values(of)
-    differ = half_width(np.array(values)) > np.mean(values)
-    return f"median {middle(values)}" if differ or len(values) > 5 else mean(values)
+    return mean(values) if len(values) <= 5 and mean(values) else f"median {middle(values)}"
 
 
 def mean(values: list[float]) -> str:
-    """With half the 95% interval over seeds."""
-    return f"{_short(np.mean(values))} +- {_short(half_width(np.array(values)))}"
+    """With half the 95% interval over seeds; empty where that is wider than the mean."""
+    if len(values) == 1:
+        return f"{_short(values[0])} (one seed)"
+    half = half_width(np.array(values))
+    return "" if half > np.mean(values) else f"{_short(np.mean(values))} +- {_short(half)}"
 
 
 def middle(values: list[float]) -> str:
