@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from metacontrast import cli
 from metacontrast.report import collect
 from metacontrast.train import summarise, write_result
 
@@ -64,3 +65,13 @@ def test_runs_of_two_settings_are_not_one_method(tmp_path):
 def test_without_a_result_there_is_nothing_to_collect(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"runs: no result\.json is below"):
         collect(tmp_path, tmp_path / "out")
+
+
+def test_the_command_collects_what_it_prints(tmp_path, capsys, monkeypatch):
+    run(tmp_path / "runs", "a", 0)
+    words = ["report", str(tmp_path / "runs"), "--collect", str(tmp_path / "results")]
+    monkeypatch.setattr("sys.argv", ["metacontrast", *words])
+    cli.main()
+    shown = capsys.readouterr().out
+    assert "toy: error" in shown and f"Collected: {tmp_path / 'results' / 'toy.json'}" in shown
+    assert json.loads((tmp_path / "results" / "toy.json").read_text())["runs"][0]["value"] == 0.2
