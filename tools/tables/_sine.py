@@ -55,7 +55,7 @@ def _ours(results: dict[str, Any], method: str) -> str:
     """What the last thetas came to; in the published protocol also those best on validation."""
     of = _of(results, method)
     if not of:
-        return f"`{method}`: not run" if method else ""
+        return f"`{method}`: not run anew" if method else ""
     best = _of_best(of) if method.startswith("paper") else []
     of_best = f"; best on validation {summary(best)}" if best else ""
     return f"`{method}`: {summary(_values(of))}{of_best}"
