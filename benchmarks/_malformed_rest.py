@@ -162,6 +162,7 @@ def of_report() -> Iterator[Call]:
     yield call("write_page", arguments={"runs": there, "page": there / "page.html"})
     yield call("watch", arguments={"runs": [there], "every": 1.0})
     yield call("look", arguments={"method": "maml"})
+    yield call("collect", arguments={"runs": there, "out": there / "collected"})
 
 
 def of_loggers() -> Iterator[Call]:

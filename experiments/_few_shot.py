@@ -202,7 +202,7 @@ def run(experiment: Experiment[S], s: S, learner: Learner, classes: Classes) -> 
         s,
         accuracies,
         label=" ".join((s.kind[0], s.method, *s.kind[1:])),
-        seconds=trained.seconds,
+        **frame.facts(trained, s.tasks),
         transductive=learner.transductive,
     )
 

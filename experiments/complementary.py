@@ -111,7 +111,7 @@ def run(s: Settings) -> dict[str, Any]:
     each = scorer(s)(trained.theta, tests) if s.forgets else values
     own = summarise(each)["value"]  # which leaves out tasks that diverged
     note = "" if own is None else f"; from its own memory {own:.4f}"
-    return EXPERIMENT.finish(s, values, seconds=trained.seconds, own_memory=own, note=note)
+    return EXPERIMENT.finish(s, values, own_memory=own, note=note, **frame.facts(trained, s.tasks))
 
 
 def overview(root: Path) -> None:

@@ -134,7 +134,7 @@ def run(s: Settings) -> dict[str, Any]:
         validate=validate,
     )
     tests = frame.stack_tasks(sampler(s, "test", s.test_queries), frame.TEST_SEED, s.test_tasks)
-    return EXPERIMENT.finish(s, scores(trained.theta, tests), seconds=trained.seconds)
+    return EXPERIMENT.finish(s, scores(trained.theta, tests), **frame.facts(trained, s.tasks))
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def run(s: Settings) -> dict[str, Any]:
     values = scores(trained.theta, tasks(frame.TEST_SEED, s.test_tasks))
     agreement = cosines(s, {"first": first_theta(s), "last": trained.theta})
     note = f"; cosine {agreement['cosine_first']:.3f}, then {agreement['cosine_last']:.3f}"
-    return EXPERIMENT.finish(s, values, note=note, seconds=trained.seconds, **agreement)
+    return EXPERIMENT.finish(s, values, note=note, **frame.facts(trained, s.tasks), **agreement)
 
 
 def overview(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -157,6 +158,20 @@ def _option(name: str, value: Any, has_words: bool) -> str:
         return f"--{name}" if value else f"--no-{name}"
     several = value if isinstance(value, tuple | list) else [value]
     return " ".join([f"--{name}", *map(str, several)])
+
+
+def facts(trained: train.Trained | None = None, tasks: int = 1) -> dict[str, Any]:
+    """What meta-training took, and which share of the meta-gradients raised each flag.
+
+    Args:
+        trained: its result; None where there was none.
+        tasks: of a meta-step.
+    """
+    if trained is None or not trained.metrics:
+        return {"seconds": 0.0, "flags": {}}
+    counts: Counter[str] = sum((Counter(line["flags"]) for line in trained.metrics), Counter())
+    total = tasks * trained.metrics[-1]["step"]
+    return {"seconds": trained.seconds, "flags": {name: n / total for name, n in counts.items()}}
 
 
 def first_key(seed: int) -> jax.Array:

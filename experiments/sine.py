@@ -3,30 +3,33 @@
     python experiments/sine.py --method cml-gn --seed 0
     metacontrast report runs/sine
 
-The published figures are of Sacramento's talk on the paper (Zucchet et al., 2022). The README says
-how the settings were chosen; departures from the talk and from the nearest published settings are
-named where they are made.
+The published figures are of Sacramento's talk on the paper (Zucchet et al., 2022). The methods
+`paper-...` are in the nearest published settings (`_sine_published.py`), the others at our best.
+The README says how the settings were chosen; departures are named where they are made.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import _sine_published as published
 import frame
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from _sine_figure import draw
 from jaxtyping import PyTree
 
 import metacontrast as mc
-from metacontrast.nets import mlp
+from metacontrast.nets import Net, mlp
 from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, validation
+from metacontrast.train import evaluator, summarise, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -40,12 +43,12 @@ class Settings(frame.Settings):
     queries: int = 10  # Points of its outer loss.
     outer_rate: float = 2e-2  # Of theta.
     last_rate: float = 0.02  # Of the outer rate, at the end of its cosine.
-    first_lambda: float = 1.0  # Of every synapse; it is learned.
+    first_lambda: float = 1.0  # Of every synapse; it is learned, but for the published methods.
     rate: float = 1e-3  # Of descent on a task.
     free: int = 100  # Inner steps.
     nudged: int = 50  # Inner steps of a nudged phase.
     beta: float = 0.05  # The strength of the nudge.
-    batch: int = 10  # Points of an inner step.
+    batch: int = 10  # Points of an inner step; as many as there are: all, but for paper-sgd.
     test_tasks: int = 1000  # On which theta is judged, once.
     test_queries: int = 100  # Points on which a held-out task is judged.
     valid_tasks: int = 200  # Which say on the way how theta does.
@@ -54,7 +57,22 @@ class Settings(frame.Settings):
 _GD = Settings(method="cml-gd", steps=1000, first_lambda=5.0)
 _GN = Settings(method="cml-gn", steps=1500, queries=20, first_lambda=50.0, free=10, nudged=4)
 _MAML = Settings(method="maml", steps=10_000, outer_rate=1e-2, rate=3e-3, free=10)
+_PAPER = Settings(
+    method="paper-gd",
+    steps=1000,
+    outer_rate=3e-2,
+    last_rate=1.0,
+    first_lambda=10 / 1761,
+    rate=1e-2,
+    free=500,
+    nudged=250,
+    beta=3.0,
+)
 METHODS = {
+    "paper-gd": _PAPER,
+    "paper-sgd": replace(_PAPER, method="paper-sgd"),
+    "paper-maml": replace(_PAPER, method="paper-maml", outer_rate=1e-3, rate=1e-3, free=10),
+    "paper-scratch": replace(_PAPER, method="paper-scratch", steps=0),
     "cml-gd": _GD,
     "cml-sgd": replace(_GD, method="cml-sgd", batch=8),
     "cml-gn": _GN,
@@ -68,8 +86,8 @@ METHODS = {
     "scratch": Settings(method="scratch", rate=1e-2, free=500),
 }
 TALK = {
-    "cml-gd": "0.305 +- 0.101",
-    "cml-sgd": "0.258 +- 0.070",
+    "gd": "0.305 +- 0.101",
+    "sgd": "0.258 +- 0.070",
     "maml": "0.435 +- 0.039",
     "scratch": "1.999 +- 3.500",
 }
@@ -78,7 +96,7 @@ EXPERIMENT = frame.Experiment(
     metric="mean squared error on held-out tasks",
     methods=METHODS,
     default="cml-gn",
-    rows={name: TALK.get(name, "") for name in METHODS},
+    rows={name: TALK.get(re.sub("^(paper|cml)-", "", name), "") for name in METHODS},
 )
 
 
@@ -92,6 +110,11 @@ class Learner(NamedTuple):
 
 def learner(s: Settings) -> Learner:
     """What a method meta-trains."""
+    if s.method in ("paper-gd", "paper-sgd"):
+        batch = s.batch if s.method == "paper-sgd" else None
+        problem = published.synapse(partial(squares, s), s.first_lambda, batch)
+        solver = mc.descend(published.adam(s.rate), s.free)
+        return Learner(problem, solver, published.rule(s.beta, s.rate, s.nudged))
     if s.method in ("cml-gd", "cml-sgd"):
         # Departure: symmetric, where the talk's table is taken to be forward. Both phases take the
         # same steps on the same mini-batches, so that what is not yet converged or noisy cancels.
@@ -100,13 +123,16 @@ def learner(s: Settings) -> Learner:
     if s.method in ("cml-gn", "cml-mod"):
         estimator = mc.Contrastive(s.beta, nudged=mc.gauss_newton(s.nudged))
         return Learner(least_squares(s), mc.gauss_newton(s.free), estimator)
-    optimizers = {"scratch": optax.adam(s.rate), "maml-rates": at_rates}
+    optimizers = {
+        "paper-scratch": published.adam(s.rate), "scratch": optax.adam(s.rate),
+        "maml-rates": at_rates,
+    }  # fmt: skip
     rules = {
-        "maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(), "maml-rates": mc.Trajectory(),
-        "fomaml": mc.FirstOrder(),
+        "paper-maml": mc.Unrolled(), "maml": mc.Unrolled(), "maml-trajectory": mc.Trajectory(),
+        "maml-rates": mc.Trajectory(), "fomaml": mc.FirstOrder(),
     }  # fmt: skip
     solver = mc.descend(optimizers.get(s.method, optax.sgd(s.rate)), s.free)
-    return Learner(initialisation(), solver, rules.get(s.method))
+    return Learner(initialisation(s), solver, rules.get(s.method))
 
 
 class Rates(NamedTuple):
@@ -142,14 +168,19 @@ def network(s: Settings, phi: PyTree, theta: mc.Synapse | Rates) -> PyTree:
     return modulated(phi, theta.omega) if s.method == "cml-mod" else phi
 
 
-def errors(phi: PyTree, data: mc.Data) -> jax.Array:
+def net(s: Settings) -> Net:
+    """The network 1-40-40-1: tanh, or the published ReLU."""
+    return published.NET if s.method.startswith("paper") else NET
+
+
+def errors(s: Settings, phi: PyTree, data: mc.Data) -> jax.Array:
     """What the network lacks at each point."""
-    return jax.vmap(partial(NET.apply, phi))(data.x) - data.y
+    return jax.vmap(partial(net(s).apply, phi))(data.x) - data.y
 
 
-def squares(phi: PyTree, data: mc.Data) -> jax.Array:
+def squares(s: Settings, phi: PyTree, data: mc.Data) -> jax.Array:
     """The sum of squared errors."""
-    return jnp.sum(errors(phi, data) ** 2)
+    return jnp.sum(errors(s, phi, data) ** 2)
 
 
 def synapse(s: Settings) -> mc.Problem:
@@ -157,7 +188,7 @@ def synapse(s: Settings) -> mc.Problem:
 
     def inner(phi: PyTree, theta: mc.Synapse, task: mc.Task) -> jax.Array:
         scale = s.shots / task.train.x.shape[0]  # of a mini-batch, whose sum it makes unbiased
-        return scale * squares(phi, task.train) + theta.pull(phi)
+        return scale * squares(s, phi, task.train) + theta.pull(phi)
 
     def some(task: mc.Task, key: jax.Array) -> mc.Task:
         chosen = jax.random.choice(key, s.shots, (s.batch,), replace=False)
@@ -166,7 +197,7 @@ def synapse(s: Settings) -> mc.Problem:
     return mc.Problem(
         init=lambda theta, task: theta.omega,
         inner=inner,
-        outer=lambda phi, theta, task: squares(phi, task.test),
+        outer=lambda phi, theta, task: squares(s, phi, task.test),
         sample=some if s.batch < s.shots else None,
     )
 
@@ -191,21 +222,41 @@ def least_squares(s: Settings) -> mc.Problem:
     )
 
 
-def initialisation() -> mc.Problem:
+def initialisation(s: Settings) -> mc.Problem:
     """MAML's: where learning starts is learned, and nothing pulls it back."""
     return mc.Problem(
         init=lambda theta, task: theta.omega,
-        inner=lambda phi, theta, task: squares(phi, task.train),
-        outer=lambda phi, theta, task: squares(phi, task.test),
+        inner=lambda phi, theta, task: squares(s, phi, task.train),
+        outer=lambda phi, theta, task: squares(s, phi, task.test),
     )
 
 
 def first_theta(s: Settings) -> mc.Synapse | Rates:
     """A random network, and equal strengths of all that is fast, or rates; MAML's has neither."""
-    theta = frame.synapses(NET.init, s.seed, s.first_lambda, partial(fast, s))
+    init = published.init if s.method.startswith("paper") else NET.init
+    theta = frame.synapses(init, s.seed, s.first_lambda, partial(fast, s))
     if s.method == "maml-rates":
         return Rates(theta.omega, jax.tree.map(lambda _: jnp.log(s.rate), theta.omega))
     return theta if s.method.startswith("cml") else mc.Synapse(theta.omega, None)
+
+
+def curves(s: Settings, theta: mc.Synapse | Rates) -> Callable[..., list[jax.Array]]:
+    """`(x, task)`: what the network says at x before and after learning the task."""
+    problem, solver, _ = learner(s)
+
+    def of(x: jax.Array, task: mc.Task) -> list[jax.Array]:
+        after = mc.solve_inner(problem, solver, theta, task, jax.random.key(0)).phi
+        ends = problem.init(theta, task), after
+        return [jax.vmap(partial(net(s).apply, network(s, phi, theta)))(x) for phi in ends]
+
+    return of
+
+
+def outer_optimizer(s: Settings) -> optax.GradientTransformation:
+    """Of theta."""
+    if s.method.startswith("paper"):
+        return published.optimizer(s.outer_rate, s.method != "paper-maml")
+    return frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate)
 
 
 def run(s: Settings) -> dict[str, Any]:
@@ -215,9 +266,10 @@ def run(s: Settings) -> dict[str, Any]:
     scores = evaluator(
         problem,
         solver,
-        metric=lambda phi, theta, task: jnp.mean(errors(network(s, phi, theta), task.test) ** 2),
+        metric=lambda phi, theta, task: jnp.mean(errors(s, network(s, phi, theta), task.test) ** 2),
     )
-    theta, seconds = first_theta(s), 0.0
+    tests = tasks(frame.TEST_SEED, s.test_tasks)
+    theta, facts = first_theta(s), frame.facts()
     if estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
@@ -231,44 +283,17 @@ def run(s: Settings) -> dict[str, Any]:
             estimator,
             partial(sine, shots=s.shots, queries=s.queries),
             theta,
-            frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate),
+            outer_optimizer(s),
             tasks=s.tasks,
             validate=lambda theta: validation(scores(theta, valid_tasks)),
         )
-        theta, seconds = trained.theta, trained.seconds
-    tests = tasks(frame.TEST_SEED, s.test_tasks)
-    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, s, theta, tests), 2, 2)
-    return EXPERIMENT.finish(s, scores(theta, tests), seconds=seconds)
-
-
-def draw(s: Settings, theta: mc.Synapse | Rates, tests: mc.Task, axes: Any) -> None:
-    """For a few test tasks: truth, points, and predictions before and after learning."""
-    problem, solver, _ = learner(s)
-    x = jnp.linspace(-5, 5, 200)[:, None]
-
-    @jax.jit
-    @jax.vmap
-    def curves(task: mc.Task) -> list[jax.Array]:
-        ends = (
-            problem.init(theta, task),
-            mc.solve_inner(problem, solver, theta, task, jax.random.key(0)).phi,
-        )
-        return [jax.vmap(partial(NET.apply, network(s, phi, theta)))(x) for phi in ends]
-
-    tasks = jax.tree.map(lambda leaf: leaf[: axes.size], tests)
-    (points, truth), (before, after) = tasks, curves(tasks)
-    for i, ax in enumerate(axes.flat):
-        order = np.argsort(truth.x[i, :, 0])
-        ax.plot(truth.x[i, order], truth.y[i, order], color="0.7", lw=4, label="truth")
-        ax.plot(x, before[i], "C0:", label="before learning")
-        ax.plot(x, after[i], "C3-", label="after learning")
-        ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
-    for ax in axes[-1]:
-        ax.set_xlabel("x")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("y")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        theta, facts = trained.theta, frame.facts(trained, s.tasks)
+        if trained.best_step is not None:
+            # The value is of the last theta; beside it stands that of the one best on validation.
+            of_best = summarise(scores(trained.best, tests))
+            facts["best"] = {"step": trained.best_step, "value": of_best["value"]}
+    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, curves(s, theta), tests), 2, 2)
+    return EXPERIMENT.finish(s, scores(theta, tests), **facts)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,9 @@ def run(s: Settings) -> dict[str, Any]:
     tests = frame.stack_tasks(sample_task, frame.TEST_SEED, s.test_tasks)
     note = f"; {trained.seconds / s.steps:.2f} s a meta-step"
     figure(EXPERIMENT.folder(s) / "spiking", partial(draw, s, trained), 2, 2)
-    return EXPERIMENT.finish(s, scores(trained.best, tests), note=note, seconds=trained.seconds)
+    return EXPERIMENT.finish(
+        s, scores(trained.best, tests), note=note, **frame.facts(trained, s.tasks)
+    )
 
 
 def draw(s: Settings, trained: Any, axes: Any) -> None:

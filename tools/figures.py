@@ -27,14 +27,14 @@ RESULTS, FIGURES = ROOT / "results", ROOT / "docs" / "figures"
 
 def draw_credit(folder: Path) -> None:
     """Any gradient: errors, cosines and learning curves."""
-    credit = _experiment("credit")
+    credit = experiment("credit")
     figure(folder / "credit", partial(credit.draw, _read("credit")["rows"]), 1, 3, credit.SIZE)
 
 
 def draw_theory(folder: Path) -> None:
     """Errors against beta, accuracy and cost."""
     for name, result in _read("theory")["problems"].items():
-        _experiment("_theory_figures").draw_all(name, result, folder, f"{name}-")
+        experiment("_theory_figures").draw_all(name, result, folder, f"{name}-")
 
 
 def draw_trust(folder: Path) -> None:
@@ -49,7 +49,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _experiment(name: str) -> Any:
+def experiment(name: str) -> Any:
     """An experiment's module; they import each other by their names alone."""
     if (folder := str(ROOT / "experiments")) not in sys.path:
         sys.path.insert(0, folder)

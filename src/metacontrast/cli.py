@@ -40,20 +40,26 @@ def demo(out: Path = Path("runs/demo")) -> None:
 
 @app.command
 def report(
-    runs: Annotated[Path, tyro.conf.Positional] = Path("runs"), html: Path | None = None
+    runs: Annotated[Path, tyro.conf.Positional] = Path("runs"),
+    html: Path | None = None,
+    collect: Path | None = None,
 ) -> None:
     """Print a table of the results of each experiment, over all seeds found; mark what was not run.
 
     Args:
         runs: Where to look for results, at any depth.
         html: Also write a page there, of curves, flags, figures, settings and commands.
+        collect: Keep them: a small file of each experiment, in this folder.
     """
-    from .report import print_report, write_page
+    from . import report as results
 
     if html is not None:
-        print(f"Page: {write_page(runs, html)}")
+        print(f"Page: {results.write_page(runs, html)}")
     if html is None or any(runs.rglob("result.json")):
-        print_report(runs)
+        results.print_report(runs)
+    if collect is not None:
+        for path in results.collect(runs, collect):
+            print(f"Collected: {path}")
 
 
 @app.command

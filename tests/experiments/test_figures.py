@@ -77,9 +77,3 @@ def test_the_figure_of_costs_shows_every_estimator():
     plt.close(fig)
     assert [name for name, *_ in shown] == theory_rules()
     assert all(look(name) == tuple(style) for name, *style in shown)
-
-
-def test_the_table_of_credit_is_that_of_its_figure():
-    rows = json.loads((figures.RESULTS / "credit.json").read_text())["rows"]
-    page = (figures.ROOT / "docs" / "credit.md").read_text()
-    assert f"```text\n{import_module('credit').table(rows)}\n```" in page

@@ -13,6 +13,7 @@ import pytest
 from options import parse
 
 from metacontrast.report import print_report
+from metacontrast.train import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Settings(frame.Settings):
 
     rate: float = 0.1  # Of something.
     sizes: tuple[int, int] = (3, 4)
+    own: bool = True
 
     def shorten(self):
         return replace(super().shorten(), rate=0.5)
@@ -111,6 +113,7 @@ def test_config_and_result_say_what_was_used(command, tmp_path, capsys):
         "steps": 10,
         "rate": 0.25,
         "sizes": [3, 4],
+        "own": True,
     }
     assert json.loads((tmp_path / "config.json").read_text()) == used
     result = json.loads((tmp_path / "result.json").read_text())
@@ -120,6 +123,25 @@ def test_config_and_result_say_what_was_used(command, tmp_path, capsys):
     assert command(*words[:4], "--steps", 10, "--out", tmp_path, "--resume") == 0
     assert command("--seed", 2, "--rate", 0.5, "--quick", "--out", tmp_path, "--resume") == 2
     assert "rate is 0.25 there and 0.5 now" in capsys.readouterr().err
+
+
+def test_the_command_of_a_result_is_that_run_again(command, tmp_path):
+    words = ("--method", "fast", "--seed", 2, "--sizes", 1, 2, "--quick", "--no-own")
+    assert command(*words, "--out", tmp_path, "--resume") == 0
+    said = json.loads((tmp_path / "result.json").read_text())["command"]
+    assert said == (
+        "python experiments/toy.py --method fast --seed 2 --steps 5 --rate 0.5 --sizes 1 2 --no-own"
+    )
+    (again,) = parse(METHODS, "slow", said.split()[2:], "")
+    assert EXPERIMENT.config(again) == EXPERIMENT.config(RUNS[0])
+
+
+def test_shares_of_flags_are_of_all_meta_gradients():
+    lines = ({"step": 10, "flags": {"idle": 5}}, {"step": 20, "flags": {"idle": 4, "rounded": 1}})
+    lines = tuple(line | {"seconds": 1.5} for line in lines)
+    facts = frame.facts(Trained(None, None, lines), 2)
+    assert facts == {"seconds": 3.0, "flags": {"idle": 9 / 40, "rounded": 1 / 40}}
+    assert frame.facts() == {"seconds": 0.0, "flags": {}}
 
 
 def test_the_report_has_a_row_for_what_was_not_run(command, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
+import _sine_published as published
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys
     table = capsys.readouterr().out
     (maml,) = [line for line in table.splitlines() if " maml " in line]
     assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
-    assert table.count("not run") == 8
+    assert table.count("not run") == 12
     monkeypatch.setattr(sine, "figure", lambda *args: None)  # drawn once is enough
     assert start(sine, *words, "--steps", 2) == 2
     assert "--resume" in capsys.readouterr().err
@@ -73,7 +75,7 @@ def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [name for name in sine.METHODS if name != "scratch"])
+@pytest.mark.parametrize("name", [name for name in sine.METHODS if "scratch" not in name])
 def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
     s = replace(sine.METHODS[name], free=3, nudged=2)
     problem, solver, estimator = sine.learner(s)
@@ -93,6 +95,55 @@ def test_a_mini_batch_is_unbiased():
     some = jax.jit(jax.vmap(lambda key: inner(problem.sample(task, key))))(keys)
     # The mean of 400, within 5 standard errors (false alarm: 6e-7).
     assert abs(some.mean() - inner(task)) < 5 * some.std() / np.sqrt(len(some))
+
+
+def test_the_published_first_weights_have_variance_one_over_fan_in():
+    for layer in sine.first_theta(sine.METHODS["paper-gd"]).omega.layers:
+        fan_in = layer.weight.shape[1]
+        assert not layer.bias.any()
+        assert abs(layer.weight).max() <= np.sqrt(3 / fan_in)
+        # The mean square of n uniform numbers has a relative standard deviation of sqrt(0.8 / n).
+        spread = np.sqrt(0.8 / layer.weight.size)
+        assert abs(fan_in * np.mean(layer.weight**2) - 1) < 5 * spread
+
+
+def test_the_published_pull_is_ten_times_a_mean():
+    s = sine.METHODS["paper-gd"]
+    problem, theta, task = (
+        sine.learner(s).problem,
+        sine.first_theta(s),
+        sine.sine(jax.random.key(3)),
+    )
+    phi = jax.tree.map(lambda leaf: leaf + 0.1, theta.omega)
+    data = np.sum((jax.vmap(partial(relu, phi))(task.train.x) - task.train.y) ** 2)
+    assert problem.sample is None
+    np.testing.assert_allclose(problem.inner(phi, theta, task), data + 10 * 0.1**2, rtol=1e-6)
+
+
+def relu(phi, x):
+    *hidden, last = phi.layers
+    for layer in hidden:
+        x = jnp.maximum(layer.weight @ x + layer.bias, 0)
+    return last.weight @ x + last.bias
+
+
+def test_published_points_are_drawn_with_replacement_and_alike_of_both_halves():
+    problem, task = sine.learner(sine.METHODS["paper-sgd"]).problem, sine.sine(jax.random.key(3))
+    task = task._replace(test=mc.Data(task.train.x + 100, task.train.y))
+    draws = [problem.sample(task, key) for key in jax.random.split(jax.random.key(0), 20)]
+    for view in draws:
+        assert view.train.x.shape == (10, 1) and np.isin(view.train.x, task.train.x).all()
+        np.testing.assert_array_equal(view.test.x, view.train.x + 100)
+    # All ten of ten are different in a draw with probability 4e-4.
+    assert max(len(np.unique(view.train.x)) for view in draws) < 10
+
+
+def test_the_published_adam_takes_small_steps_along_small_gradients():
+    s = sine.METHODS["paper-gd"]
+    for optimizer, rate in ((sine.outer_optimizer(s), 0.03), (published.adam(0.01), 0.01)):
+        zero, small = jnp.zeros(()), jnp.array(1e-6)
+        (step, _) = optimizer.update(small, optimizer.init(zero), zero)
+        np.testing.assert_allclose(step, -rate * 1e-6 / np.sqrt(1e-12 + 2.0**-23), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", _demo.PUBLISHED)

@@ -1,22 +1,14 @@
 """The documentation leans on tests and figures that exist."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_report
-from benchmarks._malformed_report import table as malformed_table
-from benchmarks.influence import table as influence_table
-from benchmarks.noisy import table
-from benchmarks.noisy_labels import table as labels_table
-from benchmarks.search_cv import RIVALS
-from benchmarks.search_cv import table as search_table
-from benchmarks.secant import report as secant_report
-from benchmarks.storage import report as storage_report
-from benchmarks.trajectory import table as trajectory_table
-from benchmarks.trust import report, summary
+from benchmarks import search_cv
+from tools import tables
+from tools.tables import load
+from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -47,65 +39,82 @@ def test_every_number_in_the_table_is_explained():
     assert used == {int(n) for n in re.findall(r"^(\d+)\. ", notes, re.MULTILINE)}
 
 
-def blocks(page):
-    """The tables that a program printed."""
-    return re.findall(r"```text\n(.*?)\n```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(path):
+    page = path.read_text()
+    assert tables.written(page, tables.TABLES) == page, "run python -m tools.tables"
+    assert tables.loose_numbers(page) == [], "measured? put it into results/, and a marker here"
 
 
-def test_the_tables_of_the_page_on_trust_are_those_of_the_results():
-    trust, noisy, labels = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text())
-        for name in ("trust", "noisy", "noisy-labels")
-    )
-    assert blocks("trust.md") == [
-        report(summary(trust["rows"])), table(noisy["cosines"]), labels_table(labels["rows"]),
-    ]  # fmt: skip
+def test_every_table_that_is_made_is_shown():
+    shown = [
+        n for path in tables.PAGES for n in re.findall(r"<!-- table: (.*) -->", path.read_text())
+    ]
+    assert set(shown) == set(tables.TABLES)
+
+
+PAGE = """| method | error |
+|---|---|
+| `ours`, at `beta=0.05` | 0.12 |
+<!-- table: made -->
+| x | 0.34 |
+<!-- end -->
+| rounds of 10 | 1e-3 |
+| `1.5` | {} |
+"""
+
+
+def test_a_number_that_no_result_holds_is_seen():
+    """What stands in code quotes is no measurement, and whole numbers may be settings."""
+    rows = ["| `ours`, at `beta=0.05` | 0.12 |", "| rounds of 10 | 1e-3 |"]
+    assert tables.loose_numbers(PAGE) == rows
+    assert tables.loose_numbers(PAGE.format("7.5")) == [*rows, "| `1.5` | 7.5 |"]
+
+
+def test_a_table_with_another_number_is_made_anew():
+    made = {"made": lambda: tables.markdown(("method", "error"), [("`ours`", "0.56"), ("", "")])}
+    page = tables.written(PAGE, made)
+    assert "| method | error |\n|---|---|\n| `ours` | 0.56 |\n| | |\n<!-- end -->" in page
+    assert "0.34" not in page
+    with pytest.raises(ValueError, match="table: made is not in"):
+        tables.written(PAGE, {})
+
+
+def test_seeds_that_differ_much_have_a_median_and_a_range():
+    # Student's t with two degrees of freedom: 4.303 times 0.1, over the root of 3.
+    assert summary([1.0, 1.1, 1.2]) == "1.1000 +- 0.2484"
+    assert summary([1.0, 1.1, 5221.3]) == "median 1.1000 (1.0000 to 5,221)"
+    assert summary([0.1, 0.1, 0.1, 0.1, 0.1, 12.34]) == "median 0.1000 (0.1000 to 12.3)"
+
+
+def test_flags_are_shares_of_all_seeds():
+    of = [{"flags": {"idle": 0.25}}, {"flags": {"idle": 0.5, "rounded": 1e-4}}]
+    assert flagged(of) == "idle 37.5%"
+
+
+def test_what_the_first_edition_measured_has_its_command_and_its_note():
+    first = load("first-edition")
+    assert "were not kept" in first["note"]
+    for table in first["tables"].values():
+        assert table["command"] and table["note"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+
+
+def test_results_are_worth_what_the_pages_say():
+    trust, storage, malformed, influence = map(load, ("trust", "storage", "malformed", "influence"))
     assert trust["configurations"] >= 200
     assert trust["trust_is_right"] >= 0.97
     assert trust["do_not_trust_is_right"] >= 0.9
-
-
-def test_the_table_of_the_page_on_runs_is_that_of_the_result():
-    facts = json.loads((ROOT / "results" / "storage.json").read_text())
-    assert blocks("runs.md") == [storage_report(facts)]
-    assert all(
-        facts[kind]["right"] == facts[kind]["of"] for kind in ("kills", "signals", "damages")
-    )
-    assert facts["kills"]["of"] >= 40 and facts["damages"]["of"] >= 60
-
-
-def test_the_table_of_the_page_on_errors_is_that_of_the_results():
-    found = json.loads((ROOT / "results" / "malformed.json").read_text())
-    assert blocks("errors.md") == [malformed_table(found["rates"])]
-    assert found["rates"]["all"]["calls"] >= 2000
-    assert found["rates"]["all"]["share_named"] >= 0.95
-
-
-def test_the_tables_of_the_page_on_devices_are_those_of_the_results():
-    assert blocks("devices.md") == [table() for table in gpu_report.TABLES]
-
-
-def test_the_tables_of_secants_and_trajectories_are_those_of_the_results():
-    secant, steps = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text())
-        for name in ("secant", "trajectory")
-    )
-    assert blocks("speed.md") == [secant_report(secant), trajectory_table(steps["cases"])]
-
-
-def test_the_table_of_the_page_on_influence_is_that_of_the_results():
-    results = json.loads((ROOT / "results" / "influence.json").read_text())
-    assert blocks("influence.md") == [influence_table(results["rows"])]
-    assert results["seeds"] == [0, 1, 2]
-    for row in results["rows"]:
+    kinds = [storage[kind] for kind in ("kills", "signals", "damages")]
+    assert all(kind["right"] == kind["of"] for kind in kinds)
+    assert storage["kills"]["of"] >= 40 and storage["damages"]["of"] >= 60
+    assert malformed["rates"]["all"]["calls"] >= 2000
+    assert malformed["rates"]["all"]["share_named"] >= 0.95
+    found = load("search-cv")["summary"]
+    assert len(found) >= 6  # never worse by more than chance
+    assert all(one[r]["gain"] > -one[r]["half_width"] for one in found for r in search_cv.RIVALS)
+    assert influence["seeds"] == [0, 1, 2]
+    for row in influence["rows"]:
         same = row["same"]
         assert abs(same["trajectory"] - same["unrolled, exact"]) < 0.001
         assert same["trajectory"] > max(same["EK-FAC"], same["TRAK"])
-
-
-def test_the_table_of_the_page_on_scikit_learn_is_that_of_the_result():
-    results = json.loads((ROOT / "results" / "search-cv.json").read_text())
-    assert blocks("sklearn.md") == [search_table(results["rows"])]
-    assert len(results["summary"]) >= 6
-    for facts in results["summary"]:  # never worse by more than chance
-        assert all(facts[rival]["gain"] > -facts[rival]["half_width"] for rival in RIVALS)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..tasks._untrusted import plain
-from ..train import RESULT, half_width, read_result
-from ._runs import checked_result
+from ..train import half_width
+from ._collect import Result, find_results
 
-Result = dict[str, Any]
 COLUMNS = ("method", "ours, mean over seeds", "spread over tasks", "published")
 NUMBERS = ("seeds", "meta-steps", "seconds a seed")
 EXPLAINED = (
@@ -32,15 +30,7 @@ def print_report(runs: str | Path) -> None:
     Raises:
         FileNotFoundError: there is no result.
     """
-    experiments: dict[str, list[Result]] = {}
-    for path in sorted(Path(runs).rglob(RESULT)):
-        result = checked_result(read_result(path.parent), path)
-        experiments.setdefault(result["experiment"], []).append(result)
-    if not experiments:
-        raise FileNotFoundError(
-            f"runs: no {RESULT} is below {runs}; finish a run, or name the folder that holds it."
-        )
-    for name, results in experiments.items():
+    for name, results in find_results(runs).items():
         _print_table(f"{name}: {results[0]['metric']}", results)
     print(EXPLAINED)
 

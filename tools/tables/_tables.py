@@ -1,0 +1,63 @@
+"""Every table of the pages, by the name that stands in its marker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from benchmarks import gpu_report
+from benchmarks._malformed_report import table as malformed
+from benchmarks.gpu_report import load as load
+from benchmarks.influence import table as influence
+from benchmarks.noisy import table as noisy
+from benchmarks.noisy_labels import table as noisy_labels
+from benchmarks.search_cv import table as search_cv
+from benchmarks.secant import report as secant
+from benchmarks.storage import report as storage
+from benchmarks.trajectory import table as trajectory
+from benchmarks.trust import report, summary
+
+from ..figures import experiment
+from . import _sine
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in (columns, *rows))
+    return "\n".join([head, "|" + "---|" * len(columns), *lines]).replace("  ", " ")
+
+
+def text(lines: str) -> str:
+    """A table as a program printed it."""
+    return f"```text\n{lines}\n```"
+
+
+def copied(name: str) -> str:
+    """A table of the first edition, whose runs were not kept."""
+    table = load("first-edition")["tables"][name]
+    return markdown(table["columns"], table["rows"])
+
+
+def published() -> str:
+    """Figures of others on sines from 10 points."""
+    rows = load("published")["sine-10-points"]["rows"]
+    return markdown(("method", "mean squared error"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sine": lambda: markdown(*_sine.beside_the_talk(load("sine"))),
+    "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
+    "sine-others": published,
+    "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
+    "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
+    "trust": lambda: text(report(summary(load("trust")["rows"]))),
+    "noisy": lambda: text(noisy(load("noisy")["cosines"])),
+    "noisy-labels": lambda: text(noisy_labels(load("noisy-labels")["rows"])),
+    "storage": lambda: text(storage(load("storage"))),
+    "malformed": lambda: text(malformed(load("malformed")["rates"])),
+    "secant": lambda: text(secant(load("secant"))),
+    "trajectory": lambda: text(trajectory(load("trajectory")["cases"])),
+    "influence": lambda: text(influence(load("influence")["rows"])),
+    **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
+    **{name: partial(copied, name) for name in load("first-edition")["tables"]},
+}
