@@ -81,5 +81,5 @@ def test_the_figure_of_costs_shows_every_estimator():
 
 def test_the_table_of_credit_is_that_of_its_figure():
     rows = json.loads((figures.RESULTS / "credit.json").read_text())["rows"]
-    page = (figures.ROOT / "docs" / "credit.md").read_text()
+    page = (figures.ROOT / "docs" / "results" / "credit.md").read_text()
     assert f"```text\n{import_module('credit').table(rows)}\n```" in page

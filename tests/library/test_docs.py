@@ -19,10 +19,12 @@ from benchmarks.trajectory import table as trajectory_table
 from benchmarks.trust import report, summary
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Drawn by commands of minutes, and committed.
 LINKS = [
-    (page, link) for page in PAGES for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text())
+    (page, link)
+    for page in PAGES
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", page.read_text())
 ]
 NAMED = [
     name for page in PAGES for name in re.findall(r"(test_\w+\.py)::(test_\w+)", page.read_text())
@@ -32,6 +34,11 @@ NAMED = [
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=str)
 def test_what_is_linked_is_there(page, link):
     assert (page.parent / link).is_file()
+
+
+def test_every_figure_is_in_the_gallery():
+    shown = re.findall(r"figures/(\S+)", (ROOT / "docs" / "gallery.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "docs/figures").glob("*.png"))
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED)
@@ -82,7 +89,9 @@ def test_the_table_of_the_page_on_errors_is_that_of_the_results():
 
 
 def test_the_tables_of_the_page_on_devices_are_those_of_the_results():
-    assert blocks("devices.md") == [table() for table in gpu_report.TABLES]
+    assert blocks("devices.md") + blocks("results/collapse.md") == [
+        table() for table in gpu_report.TABLES
+    ]
 
 
 def test_the_tables_of_secants_and_trajectories_are_those_of_the_results():
