@@ -9,7 +9,7 @@ RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
 .PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench figures lock clean \
-  lint lint-style lint-types lint-spelling lint-dependencies
+  site site-check release-check lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
 	$(RUN) demo --out $(OUT)/demo
@@ -50,6 +50,19 @@ bench: .venv/torch
 # The figures of docs whose results are committed, drawn again from these, in seconds.
 figures: .venv/ready
 	.venv/bin/python -m tools.figures
+
+# The site, in build/site: a warning, a tutorial that fails or a public name without an entry ends it.
+site: .venv/torch
+	.venv/bin/python -m sphinx --quiet --fail-on-warning --keep-going -c tools/site docs build/site
+
+# The site in a real browser, at the width of a phone and of a desk: chromium and chromedriver.
+site-check: site
+	.venv/bin/python -m tools.site.check --pictures build/site-pictures
+
+# The wheel and the sdist, built, checked, installed and tried on every supported Python at hand, with the
+# newest and the oldest dependencies.
+release-check: .venv/ready
+	.venv/bin/python -m tools.release.check
 
 # Also what is run before a commit, once `.venv/bin/prek install` has been: .pre-commit-config.yaml.
 lint: lint-style lint-types lint-spelling lint-dependencies
@@ -100,7 +113,7 @@ COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --generate-hashes 
 lock: .venv/ready
 	printf '%s\n' $(CUDA) > .venv/cuda.txt
 	echo 'torch==$(TORCH)' > .venv/torch-version.txt
-	$(COMPILE) --python-version 3.11 --fork-strategy fewest --all-extras --group dev --group bench \
+	$(COMPILE) --python-version 3.11 --fork-strategy fewest --all-extras --group dev --group bench --group docs --group release \
 	  --excludes .venv/cuda.txt --constraints .venv/torch-version.txt --output-file requirements.lock
 	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; $(TORCH_LINUX) \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements.lock
 	sed -i.old '/ via -[rc]* \.venv/d; /^    #   -[rc] \.venv/d' requirements.lock

@@ -114,7 +114,8 @@ def _ours(published: Settings, way: int) -> Settings:
             s, outer_rate=3e-3, inner_steps=30, nudged_steps=15, test_steps=60, inner_rate=0.05,
             nudge="linear",
         )  # fmt: skip
-        # Without, meta-training collapses (docs/devices.md); of 5 ways it did not in 24,000 steps.
+        # Without, meta-training collapses (docs/results/collapse.md); of 5 ways it did not in
+        # 24,000 steps.
         return replace(s, largest_gain=1.5, centred=True) if way >= 20 else s
     return s
 

@@ -25,9 +25,12 @@ CORE = ("held", "trajectory", "meta_loss", "check", "unseen")
 FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
 # The README's Python as it stands; what it computes is tested by the suite.
 EXAMPLE = r"""
-import pathlib, re, sys
-exec(re.search(r"```python\n(.*?)```", pathlib.Path("README.md").read_text(), re.DOTALL)[1])
-print("README: value", value, "on Python", sys.version.split()[0], "with JAX", jax.__version__)
+import os, pathlib, re, sys, tempfile
+code = re.search(r"```python\n(.*?)```", pathlib.Path("README.md").read_text(), re.DOTALL)[1]
+with tempfile.TemporaryDirectory() as folder:
+    os.chdir(folder)  # for the file that it saves
+    exec(code)
+print("README: error", after, "on Python", sys.version.split()[0], "with JAX", jax.__version__)
 """
 
 

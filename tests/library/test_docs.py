@@ -11,10 +11,12 @@ from tools.tables import load
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # Drawn by commands of minutes, and committed.
 LINKS = [
-    (page, link) for page in PAGES for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text())
+    (page, link)
+    for page in PAGES
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", page.read_text())
 ]
 NAMED = [
     name for page in PAGES for name in re.findall(r"(test_\w+\.py)::(test_\w+)", page.read_text())
@@ -24,6 +26,11 @@ NAMED = [
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=str)
 def test_what_is_linked_is_there(page, link):
     assert (page.parent / link).is_file()
+
+
+def test_every_figure_is_in_the_gallery():
+    shown = re.findall(r"figures/(\S+)", (ROOT / "docs" / "gallery.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "docs/figures").glob("*.png"))
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED)
