@@ -9,7 +9,7 @@ RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
 .PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench figures lock clean \
-  site site-check release-check lint lint-style lint-types lint-spelling lint-dependencies
+  site site-check release-check test-more lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
 	$(RUN) demo --out $(OUT)/demo
@@ -52,7 +52,7 @@ figures: .venv/ready
 	.venv/bin/python -m tools.figures
 
 # The site, in build/site: a warning, a tutorial that fails or a public name without an entry ends it.
-site: .venv/torch
+site: .venv/torch .venv/more
 	.venv/bin/python -m sphinx --quiet --fail-on-warning --keep-going -c tools/site docs build/site
 
 # The site in a real browser, at the width of a phone and of a desk: chromium and chromedriver.
@@ -61,8 +61,12 @@ site-check: site
 
 # The wheel and the sdist, built, checked, installed and tried on every supported Python at hand, with the
 # newest and the oldest dependencies.
-release-check: .venv/ready
+release-check: .venv/more
 	.venv/bin/python -m tools.release.check
+
+# What is tested where its packages are: the loggers of Weights & Biases and MLflow, and flax's page.
+test-more: .venv/more
+	$(PYTEST) -n 0 tests/library/test_loggers.py docs/flax.md
 
 # Also what is run before a commit, once `.venv/bin/prek install` has been: .pre-commit-config.yaml.
 lint: lint-style lint-types lint-spelling lint-dependencies
@@ -101,7 +105,12 @@ INSTALL = install --quiet --no-deps --require-hashes --requirement
 	  { echo "The lock knows the CPU build of torch for CPython 3.11 on x86-64 Linux alone." >&2; exit 1; }
 	touch $@
 
-# Renews both locks. On Linux torch is the CPU build, which is not on PyPI and whose hash (CPython
+# What the site, releases and the heavier loggers need comes when one of them is asked for.
+.venv/more: .venv/ready requirements-more.lock
+	.venv/bin/uv pip $(INSTALL) requirements-more.lock --python .venv
+	touch $@
+
+# Renews the locks. On Linux torch is the CPU build, which is not on PyPI and whose hash (CPython
 # 3.11, x86-64) is given here; its CUDA packages are left out. One version of each package serves
 # every Python here; the second lock has the newest versions on the newest Python, without tools.
 TORCH = 2.13.0
@@ -110,14 +119,20 @@ TORCH_LINUX = sys_platform == 'linux' and platform_machine == 'x86_64' and pytho
 CUDA = cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvshmem-cu13 triton
 COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-header --upgrade --quiet
+EXTRAS = --extra optimistix --extra plots --extra sklearn --extra tensorboard --extra torch
 lock: .venv/ready
 	printf '%s\n' $(CUDA) > .venv/cuda.txt
-	echo 'torch==$(TORCH)' > .venv/torch-version.txt
-	$(COMPILE) --python-version 3.11 --fork-strategy fewest --all-extras --group dev --group bench --group docs --group release \
-	  --excludes .venv/cuda.txt --constraints .venv/torch-version.txt --output-file requirements.lock
+	printf '%s\n' 'torch==$(TORCH)' 'importlib-metadata<10' > .venv/versions.txt # MLflow's
+	$(COMPILE) --python-version 3.11 --fork-strategy fewest $(EXTRAS) --group dev --group bench \
+	  --excludes .venv/cuda.txt --constraints .venv/versions.txt --output-file requirements.lock
 	sed -i.old "s/^torch==.*/torch==$(TORCH)+cpu ; $(TORCH_LINUX) \\\\\n    --hash=sha256:$(TORCH_CPU)\ntorch==$(TORCH) ; sys_platform != 'linux' \\\\/" requirements.lock
 	sed -i.old '/ via -[rc]* \.venv/d; /^    #   -[rc] \.venv/d' requirements.lock
 	rm requirements.lock.old
+	grep '^[a-z].*==' requirements.lock | grep -v '^torch==' | sed 's/ *\\$$//' > .venv/locked.txt
+	$(COMPILE) --python-version 3.11 --fork-strategy fewest --extra wandb --extra mlflow --group docs --group release \
+	  --constraints .venv/locked.txt --output-file requirements-more.lock
+	sed -i.old '/ via -[rc]* \.venv/d; /^    #   -[rc] \.venv/d' requirements-more.lock
+	rm requirements-more.lock.old
 	$(COMPILE) --python-version 3.13 --extra optimistix --extra plots --extra sklearn --group test \
 	  --output-file requirements-newest.lock
 
