@@ -85,6 +85,20 @@ def few_steps(theta):
     return w, seen
 
 
+@pytest.mark.filterwarnings("ignore:Of 1 tasks:RuntimeWarning")  # errors grow along a saddle
+def test_a_place_of_rest_that_is_no_minimum_is_tuned_by_trajectory(monkeypatch):
+    monkeypatch.delenv("METACONTRAST_DIAGNOSE")
+    # The first weight stays where the loss curves downwards; the second follows theta.
+    saddle = lambda w, theta, batch: (w[0] ** 2 - 1) ** 2 + (w[1] - theta) ** 2 + 0 * batch.sum()
+    tuned = mc.tune(
+        saddle, lambda w, theta, batch: (w[0] - batch.mean()) ** 2 + (w[1] - 1) ** 2 + theta**2,
+        jnp.zeros(2), jnp.array(0.3), np.ones(2), np.ones(2), np.ones(2),
+        optimizer=optax.sgd(0.2), steps=60, meta_steps=1, progress=False,
+    )  # fmt: skip
+    assert isinstance(tuned.estimator, mc.Trajectory)
+    assert "unbounded" in tuned.why and "unbounded" in tuned.diagnosis.flags
+
+
 def test_what_does_not_come_to_rest_is_tuned_by_trajectory():
     """Its rate, by a state that losses see; the third split, the second, is lost on by ascent."""
     theta = {"log_rate": jnp.log(RATE)}

@@ -10,7 +10,7 @@ import jax
 
 from .._configuration import Configuration
 from .._diagnose import AT_MINIMUM, CONVERGED, diagnose, followed
-from .._diagnosis import Diagnosis
+from .._diagnosis import LENGTH, Diagnosis
 from .._directional import REFUSED
 from .._estimator._base import Estimator
 from .._loss import Loss
@@ -39,6 +39,10 @@ def choose(
     if not is_diagnosed or os.environ.get(VARIABLE) == "off":
         return choice
     found = diagnose(run.problem, solver, choice.estimator, run.theta, run.z, run.key)
+    if choice.estimator is AT_MINIMUM and (found.flags or not found.error < LENGTH):
+        # A place of rest that is no minimum: its direction may be right here, and not for long.
+        told = ", ".join(found.flags) or "the length of the contrast"
+        return Choice(followed(run), f"training comes to rest at no minimum: {told}.", found)
     if found.verdict == "trust":
         return choice._replace(diagnosis=found)
     better = found.proposal
