@@ -166,8 +166,9 @@ def test_resume_starts_what_is_not_there_and_the_folder_says_what_it_holds(tmp_p
     config = json.loads((out / "config.json").read_text())
     depends, versions = config.pop("depends_on"), config.pop("versions")
     assert config == dict(
-        beta=0.1, steps=20, tasks=8, seed=3, log_every=10, steps_per_dispatch=5, average_from=17
-    )
+        beta=0.1, steps=20, tasks=8, seed=3, log_every=10, steps_per_dispatch=5, average_from=17,
+        precision="highest",
+    )  # fmt: skip
     assert depends["sample_task.STEEP"] == toy_run.STEEP
     assert versions["jax"] == jax.__version__
     written = (out / "metrics.jsonl").read_text().splitlines()
