@@ -46,7 +46,8 @@ class Settings(frame.Settings):
     patches: int = 8  # A meta-step.
     side: int = 32  # Of a patch, in pixels.
     noise: float = 25 / 255  # Standard deviation, in units of white.
-    outer_rate: float = 0.01  # Of Adam on theta.
+    outer_rate: float = 0.02  # Of Adam on the logarithms of the strengths.
+    filter_rate: float = 4e-4  # Of Adam on the filters, whose entries are of some 0.2.
     first_lambda: float = 0.03  # Of every filter.
     tol: float = 0.03  # |grad E| at which L-BFGS has converged; over sqrt(pixels), an error.
     free: int = 60  # Iterations of L-BFGS at most.
@@ -56,8 +57,8 @@ class Settings(frame.Settings):
 
 
 METHODS = {
-    "tv": Settings(method="tv", steps=100, outer_rate=0.05),
-    "strengths": Settings(method="strengths", steps=200, outer_rate=0.05),
+    "tv": Settings(method="tv", steps=100),
+    "strengths": Settings(method="strengths", steps=200),
     "filters": Settings(method="filters", steps=400),
 }
 EXPERIMENT = frame.Experiment(
@@ -189,9 +190,9 @@ def meta_step(s: Settings, optimizer: optax.GradientTransformation, picture: jax
     @jax.jit
     def step(theta: Theta, state: Any, key: jax.Array) -> tuple[Theta, Any, jax.Array]:
         value, grads = jax.value_and_grad(loss)(theta, draw_patches(s, picture, s.patches, key))
-        if s.method != "filters":
-            grads = grads._replace(filters=jnp.zeros_like(grads.filters))
         updates, state = optimizer.update(grads, state)
+        slower = s.filter_rate / s.outer_rate if s.method == "filters" else 0.0
+        updates = updates._replace(filters=slower * updates.filters)
         return optax.apply_updates(theta, updates), state, value
 
     return step
