@@ -8,7 +8,7 @@ PYTHON ?= python3
 RUN = .venv/bin/metacontrast
 OUT ?= runs
 PYTEST = .venv/bin/python -m pytest
-.PHONY: demo test test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench figures lock clean \
+.PHONY: demo test pytest test-thorough test-core test-library test-experiments test-torch test-types test-pythons mutation bench figures lock clean \
   site site-check release-check test-more lint lint-style lint-types lint-spelling lint-dependencies
 
 demo: .venv/ready
@@ -16,7 +16,10 @@ demo: .venv/ready
 
 # The checks of types and style, all three tiers of tests, and every example in docstrings and pages.
 # The part for PyTorch is tested where .venv has it: see .venv/torch.
-test: lint
+# Side by side: types are read on one core while tests are collected on the other.
+test: .venv/ready
+	@$(MAKE) --no-print-directory --jobs=2 lint pytest
+pytest: .venv/ready
 	$(PYTEST)
 
 # What `make test` leaves out: more cases of what it holds, in some six minutes.

@@ -104,6 +104,7 @@ def test_newton_cg_halves_steps_that_go_too_far():
     np.testing.assert_allclose(found.phi, 0.0, atol=1e-9)
 
 
+@pytest.mark.thorough
 def test_lbfgs_is_as_quick_as_the_pairs_it_keeps():
     few, many = (mc.lbfgs(1e-6, pairs=n)(quadratic, START) for n in (1, 20))
     assert few.converged and many.converged and few.steps > 1.5 * many.steps

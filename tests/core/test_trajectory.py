@@ -89,8 +89,10 @@ def test_exact_products_are_backpropagation(optimizer, samples):
     assert not found.aux["flags"].raised()
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adam])
-@pytest.mark.parametrize("samples", [False, True])
+@pytest.mark.parametrize(
+    ("optimizer", "samples"),
+    [(sgd, False), (adam, True), pytest.param(adam, False, marks=pytest.mark.thorough)],
+)
 def test_secants_are_to_the_error_they_expect(optimizer, samples):
     found = gradient(mc.Trajectory(), optimizer, samples=samples)
     error = distance(found, gradient(mc.Unrolled(), optimizer, samples=samples))
@@ -105,7 +107,7 @@ def test_the_error_of_a_secant_is_of_second_order():
     assert far / near == pytest.approx(4.0, rel=0.02)  # the next order is (h |phi|)^2 of it
 
 
-@pytest.mark.parametrize("steps", [1, STEPS])
+@pytest.mark.parametrize("steps", [1, pytest.param(STEPS, marks=pytest.mark.thorough)])
 def test_what_is_kept_changes_nothing(steps):
     roots, whole = (gradient(mc.Trajectory(h=1e-4, keep=k), steps=steps) for k in ("sqrt", "all"))
     assert distance(roots, whole) < 1e-9  # round-off over 2h
@@ -209,6 +211,7 @@ def test_the_state_of_a_model_is_followed():
     np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_units_of_the_losses_do_not_matter():
     unit = 1e-8
 

@@ -104,7 +104,7 @@ def short(method, out):
 # cml-syn is cml-mod in all but its slow weights, which test_modulation.py has.
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.thorough if m == "cml-syn" else ()) for m in METHODS],
+    [pytest.param(m, marks=pytest.mark.thorough if m.startswith("cml") else ()) for m in METHODS],
 )
 def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch):
     figures = []

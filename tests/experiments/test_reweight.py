@@ -65,6 +65,7 @@ def test_the_contrast_is_the_exact_gradient_of_the_weights(exact):
     assert error[0] / error[1] == pytest.approx(4, rel=0.1)  # of second order
 
 
+@pytest.mark.thorough
 def test_the_warm_phases_come_to_the_exact_gradient(exact):
     whole = replace(CONVEX, sample=None)
     solver = mc.descend(optax.sgd(1.0, 0.9), 5)

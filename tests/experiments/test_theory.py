@@ -40,6 +40,7 @@ def test_both_sides_of_the_equilibrium_propagation_theorem(name):
     assert np.linalg.norm(left - right) < 1e-5 * np.linalg.norm(right)
 
 
+@pytest.mark.thorough
 def test_on_digits_the_contrast_is_the_finite_difference_of_the_converged_problem():
     problem, theta, task = case("digits")
     solver, h = mc.newton_cg(1e-12, 100, 400), 1e-4
@@ -57,6 +58,7 @@ def test_on_digits_the_contrast_is_the_finite_difference_of_the_converged_proble
     assert relative_error(contrast, differences) < 1e-4
 
 
+@pytest.mark.thorough
 def test_on_digits_symmetric_beats_forward_tenfold_at_equal_cost():
     problem, theta, task = case("digits")
     _, exact = exact_gradient(case("digits"))

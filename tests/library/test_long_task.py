@@ -83,7 +83,7 @@ def start_phi(theta):
     return mc.solve_inner(problem, SOLVER, jnp.full(4, theta), sample_task(task), key).phi
 
 
-@pytest.mark.parametrize("warm_start", ["phases", "free"])
+@pytest.mark.parametrize("warm_start", ["phases", pytest.param("free", marks=pytest.mark.thorough)])
 def test_the_loop_of_one_long_task_is_that_by_hand(warm_start):
     validated = []
 

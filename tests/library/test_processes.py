@@ -221,6 +221,7 @@ def test_two_processes_are_the_run_of_one_and_one_that_dies_takes_the_other_alon
     assert_close_run(again, tmp_path, *whole)
 
 
+@pytest.mark.thorough
 def test_the_death_of_the_first_process_ends_the_other_and_one_process_goes_on(tmp_path, whole):
     kill(tmp_path, victim=0)
     again = toy_run.toy_run(tmp_path, resume=True, steps=toy_run.FEW)

@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "tutorials"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"pytorch": "torch"}
 # docs/tune.md, docs/torch.md and docstrings hold what these show; `make site` runs all of them.
-LONGER = {"few-shot", "own-network", "pytorch"}
+LONGER = {"few-shot", "noisy-labels", "own-network", "pytorch"}
 
 
 def tutorial(name):
