@@ -36,7 +36,9 @@ class TensorBoard:
         """Write a scalar for each number that is finite, and leave nothing in memory."""
         if self._writer is None:
             tensorboardx = optional("tensorboardX", "tensorboard")
-            self._writer = tensorboardx.SummaryWriter(str(self._folder))
+            # Its names differ by the second alone: another leg of a quick run would write over this.
+            leg = len(list(self._folder.glob(EVENTS)))
+            self._writer = tensorboardx.SummaryWriter(str(self._folder), filename_suffix=f".{leg}")
         for name, value in values.items():
             if math.isfinite(value):  # of others it would complain, and draw none
                 self._writer.add_scalar(name, value, step)
