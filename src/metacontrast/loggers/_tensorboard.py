@@ -36,7 +36,7 @@ class TensorBoard:
         """Write a scalar for each number that is finite, and leave nothing in memory."""
         if self._writer is None:
             tensorboardx = optional("tensorboardX", "tensorboard")
-            # Its names differ by the second alone: another leg of a quick run would write over this.
+            # Named by the second alone, the next leg of a quick run would write over this one.
             leg = len(list(self._folder.glob(EVENTS)))
             self._writer = tensorboardx.SummaryWriter(str(self._folder), filename_suffix=f".{leg}")
         for name, value in values.items():
