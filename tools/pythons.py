@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +42,13 @@ def main() -> None:
         version: path for version in supported() if version != this if (path := find(version))
     }
     print("Python at hand:", ", ".join([this, *others]), "of", ", ".join(supported()), flush=True)
-    for version, path in others.items():
-        run(environment(version, path, ROOT / ".venv" / "most.txt"), "-c", EXAMPLE)
+
+    def example(version: str) -> None:
+        python = environment(version, others[version], ROOT / ".venv" / "most.txt")
+        run(python, "-c", EXAMPLE)
+
+    with ThreadPoolExecutor(2) as pool:  # each compiles on one core
+        list(pool.map(example, others))
     newer = [version for version in others if number(version) > number(this)]
     if not newer:
         print(f"No Python newer than {this} is at hand: the core is not tested on one.")

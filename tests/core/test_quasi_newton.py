@@ -126,6 +126,7 @@ def test_anderson_finds_where_lbfgs_line_searches_stall():
     assert mc.anderson(0.1, 1e-12)(convex, START).converged
 
 
+@pytest.mark.thorough
 def test_float32():
     start = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), START)
     loss = lambda phi: jnp.sum((phi["a"] - 1) ** 2) + 3 * jnp.sum((phi["b"] + 1) ** 2)

@@ -22,6 +22,7 @@ def ours(name):
     return METHODS[name].make(_methods.small_case())()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_same_gradient(name):
     for package in METHODS[name].packages:
@@ -63,6 +64,7 @@ def test_conv4_in_torch_learns_the_same(strided):
         np.testing.assert_allclose(train(), ours, rtol=0, atol=1e-13)
 
 
+@pytest.mark.thorough
 def test_the_first_result_of_a_fresh_process():
     result = time_first_result(_methods.IMPLICIT, ("metacontrast",), sine_case(1, 2))
     # Building and compiling takes memory that no import has taken; our own peak is not counted.

@@ -62,6 +62,7 @@ def test_the_linear_contrast_is_the_gradient_of_converged_learning(small, clippe
     np.testing.assert_allclose(flat(grad), flat(exact), atol=1e-4 * jnp.abs(flat(exact)).max())
 
 
+@pytest.mark.thorough
 def test_cosines_are_one_for_what_is_exact(small):
     # All 100 steps: then truncated backpropagation leaves nothing out.
     methods = METHODS | {"tbptt": replace(METHODS["tbptt"], products=100)}

@@ -49,6 +49,7 @@ def test_online_is_batch_up_to_round_off():
         np.testing.assert_allclose(a, b, atol=1e3 * EPS * 10 / s.beta, rtol=0)
 
 
+@pytest.mark.thorough
 def test_a_run(start, tmp_path, capsys):
     few = ("--tasks", 2, "--test-tasks", 20, "--valid-tasks", 5, "--hidden", 8)
     assert start(characters, "--steps", 3, *few, "--out", tmp_path) == 0

@@ -60,6 +60,7 @@ def test_the_gradient_is_the_finite_difference_of_the_minimiser(patch):
     assert float(along) == pytest.approx(float(at(h) - at(-h)) / (2 * h), rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_run_says_what_it_found(tmp_path, monkeypatch):
     pictures = np.random.default_rng(0).uniform(size=(3, 8, 8)).astype(np.float32)
     monkeypatch.setattr(denoise, "photographs", lambda: denoise.Photographs(*pictures))

@@ -77,7 +77,17 @@ def test_bad_input_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["speeds.json"]
 
 
-@pytest.mark.parametrize("name", estimators.NAMES)
+# Those that differ from another one in an option alone.
+LIKE_OTHERS = {"unrolled-remat", "unrolled-truncated", "implicit-hessian-free", "implicit-neumann"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.thorough if n in LIKE_OTHERS else ())
+        for n in estimators.NAMES
+    ],
+)
 def test_every_estimator_has_a_meta_gradient(name):
     s = estimators.EXPERIMENT.methods[name]
     solver = estimators.nesterov(s.rate, s.free)

@@ -59,7 +59,7 @@ def toy_run(s, images=images):
 
 
 # They differ from another one in their rules alone, which tests of the core hold.
-LIKE_OTHERS = {"imaml-cg", "fomaml", "anil", "maml-trajectory"}
+LIKE_OTHERS = {"imaml-cg", "fomaml", "anil", "maml-trajectory", "cml-mod", "reptile"}
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,10 @@ def test_each_kind_of_task_has_its_folder(start, runs):
     assert omniglot.EXPERIMENT.folder(runs[0]) == runs[0].out
 
 
-@pytest.mark.parametrize(("experiment", "channels"), [(omniglot, 1), (miniimagenet, 3)])
+@pytest.mark.parametrize(
+    ("experiment", "channels"),
+    [(omniglot, 1), pytest.param(miniimagenet, 3, marks=pytest.mark.thorough)],
+)
 def test_both_run_from_the_command_line(experiment, channels, start, tmp_path, monkeypatch, capsys):
     name = experiment.EXPERIMENT.name
     monkeypatch.setattr(experiment, name, lambda part, **_: images(part, channels))

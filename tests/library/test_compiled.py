@@ -64,6 +64,7 @@ def test_a_run_resumed_with_kept_programs_is_bit_for_bit_the_run_that_was_not(wh
     assert lines(root / "part") == lines(root / "whole")
 
 
+@pytest.mark.thorough
 def test_damaged_programs_warn_and_are_compiled_again(tmp_path):
     _, _, theta, _ = process(tmp_path / "first", 20, tmp_path / "cache")
     for i, file in enumerate(sorted((tmp_path / "cache").rglob("*-cache"))):
