@@ -11,6 +11,7 @@ from benchmarks.gpu_report import load as load
 from benchmarks.influence import table as influence
 from benchmarks.noisy import table as noisy
 from benchmarks.noisy_labels import table as noisy_labels
+from benchmarks.overfit_cosines import table as overfit_cosines
 from benchmarks.search_cv import table as search_cv
 from benchmarks.secant import report as secant
 from benchmarks.storage import report as storage
@@ -50,6 +51,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-others": published,
     "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
+    "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
     "trust": lambda: text(report(summary(load("trust")["rows"]))),
     "noisy": lambda: text(noisy(load("noisy")["cosines"])),
     "noisy-labels": lambda: text(noisy_labels(load("noisy-labels")["rows"])),
