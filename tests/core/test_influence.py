@@ -100,6 +100,7 @@ ADAM = mc.descend(lambda theta: optax.adam(theta["rate"], eps_root=1e-6), 20)
 ask = partial(mc.influence, batches, ADAM, THETA, weights=pick, key=KEY)
 
 
+@pytest.mark.thorough
 def test_it_is_backpropagation_through_the_same_batches():
     exact = ask(Z, judge, method=mc.Unrolled())
     found = ask(Z, judge, method=mc.Trajectory("exact"))

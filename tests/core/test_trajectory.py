@@ -229,6 +229,7 @@ def test_units_of_the_losses_do_not_matter():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), scaled, one.by_theta)
 
 
+@pytest.mark.thorough
 def test_tasks_side_by_side_are_those_one_by_one():
     run = mc.meta_gradient(problem(), mc.descend(sgd, 8), mc.Trajectory())
     tasks = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), Z)

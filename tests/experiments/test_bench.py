@@ -119,6 +119,7 @@ def test_growth_is_of_each_estimator_by_itself():
     assert grown == [Measurement("a", "last / first", 4), Measurement("b", "last / first", 1)]
 
 
+@pytest.mark.thorough
 def test_memory_is_flat_in_steps_and_that_of_unrolling_is_not():
     # What the compiler sets aside, so it is exact; 5% is what the project promises.
     size = lambda name, n: _growth.compile_gradient("inner steps", n, name).bytes
@@ -139,6 +140,7 @@ def test_the_network_has_as_many_weights(size):
 # Equals are compared.
 
 
+@pytest.mark.thorough
 def test_bare_phases_are_those_of_the_rule():
     """The gradient from where the bare phases end, by the synapse's closed form."""
     learner = _learners.sine_learner()

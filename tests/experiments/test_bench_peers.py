@@ -12,7 +12,7 @@ from benchmarks._first_result import time_first_result
 from benchmarks._sine import sine_case
 
 # Old libraries warn when they are imported.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.thorough]
 METHODS = _methods.METHODS
 OTHERS = [name for name, method in METHODS.items() if method.like]
 

@@ -60,6 +60,7 @@ def test_what_is_spoiled_reaches_the_process():
     assert solver.hippocampus.capacity is None
 
 
+@pytest.mark.thorough
 def test_a_run_tells_what_it_learns_from_its_own_memory_too(start, tmp_path, capsys):
     words = ("--method", "capacity-2", "--seed", 3, "--steps", 2, "--out", tmp_path)
     few = ("--tasks", 2, "--test-tasks", 100, "--valid-tasks", 2)

@@ -80,6 +80,7 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     ) is drawn
 
 
+@pytest.mark.thorough
 def test_maml_by_trajectory_has_the_gradient_of_maml():
     """Through ReLU and batch norm, in first derivatives."""
     task = episodes(images("train"), WAY, 1, 4)(jax.random.key(0))

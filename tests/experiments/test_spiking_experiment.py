@@ -29,6 +29,7 @@ def test_a_task_is_spikes_drawn_once():
     assert not np.array_equal(task.train.x, task.test.x)
 
 
+@pytest.mark.thorough
 def test_phases_see_the_same_spikes_and_the_negative_nudge_pushes_the_other_way():
     """The published code leaves out the test loss where beta < 0."""
     theta, task = one_task()

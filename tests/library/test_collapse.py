@@ -209,6 +209,7 @@ def everything(out, **changes):
     return toy_run.toy_run(out, steps=100, on_collapse="rollback", **changes)
 
 
+@pytest.mark.thorough
 def test_no_interruption_changes_a_run_that_is_rolled_back(tmp_path):
     whole = everything(tmp_path / "whole", validate=scripted(tmp_path / "whole"))
     assert (whole.rollbacks, whole.best_step) == (2, 60)
