@@ -140,10 +140,8 @@ def test_loss(model: Any, x: np.ndarray, y: np.ndarray) -> float:
 def grid(model: Any, n: int, seed: int) -> Any:
     """`n` penalties, as far apart as they can be."""
     values = np.geomspace(LOW, HIGH, n)
-    name, of = ("alpha", values) if isinstance(model, Ridge) else ("C", 0.5 / values)
-    return GridSearchCV(
-        _scaled(model), {f"{type(model).__name__.lower()}__{name}": of}, **_by(model)
-    )
+    of = values if isinstance(model, Ridge) else 0.5 / values
+    return GridSearchCV(_scaled(model), {_name(model): of}, **_by(model))
 
 
 def randomised(model: Any, n: int, seed: int) -> Any:

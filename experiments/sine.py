@@ -21,10 +21,10 @@ import frame
 import jax
 import jax.numpy as jnp
 import optax
-from _sine_figure import draw
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast._predictions import draw_predictions
 from metacontrast.nets import Net, mlp
 from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
@@ -292,7 +292,12 @@ def run(s: Settings) -> dict[str, Any]:
             # The value is of the last theta; beside it stands that of the one best on validation.
             of_best = summarise(scores(trained.best, tests))
             facts["best"] = {"step": trained.best_step, "value": of_best["value"]}
-    figure(EXPERIMENT.folder(s) / "predictions", partial(draw, curves(s, theta), tests), 2, 2)
+    figure(
+        EXPERIMENT.folder(s) / "predictions",
+        partial(draw_predictions, curves(s, theta), tests),
+        2,
+        2,
+    )
     return EXPERIMENT.finish(s, scores(theta, tests), **facts)
 
 

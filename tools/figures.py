@@ -8,7 +8,6 @@ each page names the command.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -19,27 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import trust
+from benchmarks.gpu_report import load
 from metacontrast.report import figure
 
 ROOT = Path(__file__).parents[1]
-RESULTS, FIGURES = ROOT / "results", ROOT / "docs" / "figures"
+FIGURES = ROOT / "docs" / "figures"
 
 
 def draw_credit(folder: Path) -> None:
     """Any gradient: errors, cosines and learning curves."""
     credit = experiment("credit")
-    figure(folder / "credit", partial(credit.draw, _read("credit")["rows"]), 1, 3, credit.SIZE)
+    figure(folder / "credit", partial(credit.draw, load("credit")["rows"]), 1, 3, credit.SIZE)
 
 
 def draw_theory(folder: Path) -> None:
     """Errors against beta, accuracy and cost."""
-    for name, result in _read("theory")["problems"].items():
+    for name, result in load("theory")["problems"].items():
         experiment("_theory_figures").draw_all(name, result, folder, f"{name}-")
 
 
 def draw_trust(folder: Path) -> None:
     """The error that `diagnose` expects against the one that was measured."""
-    trust.figure(_read("trust")["rows"], folder / "trust")
+    trust.figure(load("trust")["rows"], folder / "trust")
 
 
 DRAWN: dict[str, Callable[[Path], None]] = {
@@ -54,11 +54,6 @@ def experiment(name: str) -> Any:
     if (folder := str(ROOT / "experiments")) not in sys.path:
         sys.path.insert(0, folder)
     return import_module(name)
-
-
-def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def draw(names: list[str], into: Path = FIGURES) -> list[Path]:

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,13 +32,8 @@ CORE = (
 )
 # Where pyenv and uv keep theirs, which need not be on the path.
 FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
-# The README's Python as it stands; what it computes is tested by the suite.
-EXAMPLE = r"""
-import os, pathlib, re, sys, tempfile
-code = re.search(r"```python\n(.*?)```", pathlib.Path("README.md").read_text(), re.DOTALL)[1]
-with tempfile.TemporaryDirectory() as folder:
-    os.chdir(folder)  # for the file that it saves
-    exec(code)
+SAID = """
+import sys
 print("README: error", after, "on Python", sys.version.split()[0], "with JAX", jax.__version__)
 """
 
@@ -56,17 +52,24 @@ def main() -> None:
     if newest is not None:
         locks[newest] = ROOT / "requirements-newest.lock"
 
-    def example(version: str) -> Path:
+    def tried(version: str) -> Path:
         python = environment(version, others[version], locks[version])
-        run(python, "-c", EXAMPLE)
+        with tempfile.TemporaryDirectory() as folder:  # for the file that it saves
+            run(python, "-c", example() + SAID, cwd=Path(folder))
         return python
 
     with ThreadPoolExecutor(2) as pool:  # each compiles on one core
-        pythons = dict(zip(others, pool.map(example, others), strict=True))
+        pythons = dict(zip(others, pool.map(tried, others), strict=True))
     if newest is None:
         print(f"No Python newer than {this} is at hand: the core is not tested on one.")
         return
     run(pythons[newest], "-m", "pytest", *(f"tests/core/{name}" for name in CORE))
+
+
+def example() -> str:
+    """The README's Python as it stands; what it computes is tested by the suite."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return str(code)
 
 
 def supported() -> list[str]:
@@ -109,10 +112,10 @@ def environment(name: str, python: str, lock: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def run(python: Path, *arguments: str) -> None:
-    """In the checkout, with its sources."""
+def run(python: Path, *arguments: str, cwd: Path = ROOT) -> None:
+    """With the sources of the checkout."""
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    ended = subprocess.run([python, *arguments], cwd=ROOT, env=env)
+    ended = subprocess.run([python, *arguments], cwd=cwd, env=env)
     if ended.returncode:
         sys.exit(f"{python.relative_to(ROOT)}: {' '.join(arguments)[:40]}... failed, see above.")
 

@@ -24,6 +24,7 @@ from . import (
     gauss_newton,
     solve_inner,
 )
+from ._predictions import draw_predictions
 from .nets import mlp
 from .report import figure, print_report
 from .tasks import sine
@@ -116,7 +117,7 @@ def run(name: str, method: Method, seed: int, out: Path) -> dict[str, Any]:
         rows=PUBLISHED,
     )
     write_result(out, result)
-    figure(out / "predictions", partial(_predictions, method, theta, tests), 2, 2)
+    figure(out / "predictions", partial(draw_predictions, _curves(method, theta), tests), 2, 2)
     return result
 
 
@@ -157,28 +158,12 @@ def _held_out(seed: int, n: int) -> Task:
     return draw(jax.random.split(jax.random.key(seed), n))
 
 
-def _predictions(method: Method, theta: Any, tests: Task, axes: Any) -> None:
-    """For a few test tasks: truth, points, and predictions before and after learning."""
-    x = jnp.linspace(-5, 5, 200)[:, None]
+def _curves(method: Method, theta: Any) -> Callable[..., list[jax.Array]]:
+    """`(x, task)`: what the network says at x before and after learning the task."""
 
-    @jax.jit
-    @jax.vmap
-    def curves(task: Task) -> list[jax.Array]:
+    def of(x: jax.Array, task: Task) -> list[jax.Array]:
         solution = solve_inner(method.problem, method.solver, theta, task, jax.random.key(0))
         ends = method.problem.init(theta, task), solution.phi
         return [jax.vmap(partial(NET.apply, phi))(x) for phi in ends]
 
-    tasks = jax.tree.map(lambda leaf: leaf[: axes.size], tests)
-    (points, truth), (before, after) = tasks, curves(tasks)
-    for i, ax in enumerate(axes.flat):
-        order = np.argsort(truth.x[i, :, 0])
-        ax.plot(truth.x[i, order], truth.y[i, order], color="0.7", lw=4, label="truth")
-        ax.plot(x, before[i], "C0:", label="before learning")
-        ax.plot(x, after[i], "C3-", label="after learning")
-        ax.plot(points.x[i], points.y[i], "ko", ms=4, label="the 10 points")
-    for ax in axes[-1]:
-        ax.set_xlabel("x")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("y")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return of

@@ -90,8 +90,8 @@ class Judge:
     def look(self, d: Numbers) -> Look:
         """Judge an estimate; it takes 10 values of F, or 16 where it is trusted.
 
-        And up to 14 more where it is trusted at a finer step alone: kinks of F within a step, as
-        of networks with ReLU, look like an error of the estimate.
+        And 6 to 14 more, at a finer step, where it is not trusted: kinks of F within a step, as of
+        networks with ReLU, look like an error of the estimate.
         """
         size = norm(d)
         if not (0 < size < math.inf):

@@ -1,6 +1,5 @@
 """Figures: no two methods of one look alike, and those that are committed are drawn again."""
 
-import json
 from importlib import import_module
 
 import matplotlib.colors
@@ -62,7 +61,7 @@ def test_the_figures_of_the_pages_are_drawn_from_results_that_are_committed(tmp_
 
 def test_the_figure_of_costs_shows_every_estimator():
     theory, shown = import_module("_theory_figures"), []
-    records = json.loads((figures.RESULTS / "theory.json").read_text())["problems"]["digits"]
+    records = figures.load("theory")["problems"]["digits"]
 
     def draw(axes):
         theory.draw_costs("digits", records["estimators"], axes)

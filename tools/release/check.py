@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.pythons import ROOT, find, supported
+from tools.pythons import ROOT, example, find, supported
 
 DIST = ROOT / "build" / "dist"
 BIN = ROOT / ".venv" / "bin"
@@ -86,12 +86,6 @@ def try_out(built: Path, python: str, resolution: str) -> None:
         run(inside / "metacontrast", "--version", cwd=folder)
         run(inside / "metacontrast", "data", "--help", cwd=folder, stdout=subprocess.DEVNULL)
         run(inside / "python", "-c", IMPORTS + example(), cwd=folder, stdout=subprocess.DEVNULL)
-
-
-def example() -> str:
-    """The README's Python."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return str(code)
 
 
 def run(*command: str | Path, cwd: str | Path | None = None, stdout: int | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._optional import optional, require
-from ..train._folder import write_atomically
+from ..train._folder import write_json
 
 KEPT = "metacontrast.json"  # the run's id, and the last step that it was told
 
@@ -51,7 +51,7 @@ class WandB:
         if self._run is None:
             self._run = self._begin(name)
         self._run.log(dict(values), step=step)
-        write_atomically(self._folder / KEPT, json.dumps({"run": name, "step": step}) + "\n")
+        write_json(self._folder / KEPT, {"run": name, "step": step})
 
     def close(self) -> None:
         """Finish the run."""

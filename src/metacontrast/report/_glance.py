@@ -13,7 +13,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .._flags import REMEDIES
 from ..train import RESULT
 from ..train._checkpoints import Checkpoints
 from ..train._folder import CHECKPOINTS
@@ -69,9 +68,6 @@ def glance(folder: Path, now: float | None = None) -> Glance:
     kept = _checkpoints(folder)
     last = max([line["step"] for line in run.lines[-1:]] + [step for step, _, _ in kept[-1:]] + [0])
     steps = int(run.settings["steps"]) if run.settings.get("steps", "").isdigit() else 0
-    total = lambda name: int(np.nansum([number(line.get(name)) for line in run.lines] or [0]))
-    each = [line["flags"] for line in run.lines if isinstance(line.get("flags"), dict)]
-    counts = {x: int(np.nansum([number(y.get(x, 0)) for y in each] or [0])) for x in REMEDIES}
     changed = max((at for _, _, at in kept), default=float("nan"))
     return Glance(
         name=str(folder),
@@ -80,8 +76,8 @@ def glance(folder: Path, now: float | None = None) -> Glance:
         steps=steps,
         rate=rate(run),
         losses={x: [number(y.get(x)) for y in run.lines] for x in ("meta_loss", "valid_loss")},
-        diverged=total("diverged"),
-        flags={x: n for x, n in counts.items() if n},
+        diverged=run.diverged,
+        flags={x: n for x, n in run.flags.items() if n},
         checkpoint_age=(time.time() if now is None else now) - changed,
         problem=run.problems[0] if run.problems else "",
     )

@@ -112,15 +112,12 @@ def _last(seeds: Sequence[Sequence[dict[str, Any]]], name: str) -> float:
 
 def _flags(run: Run) -> dict[str, Any]:
     """How many tasks of a run diverged, and how often each flag was raised."""
-    total = lambda name: int(np.nansum([number(line.get(name)) for line in run.lines]))
-    each = [line["flags"] for line in run.lines if isinstance(line.get("flags"), dict)]
-    counts = {x: int(np.nansum([number(y.get(x, 0)) for y in each])) for x in REMEDIES}
     return {
         "title": _title(run),
         "step": run.lines[-1]["step"],
-        "diverged": total("diverged"),
-        "flagged": total("flagged"),
-        "counts": counts,
+        "diverged": run.diverged,
+        "flagged": run.flagged,
+        "counts": run.flags,
     }
 
 

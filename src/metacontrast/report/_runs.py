@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .._flags import REMEDIES
 from ..tasks._untrusted import Refused, Untrusted, plain
 from ..train import RESULT
 from ..train._claim import CONFIG, DEPENDS, VERSIONS
@@ -62,6 +65,25 @@ class Run:
     def seed(self) -> str:
         """Its seed, in words."""
         return self.settings.get("seed", "")
+
+    @property
+    def diverged(self) -> int:
+        """How many tasks diverged."""
+        return self._total("diverged")
+
+    @property
+    def flagged(self) -> int:
+        """How many tasks were flagged."""
+        return self._total("flagged")
+
+    @property
+    def flags(self) -> dict[str, int]:
+        """How often each flag was raised."""
+        each = [line["flags"] for line in self.lines if isinstance(line.get("flags"), dict)]
+        return {x: int(np.nansum([number(y.get(x, 0)) for y in each])) for x in REMEDIES}
+
+    def _total(self, name: str) -> int:
+        return int(np.nansum([number(line.get(name)) for line in self.lines]))
 
 
 def find_runs(root: Path) -> list[Run]:

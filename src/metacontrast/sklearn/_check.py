@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._must import shown
+from .._must import Must
 
 LEAST = 3  # folds: one by which a fit is judged, one apart, one to learn from
 
@@ -23,13 +23,15 @@ def _number(x: Any) -> bool:
     return is_number and bool(np.isfinite(x))
 
 
-SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "per": ("'feature' or 'example'", lambda x: isinstance(x, str) and x in ("feature", "example")),
-    "max_steps": ("a whole number of at least 0", _whole(0)),
-    "learning_rate": ("a positive number", lambda x: _number(x) and x > 0),
-    "patience": ("a whole number of at least 1", _whole(1)),
-    "caution": ("a number of at least 0", lambda x: _number(x) and x >= 0),
-    "penalties": (
+SETTINGS = {
+    "per": Must(
+        "'feature' or 'example'", lambda x: isinstance(x, str) and x in ("feature", "example")
+    ),
+    "max_steps": Must("a whole number of at least 0", _whole(0)),
+    "learning_rate": Must("a positive number", lambda x: _number(x) and x > 0),
+    "patience": Must("a whole number of at least 1", _whole(1)),
+    "caution": Must("a number of at least 0", lambda x: _number(x) and x >= 0),
+    "penalties": Must(
         "None, or some positive numbers",
         lambda x: (
             x is None or (np.ndim(x) == 1 and len(x) > 0 and all(_number(v) and v > 0 for v in x))
@@ -40,10 +42,8 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 def check_settings(search: Any) -> None:
     """Raise a `ValueError` for the first setting that is out of its range."""
-    for name, (words, holds) in SETTINGS.items():
-        value = getattr(search, name)
-        if not holds(value):
-            raise ValueError(f"{name}: must be {words}, not {shown(value)}.")
+    for name, must in SETTINGS.items():
+        must(name, getattr(search, name))
 
 
 def check_folds(index: Sequence[np.ndarray], y: np.ndarray, classes: np.ndarray | None) -> None:

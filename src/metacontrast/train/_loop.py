@@ -202,15 +202,11 @@ def meta_train(
         problem, as_solver(solver), estimator, sample_task, optimizer, tasks, seed,
         average_from, task_batch_size, features, warm_start, layout, on_collapse == "rollback",
     )  # fmt: skip
-    with jax.default_matmul_precision(precision):
-        step.check(theta)
     plan = Plan(
         steps, log_every, steps_per_dispatch, validate, on_flag == "stop", on_collapse,
         progress and is_first(), diagnose, callbacks, patience,
     )  # fmt: skip
-    with (
-        explain_lost_process(),
-        jax.default_matmul_precision(precision),
-        nullcontext() if folder is None else folder.open(resume),
-    ):
-        return run(step, plan, start(step, theta, folder), folder)
+    with jax.default_matmul_precision(precision):
+        step.check(theta)
+        with explain_lost_process(), nullcontext() if folder is None else folder.open(resume):
+            return run(step, plan, start(step, theta, folder), folder)

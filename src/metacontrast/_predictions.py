@@ -1,4 +1,4 @@
-"""The figure of the sine experiment."""
+"""The figure of learned sines, of the demonstration and of the experiment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import metacontrast as mc
+from ._problem import Task
 
 
-def draw(curves: Callable[..., list[jax.Array]], tests: mc.Task, axes: Any) -> None:
+def draw_predictions(curves: Callable[..., list[jax.Array]], tests: Task, axes: Any) -> None:
     """For a few test tasks: truth, points, and predictions before and after learning.
 
     Args:
