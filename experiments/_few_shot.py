@@ -25,7 +25,7 @@ import metacontrast as mc
 from metacontrast._precision import Precision
 from metacontrast.report import figure
 from metacontrast.tasks import Images, episodes
-from metacontrast.train import Trained, evaluator
+from metacontrast.train import Trained, evaluator, save_theta
 
 Features: TypeAlias = Callable[[PyTree, mc.Task], tuple[PyTree, PyTree]]
 BATCH = 20  # held-out tasks whose images are in memory together
@@ -195,6 +195,7 @@ def run(experiment: Experiment[S], s: S, learner: Learner, classes: Classes) -> 
     accuracies = scores(trained.best, tests())
     task = jax.tree.map(lambda leaf: leaf[0], next(tests()))
     theta, out = learner.prepare(trained.best, references), experiment.folder(s)
+    save_theta(out / "tested.npz", theta)  # by which tasks are learned without the training images
     figure(out / "episode", partial(draw_episode, learner, theta, task), 1, 2)
     figure(out / "learning", partial(draw_learning, trained.metrics), 1, 2)
     figure(out / "filters", partial(draw_filters, learner.layers(trained.best)[0]["w"]))

@@ -259,23 +259,30 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     return frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate)
 
 
+def held_out(s: Settings, seed: int, n: int) -> mc.Task:
+    """Tasks to be judged on, stacked: `frame.VALID_SEED` or `frame.TEST_SEED` draws them."""
+    return frame.stack_tasks(partial(sine, shots=s.shots, queries=s.test_queries), seed, n)
+
+
+def scorer(s: Settings) -> Callable[[PyTree, mc.Task], jax.Array]:
+    """`scores(theta, tasks)`: the mean squared error on each."""
+    problem, solver, _ = learner(s)
+    error = lambda phi, theta, task: jnp.mean(errors(s, network(s, phi, theta), task.test) ** 2)
+    return evaluator(problem, solver, metric=error)
+
+
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure."""
     problem, solver, estimator = learner(s)
-    tasks = partial(frame.stack_tasks, partial(sine, shots=s.shots, queries=s.test_queries))
-    scores = evaluator(
-        problem,
-        solver,
-        metric=lambda phi, theta, task: jnp.mean(errors(s, network(s, phi, theta), task.test) ** 2),
-    )
-    tests = tasks(frame.TEST_SEED, s.test_tasks)
+    scores = scorer(s)
+    tests = held_out(s, frame.TEST_SEED, s.test_tasks)
     theta, facts = first_theta(s), frame.facts()
     if estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
     else:
-        valid_tasks = tasks(frame.VALID_SEED, s.valid_tasks)
+        valid_tasks = held_out(s, frame.VALID_SEED, s.valid_tasks)
         trained = EXPERIMENT.meta_train(
             s,
             problem,

@@ -58,8 +58,8 @@ _check_public(globals())
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (
-    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "report",
-    "sklearn", "slow", "tasks", "torch", "train",
+    "accuracy", "brain", "credit", "external", "loggers", "nets", "optimistix", "pretrained",
+    "report", "sklearn", "slow", "tasks", "torch", "train",
 )  # fmt: skip
 if _TYPE_CHECKING:  # as what they are, not as some module
     from . import accuracy as accuracy
@@ -69,6 +69,7 @@ if _TYPE_CHECKING:  # as what they are, not as some module
     from . import loggers as loggers
     from . import nets as nets
     from . import optimistix as optimistix
+    from . import pretrained as pretrained
     from . import report as report
     from . import sklearn as sklearn
     from . import slow as slow

@@ -18,6 +18,9 @@ from benchmarks.storage import report as storage
 from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
 
+from metacontrast import pretrained
+from metacontrast.train import describe
+
 from ..figures import experiment
 from . import _sine
 
@@ -45,10 +48,28 @@ def published() -> str:
     return markdown(("method", "mean squared error"), rows)
 
 
+def thetas() -> str:
+    """Those that come with the package, and what each was tested to be."""
+    columns = ("name", "what", "test", "the run")
+    return markdown(columns, [_theta(name) for name in pretrained.NAMES])
+
+
+def _theta(name: str) -> list[str]:
+    result = pretrained.load(name).result
+    what = result.get("label", result["method"])
+    return [
+        f"`{name}`",
+        f"{result['experiment']}, {what}",
+        describe(result),
+        f"`{result['command']}`",
+    ]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sine": lambda: markdown(*_sine.beside_the_talk(load("sine"))),
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
+    "pretrained": thetas,
     "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
