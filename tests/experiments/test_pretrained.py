@@ -37,5 +37,5 @@ def tabled(experiment, result):
 
 
 def test_a_theta_that_does_not_come_with_the_package_is_refused():
-    with pytest.raises(ValueError, match="name: no theta is called 'cosine'; choose of .*sine"):
+    with pytest.raises(ValueError, match=r"name: no theta is called 'cosine'; choose of .*sine"):
         pretrained.load("cosine")

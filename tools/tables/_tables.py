@@ -17,7 +17,6 @@ from benchmarks.secant import report as secant
 from benchmarks.storage import report as storage
 from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
-
 from metacontrast import pretrained
 from metacontrast.train import describe
 
