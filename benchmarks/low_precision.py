@@ -1,11 +1,13 @@
 """Does meta-training come to the same where a network multiplies in TF32? Emulated on a CPU.
 
-    python -m benchmarks.low_precision [--seeds N] [--steps N] [--result FILE]
+    python -m benchmarks.low_precision [--cases NAME ...] [--seeds N] [--result FILE]
 
-`cml-head` at Omniglot's 20-way 1-shot tasks, each seed twice: with factors of all bits, and with
-the network's rounded to the 10 bits that a GPU's TF32 has (`tests/precision.py`), in learning and
-in judging. Both are judged on the same tasks of validation classes, without further views. Two
-minutes a meta-training on an idle core, and about twice that with the emulation.
+Each seed twice: with factors of all bits, and with the network's rounded to the 10 bits that a
+GPU's TF32 has (`tests/precision.py`), in learning and in judging. Both are judged on the same
+held-out tasks: `omniglot` (`cml-head`, 20-way 1-shot, 2,000 meta-steps) on those of validation
+classes, without further views; `sine-gn` and `sine-gd` (`sine.py --method cml-gn` and `cml-gd`,
+whole) on validation tasks. One to four minutes a meta-training on an idle core, and up to twice that
+with the emulation.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from metacontrast._precision import Precision
@@ -27,36 +31,59 @@ from tests.precision import rounded  # noqa: F401 - which emulates it in this pr
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import _few_shot
-import omniglot as experiment
+import frame
+import omniglot as characters
+import sine
 from _few_shot_learners import learner
 
 PRECISIONS: tuple[Precision, ...] = ("highest", "tensorfloat32")
-JUDGED = 500  # tasks of validation classes, with 15 queries a class
+JUDGED = 500  # validation tasks
 COMMAND = "python -m benchmarks.low_precision"
 
 
-def accuracies(seed: int, steps: int, precision: Precision, out: Path) -> np.ndarray:
-    """Meta-train, or go on, and judge the last theta: one accuracy a task, in percent."""
+def omniglot_head(**run: Any) -> np.ndarray:
+    """Accuracies in percent, one a task of 15 queries a class."""
     s = replace(
-        experiment.for_kind("cml-head"), seed=seed, steps=steps, precision=precision, resume=True,
-        out=out / f"{precision}-seed{seed}", views=0, valid_tasks=20, validations=1,
-        diagnose=False,
-    )  # fmt: skip
+        characters.for_kind("cml-head"), steps=2000, views=0, valid_tasks=20, validations=1, **run
+    )
     images = partial(omniglot, split=s.split, size=s.size)
     classes = _few_shot.Classes(images, rotate_train=True, rotate_held_out=True)
     one = learner(s, channels=1)
     scores = _few_shot.scorer(one, _few_shot.first_images(s, images("train")))
-    trained = _few_shot.meta_train(experiment.EXPERIMENT, s, one, classes, scores)
+    trained = _few_shot.meta_train(characters.EXPERIMENT, s, one, classes, scores)
     judge = replace(s, valid_tasks=JUDGED, valid_queries=15)
     return scores(trained.theta, classes.held_out("valid", judge)())
 
 
-def row(seed: int, steps: int, out: Path) -> dict[str, Any]:
-    """Both, and their difference task by task."""
-    exact, low = (accuracies(seed, steps, precision, out) for precision in PRECISIONS)
+def sines(method: str, **run: Any) -> np.ndarray:
+    """Mean squared errors, one a task of 100 queries."""
+    s = replace(sine.METHODS[method], **run)
+    scores = sine.scorer(s)
+    theta = sine.meta_train(s, scores).theta
+    return np.asarray(scores(theta, sine.held_out(s, frame.VALID_SEED, JUDGED)))
+
+
+CASES: dict[str, Callable[..., np.ndarray]] = {
+    "omniglot": omniglot_head,
+    "sine-gn": partial(sines, "cml-gn"),
+    "sine-gd": partial(sines, "cml-gd"),
+}
+
+
+def row(case: str, seed: int, out: Path) -> dict[str, Any]:
+    """Both, and their difference task by task: they learned the same training tasks."""
+    exact, low = (
+        CASES[case](
+            seed=seed, precision=precision, resume=True, diagnose=False,
+            out=out / case / f"{precision}-seed{seed}",
+        )
+        for precision in PRECISIONS
+    )  # fmt: skip
     return {
+        "case": case,
         "seed": seed,
         "highest": float(np.mean(exact)),
+        "highest_half_width": half_width(exact),
         "tensorfloat32": float(np.mean(low)),
         "difference": float(np.mean(low - exact)),
         "half_width": half_width(low - exact),
@@ -64,34 +91,36 @@ def row(seed: int, steps: int, out: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Accuracies in percent, and the difference with half its 95% interval over tasks."""
-    lines = ["seed  all bits  TF32   difference"]
-    lines += [
-        f"{r['seed']:>4}  {r['highest']:>8.2f}  {r['tensorfloat32']:.2f}  "
-        f"{r['difference']:+.2f} +- {r['half_width']:.2f}"
-        for r in rows
-    ]
-    differences = [r["difference"] for r in rows]
-    mean = f"{np.mean(differences):+.2f}"
-    spread = f" +- {half_width(np.array(differences)):.2f}" if len(rows) > 1 else ""
-    return "\n".join([*lines, f"mean{'':17}{mean}{spread}"])
+    """What came out, and the difference, each with half its 95% interval over tasks."""
+    lines = [f"{'case':10}{'seed':>4}  {'all bits':>18}  {'TF32':>8}  {'difference':>19}"]
+    for r in rows:
+        digits = 2 if r["case"] == "omniglot" else 4
+        exact = f"{r['highest']:.{digits}f} +- {r['highest_half_width']:.{digits}f}"
+        difference = f"{r['difference']:+.{digits}f} +- {r['half_width']:.{digits}f}"
+        lines.append(
+            f"{r['case']:10}{r['seed']:>4}  {exact:>18}  {r['tensorfloat32']:>8.{digits}f}  "
+            f"{difference:>19}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Print the table, and write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--runs", type=Path, default=Path("runs/low-precision"))
     parser.add_argument("--result", type=Path, help="write the rows there")
     options = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", "highest")  # as in every experiment
     rows = []
-    for seed in range(options.seeds):
-        rows.append(row(seed, options.steps, options.runs))
-        print(rows[-1], flush=True)
+    for case in options.cases:
+        for seed in range(options.seeds):
+            rows.append(row(case, seed, options.runs))
+            print(rows[-1], flush=True)
     print(table(rows))
     if options.result is not None:
-        fields = {"command": COMMAND, "steps": options.steps, "tasks": JUDGED, "rows": rows}
+        fields = {"command": COMMAND, "tasks": JUDGED, "rows": rows}
         text = json.dumps(fields | {"made_by": provenance()}, indent=1)
         options.result.write_text(text + "\n", encoding="utf-8")
 

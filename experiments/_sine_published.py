@@ -21,15 +21,14 @@ import optax
 from jaxtyping import PyTree
 
 import metacontrast as mc
-from metacontrast.nets import mlp
+from metacontrast.nets import Net
 
-NET = mlp(1, 40, 2, 1, jax.nn.relu)
 Squares = Callable[[PyTree, mc.Data], jax.Array]
 
 
-def init(key: jax.Array) -> PyTree:
+def init(net: Net, key: jax.Array) -> PyTree:
     """The published first weights: uniform with variance 1/fan-in; biases are zero."""
-    phi = NET.init(key)
+    phi = net.init(key)
     leaves, structure = jax.tree.flatten(phi)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(structure, list(map(_drawn, keys, leaves)))

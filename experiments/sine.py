@@ -24,14 +24,13 @@ import optax
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast._precision import Precision
 from metacontrast._predictions import draw_predictions
 from metacontrast.nets import Net, mlp
 from metacontrast.report import figure
 from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, summarise, validation
-
-NET = mlp(1, 40, 2, 1, jnp.tanh)
+from metacontrast.train import Trained, evaluator, summarise, validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class Settings(frame.Settings):
     free: int = 100  # Inner steps.
     nudged: int = 50  # Inner steps of a nudged phase.
     beta: float = 0.05  # The strength of the nudge.
+    precision: Precision = "highest"  # Of the network's products; the others are faster on a GPU.
     batch: int = 10  # Points of an inner step; as many as there are: all, but for paper-sgd.
     test_tasks: int = 1000  # On which theta is judged, once.
     test_queries: int = 100  # Points on which a held-out task is judged.
@@ -170,7 +170,8 @@ def network(s: Settings, phi: PyTree, theta: mc.Synapse | Rates) -> PyTree:
 
 def net(s: Settings) -> Net:
     """The network 1-40-40-1: tanh, or the published ReLU."""
-    return published.NET if s.method.startswith("paper") else NET
+    activation = jax.nn.relu if s.method.startswith("paper") else jnp.tanh
+    return mlp(1, 40, 2, 1, activation, s.precision)
 
 
 def errors(s: Settings, phi: PyTree, data: mc.Data) -> jax.Array:
@@ -210,7 +211,7 @@ def least_squares(s: Settings) -> mc.Problem:
     """
 
     def residual(phi: PyTree, theta: mc.Synapse, example: mc.Data) -> jax.Array:
-        return NET.apply(network(s, phi, theta), example.x) - example.y
+        return net(s).apply(network(s, phi, theta), example.x) - example.y
 
     def prior(theta: mc.Synapse) -> mc.Synapse:
         return theta._replace(omega=fast(s, theta.omega))
@@ -233,7 +234,7 @@ def initialisation(s: Settings) -> mc.Problem:
 
 def first_theta(s: Settings) -> mc.Synapse | Rates:
     """A random network, and equal strengths of all that is fast, or rates; MAML's has neither."""
-    init = published.init if s.method.startswith("paper") else NET.init
+    init = partial(published.init, net(s)) if s.method.startswith("paper") else net(s).init
     theta = frame.synapses(init, s.seed, s.first_lambda, partial(fast, s))
     if s.method == "maml-rates":
         return Rates(theta.omega, jax.tree.map(lambda _: jnp.log(s.rate), theta.omega))
@@ -271,29 +272,31 @@ def scorer(s: Settings) -> Callable[[PyTree, mc.Task], jax.Array]:
     return evaluator(problem, solver, metric=error)
 
 
+def meta_train(s: Settings, scores: Callable[[PyTree, mc.Task], jax.Array]) -> Trained:
+    """By what is said in `s`; validation tasks say on the way how theta does."""
+    valid_tasks = held_out(s, frame.VALID_SEED, s.valid_tasks)
+    return EXPERIMENT.meta_train(
+        s,
+        *learner(s),
+        partial(sine, shots=s.shots, queries=s.queries),
+        first_theta(s),
+        outer_optimizer(s),
+        tasks=s.tasks,
+        validate=lambda theta: validation(scores(theta, valid_tasks)),
+    )
+
+
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure."""
-    problem, solver, estimator = learner(s)
     scores = scorer(s)
     tests = held_out(s, frame.TEST_SEED, s.test_tasks)
     theta, facts = first_theta(s), frame.facts()
-    if estimator is None:
+    if learner(s).estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
     else:
-        valid_tasks = held_out(s, frame.VALID_SEED, s.valid_tasks)
-        trained = EXPERIMENT.meta_train(
-            s,
-            problem,
-            solver,
-            estimator,
-            partial(sine, shots=s.shots, queries=s.queries),
-            theta,
-            outer_optimizer(s),
-            tasks=s.tasks,
-            validate=lambda theta: validation(scores(theta, valid_tasks)),
-        )
+        trained = meta_train(s, scores)
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
         if trained.best_step is not None:
             # The value is of the last theta; beside it stands that of the one best on validation.
