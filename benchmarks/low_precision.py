@@ -6,7 +6,7 @@ Each seed twice: with factors of all bits, and with the network's rounded to the
 GPU's TF32 has (`tests/precision.py`), in learning and in judging. Both are judged on the same
 held-out tasks: `omniglot` (`cml-head`, 20-way 1-shot, 2,000 meta-steps) on those of validation
 classes, without further views; `sine-gn` and `sine-gd` (`sine.py --method cml-gn` and `cml-gd`,
-whole) on validation tasks. One to four minutes a meta-training on an idle core, and up to twice that
+whole) on validation tasks. One to four minutes a meta-training on an idle core, up to twice that
 with the emulation.
 """
 
