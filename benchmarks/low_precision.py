@@ -31,7 +31,6 @@ from tests.precision import rounded  # noqa: F401 - which emulates it in this pr
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import _few_shot
-import frame
 import omniglot as characters
 import sine
 from _few_shot_learners import learner
@@ -51,8 +50,7 @@ def omniglot_head(**run: Any) -> np.ndarray:
     one = learner(s, channels=1)
     scores = _few_shot.scorer(one, _few_shot.first_images(s, images("train")))
     trained = _few_shot.meta_train(characters.EXPERIMENT, s, one, classes, scores)
-    judge = replace(s, valid_tasks=JUDGED, valid_queries=15)
-    return scores(trained.theta, classes.held_out("valid", judge)())
+    return scores(trained.theta, classes.held_out("valid", s, JUDGED, 15)())
 
 
 def sines(method: str, **run: Any) -> np.ndarray:
@@ -60,7 +58,7 @@ def sines(method: str, **run: Any) -> np.ndarray:
     s = replace(sine.METHODS[method], **run)
     scores = sine.scorer(s)
     theta = sine.meta_train(s, scores).theta
-    return np.asarray(scores(theta, sine.held_out(s, frame.VALID_SEED, JUDGED)))
+    return np.asarray(scores(theta, sine.held_out(s, "valid", JUDGED)))
 
 
 CASES: dict[str, Callable[..., np.ndarray]] = {

@@ -260,9 +260,9 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     return frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate)
 
 
-def held_out(s: Settings, seed: int, n: int) -> mc.Task:
-    """Tasks to be judged on, stacked: `frame.VALID_SEED` or `frame.TEST_SEED` draws them."""
-    return frame.stack_tasks(partial(sine, shots=s.shots, queries=s.test_queries), seed, n)
+def held_out(s: Settings, part: str, n: int) -> mc.Task:
+    """Tasks to be judged on, stacked."""
+    return frame.stack_tasks(partial(sine, shots=s.shots, queries=s.test_queries), part, n)
 
 
 def scorer(s: Settings) -> Callable[[PyTree, mc.Task], jax.Array]:
@@ -274,7 +274,7 @@ def scorer(s: Settings) -> Callable[[PyTree, mc.Task], jax.Array]:
 
 def meta_train(s: Settings, scores: Callable[[PyTree, mc.Task], jax.Array]) -> Trained:
     """By what is said in `s`; validation tasks say on the way how theta does."""
-    valid_tasks = held_out(s, frame.VALID_SEED, s.valid_tasks)
+    valid_tasks = held_out(s, "valid", s.valid_tasks)
     return EXPERIMENT.meta_train(
         s,
         *learner(s),
@@ -289,8 +289,8 @@ def meta_train(s: Settings, scores: Callable[[PyTree, mc.Task], jax.Array]) -> T
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure."""
     scores = scorer(s)
-    tests = held_out(s, frame.TEST_SEED, s.test_tasks)
-    theta, facts = first_theta(s), frame.facts()
+    tests = frame.Tests(lambda part: held_out(s, part, s.test_tasks))
+    theta, best, facts = first_theta(s), None, frame.facts()
     if learner(s).estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
@@ -299,16 +299,20 @@ def run(s: Settings) -> dict[str, Any]:
         trained = meta_train(s, scores)
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
         if trained.best_step is not None:
-            # The value is of the last theta; beside it stands that of the one best on validation.
-            of_best = summarise(scores(trained.best, tests))
-            facts["best"] = {"step": trained.best_step, "value": of_best["value"]}
+            best = trained.best
+            facts["best"] = {"step": trained.best_step}
+    tests.chosen((theta, best))
+    test_tasks = tests.open()
+    if best is not None:
+        # The value is of the last theta; beside it stands that of the one best on validation.
+        facts["best"]["value"] = summarise(scores(best, test_tasks))["value"]
     figure(
         EXPERIMENT.folder(s) / "predictions",
-        partial(draw_predictions, curves(s, theta), tests),
+        partial(draw_predictions, curves(s, theta), test_tasks),
         2,
         2,
     )
-    return EXPERIMENT.finish(s, scores(theta, tests), **facts)
+    return EXPERIMENT.finish(s, scores(theta, test_tasks), **facts)
 
 
 if __name__ == "__main__":
