@@ -57,7 +57,7 @@ def sines(method: str, **run: Any) -> np.ndarray:
     """Mean squared errors, one a task of 100 queries."""
     s = replace(sine.METHODS[method], **run)
     scores = sine.scorer(s)
-    theta = sine.meta_train(s, scores).theta
+    theta = sine.meta_train(s, sine.learner(s), scores).theta
     return np.asarray(scores(theta, sine.held_out(s, "valid", JUDGED)))
 
 

@@ -86,7 +86,7 @@ def optimizer(rate: float, contrastive: bool) -> optax.GradientTransformation:
     return optax.adamw(rate, eps_root=EPS_ROOT) if contrastive else adam(rate)
 
 
-def rule(beta: float, rate: float, nudged: int) -> mc.Contrastive:
+def rule(beta: float | None, rate: float, nudged: int) -> mc.Contrastive:
     """The forward contrast; Adam starts the nudged phase anew, from where the free one ended.
 
     Departure, where there are mini-batches: its steps draw those of the free phase's first ones.

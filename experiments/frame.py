@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -24,6 +25,7 @@ from options import Settings as Settings
 
 import metacontrast as mc
 from metacontrast import loggers, train
+from metacontrast.accuracy import suggest_beta
 from metacontrast.cli import ends_in_words
 
 
@@ -190,6 +192,17 @@ def synapses(
     """omega, a random network, and log lambda, one a weight that is fast."""
     omega = jax.jit(init)(first_key(seed))
     return mc.Synapse(omega, jax.tree.map(lambda x: jnp.full(x.shape, jnp.log(lam)), fast(omega)))
+
+
+def suggested_beta(
+    problem: mc.Problem, solver: mc.Solver, rule: mc.Contrastive, theta: PyTree, tasks: PyTree
+) -> float:
+    """The nudge for `rule` where meta-training starts: the median over stacked training tasks."""
+    best = partial(
+        suggest_beta, problem, solver, theta,
+        scheme=rule.scheme, order=rule.order, nudged=rule.nudged,
+    )  # fmt: skip
+    return float(jnp.nanmedian(jax.vmap(lambda task: best(task).beta)(tasks)))
 
 
 def outer_optimizer(rate: float, steps: int, last: float = 0.02) -> optax.GradientTransformation:

@@ -47,13 +47,15 @@ class Settings(frame.Settings):
     nudged: int = 15  # of a nudged phase,
     final: int = 100  # and of the learner that is tested.
     # The augmented loss is convex, so that the nudge may be large; a smaller one was no better.
-    beta: float = 0.5  # The strength of the nudge.
+    # None: what `suggest_beta` says where meta-training starts.
+    beta: float | None = 0.5  # The strength of the nudge.
     cg: int = 20  # Iterations of conjugate gradient.
 
 
 _LEARNED = Settings(method="cml", steps=50)
 METHODS = {
     "cml": _LEARNED,
+    "cml-suggested": replace(_LEARNED, method="cml-suggested", beta=None),
     "implicit-cg": replace(_LEARNED, method="implicit-cg"),
     "t1t2": replace(_LEARNED, method="t1t2"),
     "uniform": Settings(method="uniform", lam=1e-2),
@@ -139,14 +141,28 @@ def problem(lam: float) -> mc.Problem:
     )
 
 
+def with_beta(s: Settings, task: mc.Task) -> Settings:
+    """The same, with a nudge that no run was tuned by, where none is given."""
+    if s.beta is not None:
+        return s
+    one, solver = jax.tree.map(lambda leaf: leaf[None], task), mc.lbfgs(s.tol, s.free)
+    rule, theta = _contrastive(s, 1.0), jnp.zeros(s.images)
+    return replace(s, beta=frame.suggested_beta(problem(s.lam), solver, rule, theta, one))
+
+
 def estimator(s: Settings) -> mc.Estimator | None:
     """How the weights of images are learned; None: they are given."""
+    if s.beta is not None and s.method.startswith("cml"):
+        return _contrastive(s, s.beta)
     rules: dict[str, mc.Estimator] = {
-        "cml": mc.Contrastive(s.beta, nudged=mc.lbfgs(s.tol, s.nudged)),
         "implicit-cg": mc.Implicit("cg", s.cg),
         "t1t2": mc.Implicit("identity"),
     }
     return rules.get(s.method)
+
+
+def _contrastive(s: Settings, beta: float) -> mc.Contrastive:
+    return mc.Contrastive(beta, nudged=mc.lbfgs(s.tol, s.nudged))
 
 
 def given(s: Settings, is_wrong: np.ndarray) -> jax.Array:
@@ -214,7 +230,9 @@ def learners(s: Settings, theta: jax.Array, task: mc.Task) -> tuple[PyTree, PyTr
 
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: find the weights, learn, test, write result.json and a figure."""
-    cleaning, rule, auc = images(s), estimator(s), None
+    cleaning, auc = images(s), None
+    chosen = with_beta(s, cleaning.task)
+    rule = estimator(chosen)
     tests = frame.Tests(lambda part: others(part, cleaning.mean))
     if rule is None:
         s = replace(s, steps=0)
@@ -233,9 +251,8 @@ def run(s: Settings) -> dict[str, Any]:
     if auc is not None:
         panels = partial(draw, theta, cleaning.is_wrong, trained.metrics)
         figure(EXPERIMENT.folder(s) / "weights", panels, 1, 3)
-    return EXPERIMENT.finish(
-        s, is_correct(phi, test), note=note, seconds=seconds, auc=auc, with_valid=with_valid
-    )
+    facts = dict(seconds=seconds, auc=auc, with_valid=with_valid, beta=chosen.beta)
+    return EXPERIMENT.finish(s, is_correct(phi, test), note=note, **facts)
 
 
 def draw(

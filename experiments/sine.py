@@ -32,6 +32,8 @@ from metacontrast.slow import modulated, modulation
 from metacontrast.tasks import sine
 from metacontrast.train import Trained, evaluator, summarise, validation
 
+SUGGESTING = 8  # training tasks that suggest a beta
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(frame.Settings):
@@ -46,7 +48,8 @@ class Settings(frame.Settings):
     rate: float = 1e-3  # Of descent on a task.
     free: int = 100  # Inner steps.
     nudged: int = 50  # Inner steps of a nudged phase.
-    beta: float = 0.05  # The strength of the nudge.
+    # The strength of the nudge; None: what `suggest_beta` says where meta-training starts.
+    beta: float | None = 0.05
     precision: Precision = "highest"  # Of the network's products; the others are faster on a GPU.
     batch: int = 10  # Points of an inner step; as many as there are: all, but for paper-sgd.
     test_tasks: int = 1000  # On which theta is judged, once.
@@ -74,6 +77,7 @@ METHODS = {
     "paper-maml": replace(_PAPER, method="paper-maml", outer_rate=1e-3, rate=1e-3, free=10),
     "paper-scratch": replace(_PAPER, method="paper-scratch", steps=0),
     "cml-gd": _GD,
+    "cml-gd-suggested": replace(_GD, method="cml-gd-suggested", beta=None),
     "cml-sgd": replace(_GD, method="cml-sgd", batch=8),
     "cml-gn": _GN,
     "cml-mod": replace(_GN, method="cml-mod", steps=400, outer_rate=3e-3),
@@ -115,7 +119,7 @@ def learner(s: Settings) -> Learner:
         problem = published.synapse(partial(squares, s), s.first_lambda, batch)
         solver = mc.descend(published.adam(s.rate), s.free)
         return Learner(problem, solver, published.rule(s.beta, s.rate, s.nudged))
-    if s.method in ("cml-gd", "cml-sgd"):
+    if s.method.startswith(("cml-gd", "cml-sgd")):
         # Departure: symmetric, where the talk's table is taken to be forward. Both phases take the
         # same steps on the same mini-batches, so that what is not yet converged or noisy cancels.
         estimator = mc.Contrastive(s.beta, "symmetric", nudged=nesterov(s.rate, s.nudged))
@@ -133,6 +137,16 @@ def learner(s: Settings) -> Learner:
     }  # fmt: skip
     solver = mc.descend(optimizers.get(s.method, optax.sgd(s.rate)), s.free)
     return Learner(initialisation(s), solver, rules.get(s.method))
+
+
+def with_beta(s: Settings) -> Settings:
+    """The same, with a nudge that no run was tuned by, where none is given."""
+    if s.beta is not None:
+        return s
+    problem, solver, rule = learner(replace(s, beta=1.0))
+    keys = jax.random.split(jax.random.fold_in(frame.first_key(s.seed), 1), SUGGESTING)
+    tasks = jax.vmap(partial(sine, shots=s.shots, queries=s.queries))(keys)
+    return replace(s, beta=frame.suggested_beta(problem, solver, rule, first_theta(s), tasks))
 
 
 class Rates(NamedTuple):
@@ -272,12 +286,12 @@ def scorer(s: Settings) -> Callable[[PyTree, mc.Task], jax.Array]:
     return evaluator(problem, solver, metric=error)
 
 
-def meta_train(s: Settings, scores: Callable[[PyTree, mc.Task], jax.Array]) -> Trained:
-    """By what is said in `s`; validation tasks say on the way how theta does."""
+def meta_train(s: Settings, of: Learner, scores: Callable[[PyTree, mc.Task], jax.Array]) -> Trained:
+    """Validation tasks say on the way how theta does."""
     valid_tasks = held_out(s, "valid", s.valid_tasks)
     return EXPERIMENT.meta_train(
         s,
-        *learner(s),
+        *of,
         partial(sine, shots=s.shots, queries=s.queries),
         first_theta(s),
         outer_optimizer(s),
@@ -288,16 +302,18 @@ def meta_train(s: Settings, scores: Callable[[PyTree, mc.Task], jax.Array]) -> T
 
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure."""
-    scores = scorer(s)
+    chosen = with_beta(s)
+    of, scores = learner(chosen), scorer(chosen)
     tests = frame.Tests(lambda part: held_out(s, part, s.test_tasks))
     theta, best, facts = first_theta(s), None, frame.facts()
-    if learner(s).estimator is None:
+    if of.estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
     else:
-        trained = meta_train(s, scores)
+        trained = meta_train(s, of, scores)
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
+        facts["beta"] = chosen.beta
         if trained.best_step is not None:
             best = trained.best
             facts["best"] = {"step": trained.best_step}
@@ -308,7 +324,7 @@ def run(s: Settings) -> dict[str, Any]:
         facts["best"]["value"] = summarise(scores(best, test_tasks))["value"]
     figure(
         EXPERIMENT.folder(s) / "predictions",
-        partial(draw_predictions, curves(s, theta), test_tasks),
+        partial(draw_predictions, curves(chosen, theta), test_tasks),
         2,
         2,
     )

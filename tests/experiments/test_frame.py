@@ -8,10 +8,14 @@ from functools import partial, partialmethod
 from pathlib import Path
 
 import frame
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from options import parse
 
+import metacontrast as mc
+from metacontrast.accuracy import suggest_beta
 from metacontrast.report import print_report
 from metacontrast.train import Trained
 
@@ -312,3 +316,17 @@ def test_ctrl_c_before_the_start_is_a_line(started, over, is_quiet):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert (done.stderr == "stopped before it began.\n") == is_quiet
     assert (done.returncode == 130) == is_quiet
+
+
+def test_a_suggested_beta_is_that_of_the_tasks():
+    """A learner that stops at a distance: the best nudge grows with it, as suggest_beta says."""
+    problem = mc.Problem(
+        init=lambda theta, task: theta,
+        inner=lambda phi, theta, task: (phi - task) ** 2 + (phi - theta) ** 2,
+        outer=lambda phi, theta, task: phi**2,
+    )
+    solver, theta, tasks = mc.descend(optax.sgd(0.05), 20), jnp.array(1.0), jnp.array([3.0, 4.0, 2])
+    each = [float(suggest_beta(problem, solver, theta, task, "symmetric").beta) for task in tasks]
+    rule = mc.Contrastive(1.0, "symmetric")
+    beta = frame.suggested_beta(problem, solver, rule, theta, tasks)
+    assert beta == pytest.approx(np.median(each), rel=1e-6)

@@ -170,9 +170,13 @@ def test_no_test_data_are_read_before_the_choice(name, method, spied, tmp_path):
 @pytest.mark.parametrize(
     ("name", "honest", "early"),
     [
-        ("sine", "meta_train(s, scores)\n", "tests.open()\n"),
+        ("sine", "meta_train(s, of, scores)\n", "tests.open()\n"),
         ("estimators", 'tasks("valid", s.valid_tasks)', "tests.open()"),
-        ("cifar10_l2", "best_number(s, learn, photos.valid)", "best_number(s, learn, tests.open())"),
+        (
+            "cifar10_l2",
+            "best_number(s, learn, photos.valid)",
+            "best_number(s, learn, tests.open())",
+        ),
     ],
 )
 def test_an_experiment_that_reads_them_early_is_stopped(

@@ -38,7 +38,7 @@ def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys
     table = capsys.readouterr().out
     (maml,) = [line for line in table.splitlines() if " maml " in line]
     assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
-    assert table.count("not run") == 12
+    assert table.count("not run") == 13
     monkeypatch.setattr(sine, "figure", lambda *args: None)  # drawn once is enough
     assert start(sine, *words, "--steps", 2) == 2
     assert "--resume" in capsys.readouterr().err
@@ -78,6 +78,7 @@ def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, 
 @pytest.mark.parametrize("name", [name for name in sine.METHODS if "scratch" not in name])
 def test_every_method_has_a_meta_gradient_by_what_it_learns(name):
     s = replace(sine.METHODS[name], free=3, nudged=2)
+    s = replace(s, beta=s.beta or 0.1)
     problem, solver, estimator = sine.learner(s)
     theta = sine.first_theta(s)
     task = sine.sine(jax.random.key(7))
