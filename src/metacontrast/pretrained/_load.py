@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .._synapse import Synapse
 from .._types import PyTree
-from ..nets import mlp
+from ..nets import conv4, mlp
+from ..slow import HeadTheta
 from ..train import load_theta
 
 _FOLDER = Path(__file__).parent
@@ -23,8 +25,15 @@ def _sine() -> Synapse:
     return Synapse(omega, omega)
 
 
-# Containers that are not of this package are not named by a file.
-_LIKE = {"sine": _sine}
+def _omniglot_head() -> dict[str, Any]:
+    net = conv4((64,) * 4, strided=True, channels=1, size=28)
+    body, images = net.init(jax.random.key(0)), jnp.zeros((2, 28, 28, 1))
+    by = {"statistics": net.statistics(body, images), "centre": net.apply(body, images)[0]}
+    return {"body": body, "head": HeadTheta(jnp.zeros(()), jnp.zeros(())), "reference": by}
+
+
+# What has other containers than dicts, lists and `Synapse`, which a file does not name.
+_LIKE = {"omniglot-head": _omniglot_head, "sine": _sine}
 
 
 class Pretrained(NamedTuple):
