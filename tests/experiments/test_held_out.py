@@ -36,7 +36,7 @@ SMALL = {
     "sine": FEW,
     "spiking": FEW,
 }
-UNTESTED = {"cifar10_overfit", "theory"}  # which have no test data
+UNTESTED = {"cifar10_overfit", "theory", "theory_bound"}  # which have no test data
 # What else than `meta_train` chooses.
 CHOOSERS = {
     "cifar10_l2": ["best_number"],
