@@ -110,20 +110,22 @@ def problem(link: str) -> mc.Problem:
     return mc.Problem(lambda theta, task: jnp.zeros_like(theta.omega), inner, outer)
 
 
-def draw(key: jax.Array, examples: int, size: int, gamma: float) -> tuple[Theta, Regression]:
+def draw(
+    key: jax.Array, examples: int, size: int, gamma: jax.Array | float
+) -> tuple[Theta, Regression]:
     """Random theta, examples and strengths."""
     keys = iter(jax.random.split(key, 9))
     normal = lambda *shape: jax.random.normal(next(keys), shape)
     data = lambda: mc.Data(normal(examples, size), 2 * normal(examples))
     strength = lambda: 10 ** jax.random.uniform(next(keys), minval=-1.0, maxval=0.5)
-    task = Regression(data(), data(), strength(), strength(), jnp.array(gamma), normal(size))
+    task = Regression(data(), data(), strength(), strength(), jnp.asarray(gamma), normal(size))
     return Theta(normal(size), normal(examples)), task
 
 
-def nearly_best(link: str, theta: Theta, task: Regression, slope: float) -> Regression:
-    """The task whose shift makes phi_0 nearly the best of the outer loss, up to a small slope.
+def with_slope(link: str, theta: Theta, task: Regression, slope: jax.Array | float) -> Regression:
+    """The task with another shift, such that the outer loss has a slope of this length at phi_0.
 
-    So it is where meta-learning ends; and C, which goes with that slope, does not hide B_out.
+    A small one is that of the end of meta-learning: C goes with it, and does not hide B_out.
     """
     learner = problem(link)
     phi_0 = mc.solve_inner(learner, CONVERGED, theta, task).phi

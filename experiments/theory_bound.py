@@ -22,7 +22,7 @@ import frame
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _theory_bound import LINKS, Errors, draw, errors, nearly_best
+from _theory_bound import LINKS, Errors, draw, errors, with_slope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Settings(frame.Settings):
     betas: int = 13  # How many, evenly spaced in logarithms.
     deltas: tuple[float, ...] = (0.0, 1e-6, 1e-3, 0.1)  # Distances of either phase.
     gamma: float = 0.0  # How strongly theta is in the outer loss.
-    slope: float | None = None  # Of the outer loss at phi_0. Default: as it is drawn.
+    slope: float = 1.0  # The length of the outer loss's slope at phi_0.
 
     def shorten(self) -> Self:
         """A tenth of the problems."""
@@ -62,23 +62,28 @@ EXPERIMENT = frame.Experiment(
 
 def measured(s: Settings) -> Errors:
     """Of each problem, nudge and pair of distances."""
-    link = s.method.removesuffix("-coupled")
+    keys = jax.random.split(jax.random.key(s.seed), s.problems)
     betas = jnp.logspace(*s.exponents, s.betas)
     phases = jnp.array(list(itertools.product(s.deltas, repeat=2)))
+    link = s.method.removesuffix("-coupled")
+    numbers = s.gamma, s.slope, keys, betas, phases
+    return Errors(*jax.device_get(_measured(link, s.examples, s.size, *numbers)))
 
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _measured(
+    link: str, examples: int, size: int, gamma: float, slope: float, keys: jax.Array,
+    betas: jax.Array, phases: jax.Array,
+) -> Errors:  # fmt: skip
     def of_one(key: jax.Array) -> Errors:
         to_draw, ways = jax.random.split(key)
-        theta, task = draw(to_draw, s.examples, s.size, s.gamma)
-        if s.slope is not None:
-            task = nearly_best(link, theta, task, s.slope)
-        return errors(link, theta, task, betas, phases, ways)
+        theta, task = draw(to_draw, examples, size, gamma)
+        return errors(link, theta, with_slope(link, theta, task, slope), betas, phases, ways)
 
-    keys = jax.random.split(jax.random.key(s.seed), s.problems)
-    found = jax.jit(partial(jax.lax.map, of_one))(keys)
-    return jax.tree.map(np.asarray, found)
+    return jax.lax.map(of_one, keys)
 
 
-SLACK = 1e-9  # for round-off, which is far below: 1e-16 of slopes over beta, beside delta over beta
+SLACK = 1e-9  # for round-off, which is far below
 
 
 def largest(error: np.ndarray, limit: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Test data have no part in what is chosen: one spy for all experiments, and parts that are apart."""
+"""Test data have no part in what is chosen: one spy for all experiments; and parts are apart."""
 
 import ast
 import sys
@@ -152,7 +152,7 @@ def settings(name, module, method, out):
 def test_no_test_data_are_read_before_the_choice(name, method, spied, tmp_path):
     module = import_module(name)
     s, done = settings(name, module, method, tmp_path / "run"), spied(name, module)
-    with pytest.raises(Read, match="^test$"):
+    with pytest.raises(Read, match=r"^test$"):
         module.run(s)
     choices = ["meta_train"] if s.steps else []
     match name:
@@ -172,7 +172,11 @@ def test_no_test_data_are_read_before_the_choice(name, method, spied, tmp_path):
     [
         ("sine", "scores(theta, valid_tasks)", "scores(theta, tests.open())"),
         ("estimators", 'tasks("valid", s.valid_tasks)', "tests.open()"),
-        ("cifar10_l2", "best_number(s, learn, photos.valid)", "best_number(s, learn, tests.open())"),
+        (
+            "cifar10_l2",
+            "best_number(s, learn, photos.valid)",
+            "best_number(s, learn, tests.open())",
+        ),
     ],
 )
 def test_an_experiment_that_reads_them_early_is_stopped(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import theory_bound
-from _theory_bound import LINKS, Regression, Theta, constants, draw, nearly_best, problem
+from _theory_bound import LINKS, Regression, Theta, constants, draw, problem, with_slope
 from _theory_measure import CONVERGED
 from problems import EPS
 from theory_bound import METHODS, SLACK, largest, summaries
@@ -105,7 +105,7 @@ def test_slopes_by_theta_change_no_faster_than_b_in_and_b_out():
 
 def test_a_shift_leaves_the_outer_slope_that_is_asked_for():
     theta, task = draw(jax.random.key(3), 5, 3, 10.0)
-    task = nearly_best("softplus", theta, task, 1e-3)
+    task = with_slope("softplus", theta, task, 1e-3)
     assert isinstance(task, Regression) and isinstance(theta, Theta)
     learner = problem("softplus")
     phi_0 = mc.solve_inner(learner, CONVERGED, theta, task).phi
@@ -114,10 +114,11 @@ def test_a_shift_leaves_the_outer_slope_that_is_asked_for():
 
 
 def test_a_run_says_what_part_of_its_bound_each_problem_errs_by(start, tmp_path, capsys):
-    words = ("--method", "log-cosh-coupled", "--problems", 2, "--betas", 2, "--out", tmp_path)
-    assert start(theory_bound, *words, "--deltas", 0, 0.1) == 0
+    # The sizes of the tests above, whose program is at hand.
+    few = ("--problems", 20, "--exponents", -3, 2, "--betas", 6, "--deltas", 0, 1e-4, 0.1)
+    assert start(theory_bound, "--method", "log-cosh-coupled", *few, "--out", tmp_path) == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["n_tasks"] == 2 and 0.9 < result["value"] <= result["worst"] <= 1 + SLACK
+    assert result["n_tasks"] == 20 and 0.9 < result["value"] <= result["worst"] <= 1 + SLACK
     assert result["beyond_without"] == 1 and result["worst_at_free"] <= 1 + SLACK
     assert "without B_out" in capsys.readouterr().out
     assert start(theory_bound, "--method", "log-cosh", "--steps", 1) == 2
