@@ -205,7 +205,8 @@ def errors(
             by_theta = contrast_at([free, nudged], (-1 / beta, 1 / beta), stops)[0]
             plain = _flat(by_theta)
             at_free = plain + slope_out(stops[0]) - slope_out(stops[1])
-            whole = bound(delta[0] + missed[0], delta[1] + missed[1], beta, of)
+            ends = delta + jnp.stack(missed)
+            whole = jnp.asarray(bound(ends[0], ends[1], beta, of))
             error = lambda estimate: jnp.linalg.norm(estimate - exact)
             return Errors(error(plain), error(at_free), whole, whole - of.b_out * delta[1])
 

@@ -86,9 +86,9 @@ def _measured(
 SLACK = 1e-9  # for round-off, which is far below
 
 
-def largest(error: np.ndarray, limit: np.ndarray) -> np.ndarray:
+def largest(error: Any, limit: Any) -> np.ndarray:
     """Of each problem, the largest ratio."""
-    return np.max(error / limit, axis=(1, 2))
+    return np.asarray(error / limit).max(axis=(1, 2))
 
 
 def run(s: Settings) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def run(s: Settings) -> dict[str, Any]:
     return EXPERIMENT.finish(s, largest(found.plain, found.bound), note=note, seconds=seconds, **of)
 
 
-def summaries(s: Settings, found: Errors) -> dict[str, float]:
+def summaries(s: Settings, found: Errors) -> dict[str, Any]:
     """Of all problems; where "at_free", of phases of which the free one is exact."""
     is_exact = np.array([delta == 0 for delta in s.deltas])
     both, free = np.outer(is_exact, is_exact).ravel(), np.repeat(is_exact, len(s.deltas))

@@ -50,7 +50,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
     "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
-    "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
     "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),

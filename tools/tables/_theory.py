@@ -18,7 +18,7 @@ def bounds(results: dict[str, Any]) -> Table:
 
 def _row(method: str, runs: list[dict[str, Any]]) -> list[str]:
     of = [run for run in runs if run["method"] == method]
-    worst = lambda name: f"{max(run[name] for run in of):.4g}"
+    worst = lambda name: f"{max(run[name] for run in of):.5g}"
     beyond = sum(round(run["beyond_without"] * run["n_tasks"]) for run in of)
     return [
         method.replace("-coupled", ", coupled"), str(sum(run["n_tasks"] for run in of)),
