@@ -1,4 +1,4 @@
-"""Test data have no part in what is chosen: one spy for all experiments; and parts are apart."""
+"""Test data have no part in what is chosen: one spy for all experiments."""
 
 import ast
 import sys
