@@ -277,16 +277,10 @@ def run(s: Settings) -> dict[str, Any]:
     else:
         valid_tasks = tasks("valid", s.valid_tasks)
         trained = EXPERIMENT.meta_train(
-            s,
-            problem,
-            solver,
-            estimator,
-            partial(sine, shots=s.shots, queries=s.queries),
-            theta,
-            outer_optimizer(s),
-            tasks=s.tasks,
+            s, problem, solver, estimator, partial(sine, shots=s.shots, queries=s.queries), theta,
+            outer_optimizer(s), tasks=s.tasks,
             validate=lambda theta: validation(scores(theta, valid_tasks)),
-        )
+        )  # fmt: skip
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
         if trained.best_step is not None:
             best = trained.best
@@ -296,12 +290,8 @@ def run(s: Settings) -> dict[str, Any]:
     if best is not None:
         # The value is of the last theta; beside it stands that of the one best on validation.
         facts["best"]["value"] = summarise(scores(best, test_tasks))["value"]
-    figure(
-        EXPERIMENT.folder(s) / "predictions",
-        partial(draw_predictions, curves(s, theta), test_tasks),
-        2,
-        2,
-    )
+    predictions = partial(draw_predictions, curves(s, theta), test_tasks)
+    figure(EXPERIMENT.folder(s) / "predictions", predictions, 2, 2)
     return EXPERIMENT.finish(s, scores(theta, test_tasks), **facts)
 
 
