@@ -17,6 +17,7 @@ from theory_bound import METHODS, SLACK, largest, summaries
 import metacontrast as mc
 from metacontrast.accuracy import quadratic_constants
 
+compiled_constants = jax.jit(constants, static_argnums=0)
 FEW = dict(problems=20, exponents=(-3, 2), betas=6, deltas=(0.0, 1e-4, 0.1))
 SLOW = pytest.mark.thorough
 ALL = [pytest.param(x, marks=() if x.startswith("log-cosh") else SLOW) for x in METHODS]
@@ -69,10 +70,9 @@ def test_the_constants_are_those_of_quadratics_where_the_losses_are_nearly_so():
     theta, task = draw(jax.random.key(0), 4, 3, 2.0)
     nothing = jax.tree.map(lambda leaf: 0.0 * leaf, (task.train, task.test))
     task = task._replace(train=nothing[0], test=nothing[1])
-    learner = problem("softplus")
-    phi_0 = mc.solve_inner(learner, CONVERGED, theta, task).phi
+    learner, phi_0 = problem("softplus"), theta.omega
     for ours, known in zip(
-        constants("softplus", theta, task, phi_0),
+        compiled_constants("softplus", theta, task, phi_0),
         quadratic_constants(learner, theta, task),
         strict=True,
     ):
@@ -95,7 +95,7 @@ def lipschitz(f, points):
 def test_slopes_by_theta_change_no_faster_than_b_in_and_b_out():
     theta, task = draw(jax.random.key(1), 6, 3, 3.0)
     learner, start = problem("log-cosh"), jnp.zeros(3)
-    b_in, b_out, _ = constants("log-cosh", theta, task, start)
+    b_in, b_out, _ = compiled_constants("log-cosh", theta, task, start)
     points = jax.random.normal(jax.random.key(2), (40, 3)) * jnp.logspace(-2, 1, 40)[:, None]
     for loss, most in ((learner.inner, b_in), (learner.outer, b_out)):
         by_theta = jax.jit(jax.grad(loss, 1))
@@ -113,13 +113,12 @@ def test_a_shift_leaves_the_outer_slope_that_is_asked_for():
     assert float(jnp.linalg.norm(g)) == pytest.approx(1e-3, rel=1e-9)
 
 
-def test_a_run_says_what_part_of_its_bound_each_problem_errs_by(start, tmp_path, capsys):
-    # The sizes of the tests above, whose program is at hand.
-    few = ("--problems", 20, "--exponents", -3, 2, "--betas", 6, "--deltas", 0, 1e-4, 0.1)
-    assert start(theory_bound, "--method", "log-cosh-coupled", *few, "--out", tmp_path) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
+def test_a_run_says_what_part_of_its_bound_each_problem_errs_by(tmp_path, capsys):
+    s = replace(METHODS["log-cosh-coupled"], **FEW, out=tmp_path)
+    result = theory_bound.run(s)  # by the program of the tests above
+    assert json.loads((tmp_path / "result.json").read_text()) == result
     assert result["n_tasks"] == 20 and 0.9 < result["value"] <= result["worst"] <= 1 + SLACK
     assert result["beyond_without"] == 1 and result["worst_at_free"] <= 1 + SLACK
     assert "without B_out" in capsys.readouterr().out
-    assert start(theory_bound, "--method", "log-cosh", "--steps", 1) == 2
-    assert "steps: theory-bound takes no meta-steps" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="steps: theory-bound takes no meta-steps"):
+        theory_bound.run(replace(s, steps=1))
