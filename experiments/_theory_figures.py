@@ -71,15 +71,16 @@ def draw_best(curves: Sequence[Curves], axes: Any) -> None:
     """The best beta, and the error there, against delta; a row of figures for each learner."""
     for i, c in enumerate(curves):
         best, errors = least(c.errors)
+        delta, best, errors = (x[has_logarithms(c.delta, errors)] for x in (c.delta, best, errors))
         powers = EXPONENTS[c.learner, c.scheme][2:]
         columns = zip(axes[i // 2], (c.betas[best], errors), powers, strict=True)
         for ax, y, power in columns:
             own = look(f"contrastive, {c.scheme}")
-            ax.loglog(c.delta, y, **own.line(ls="", label=c.scheme))
-            if power is not None and (shown := has_logarithms(c.delta, y)).any():
-                scale = np.exp(np.mean(np.log(y[shown]) - power * np.log(c.delta[shown])))
+            ax.loglog(delta, y, **own.line(ls="", label=c.scheme))
+            if power is not None and len(delta):
+                scale = np.exp(np.mean(np.log(y) - power * np.log(delta)))
                 line = dict(color=own.color, lw=0.8, ls="--", label=f"slope {power:.2g}")
-                ax.plot(c.delta, scale * c.delta**power, **line)
+                ax.plot(delta, scale * delta**power, **line)
             ax.set_title(TITLES[c.learner])
             ax.legend()
     for ax in axes[-1]:
