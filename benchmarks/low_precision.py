@@ -47,8 +47,7 @@ def accuracies(seed: int, steps: int, precision: Precision, out: Path) -> np.nda
     one = learner(s, channels=1)
     scores = _few_shot.scorer(one, _few_shot.first_images(s, images("train")))
     trained = _few_shot.meta_train(experiment.EXPERIMENT, s, one, classes, scores)
-    judge = replace(s, valid_tasks=JUDGED, valid_queries=15)
-    return scores(trained.theta, classes.held_out("valid", judge)())
+    return scores(trained.theta, classes.held_out("valid", s, JUDGED, 15)())
 
 
 def row(seed: int, steps: int, out: Path) -> dict[str, Any]:

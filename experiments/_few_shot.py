@@ -172,16 +172,14 @@ class Classes(NamedTuple):
     rotate_train: bool = False  # turned images are further classes, in training
     rotate_held_out: bool = False  # and when held out
 
-    def held_out(self, part: str, s: Settings) -> Callable[[], Iterator[mc.Task]]:
-        """The tasks of "valid" or "test" classes, always the same, stacked, a few at a time."""
-        seed, n, queries = {
-            "valid": (frame.VALID_SEED, s.valid_tasks, s.valid_queries),
-            "test": (frame.TEST_SEED, s.test_tasks, s.test_queries),
-        }[part]
+    def held_out(
+        self, part: str, s: Settings, n: int, queries: int
+    ) -> Callable[[], Iterator[mc.Task]]:
+        """`n` tasks of held-out classes, always the same, stacked, a few at a time."""
         turned = self.rotate_held_out
         sample_task = episodes(self.images(part), s.way, s.shot, queries, rotations=turned)
         sample_tasks = jax.jit(jax.vmap(sample_task))
-        keys = jax.random.split(jax.random.key(seed), n)
+        keys = jax.random.split(frame.held_out(part), n)
         return lambda: (sample_tasks(keys[i : i + BATCH]) for i in range(0, n, BATCH))
 
 
@@ -189,12 +187,13 @@ def run(experiment: Experiment[S], s: S, learner: Learner, classes: Classes) -> 
     """Meta-train, test the theta that validation chose, write result.json and figures."""
     references = first_images(s, classes.images("train"))
     scores = scorer(learner, references)
+    tests = frame.Tests(lambda part: classes.held_out(part, s, s.test_tasks, s.test_queries))
     trained = meta_train(experiment, s, learner, classes, scores)
-    # The only look at test classes, after all choices.
-    tests = classes.held_out("test", s)
-    accuracies = scores(trained.best, tests())
-    task = jax.tree.map(lambda leaf: leaf[0], next(tests()))
-    theta, out = learner.prepare(trained.best, references), experiment.folder(s)
+    best = tests.chosen(trained.best)
+    test_tasks = tests.open()
+    accuracies = scores(best, test_tasks())
+    task = jax.tree.map(lambda leaf: leaf[0], next(test_tasks()))
+    theta, out = learner.prepare(best, references), experiment.folder(s)
     figure(out / "episode", partial(draw_episode, learner, theta, task), 1, 2)
     figure(out / "learning", partial(draw_learning, trained.metrics), 1, 2)
     figure(out / "filters", partial(draw_filters, learner.layers(trained.best)[0]["w"]))
@@ -242,7 +241,7 @@ def meta_train(
         classes.images("train"), s.train_way or s.way, s.shot, s.queries,
         rotations=classes.rotate_train, distort=s.distort, mirror=s.mirror,
     )  # fmt: skip
-    tasks = classes.held_out("valid", s)
+    tasks = classes.held_out("valid", s, s.valid_tasks, s.valid_queries)
 
     def validate(theta: PyTree) -> dict[str, float]:
         mean = float(np.mean(scores(theta, tasks())))

@@ -203,7 +203,7 @@ def player(s: Settings) -> tuple[Agent, float]:
     problem, solver, estimator, _, _ = learner(s)
     scores = evaluator(problem, solver)
     sample_task = partial(wheel, pulls=s.pulls, queries=s.queries, fewest=s.fewest)
-    valid_tasks = frame.stack_tasks(sample_task, frame.VALID_SEED, s.valid_tasks)
+    valid_tasks = frame.stack_tasks(sample_task, "valid", s.valid_tasks)
     trained = EXPERIMENT.meta_train(
         s,
         problem,
@@ -218,14 +218,11 @@ def player(s: Settings) -> tuple[Agent, float]:
     return greedy(s, trained.theta), trained.seconds
 
 
-def games(seed: int, n: int) -> jax.Array:
-    """The keys of `n` games, the same for every player and every delta."""
-    return jax.random.split(jax.random.key(seed), n)
+def regret(s: Settings, agent: Agent, keys: jax.Array) -> np.ndarray:
+    """The expected regret of each trial of each game of each delta (deltas, games, trials).
 
-
-def regret(s: Settings, agent: Agent, seed: int = frame.TEST_SEED) -> np.ndarray:
-    """The expected regret of each trial of each game of each delta (deltas, games, trials)."""
-    keys = games(seed, s.online_seeds)
+    The games of these keys, the same for every player and every delta.
+    """
     return np.asarray(play_all(agent, jnp.array(s.deltas), keys, s.trials), np.float64)
 
 
@@ -246,8 +243,11 @@ def run(s: Settings) -> dict[str, Any]:
         raise ValueError(
             f"online_seeds: must be at least 2, to tell a spread, not {s.online_seeds}."
         )
+    tests = frame.Tests(lambda part: jax.random.split(frame.held_out(part), s.online_seeds))
     agent, seconds = player(s)
-    each, folder = regret(s, agent), EXPERIMENT.folder(s)
+    tests.chosen(agent)
+    games = tests.open()
+    each, folder = regret(s, agent, games), EXPERIMENT.folder(s)
     save_regrets(folder, s.deltas, each)
     percent = relative(s, each)
     by_delta = {
@@ -258,10 +258,11 @@ def run(s: Settings) -> dict[str, Any]:
     # A game's deltas share their contexts: its mean is one value.
     values = percent.mean(axis=0)
     facts: dict[str, Any] = dict(seconds=seconds, trials=s.trials, by_delta=by_delta)
-    n, key = len(s.deltas), games(frame.TEST_SEED, 1)[0]
+    n = len(s.deltas)
     curves = partial(draw_regrets, folder.parent.parent, s.deltas, METHODS)
     figure(folder / "regret", curves, 1, n)
-    figure(folder / "policy", partial(draw_policies, agent, s.deltas, key, s.trials), 2, n, (2, 2))
+    policies = partial(draw_policies, agent, s.deltas, games[0], s.trials)
+    figure(folder / "policy", policies, 2, n, (2, 2))
     return EXPERIMENT.finish(s, values, note="".join(lines), **facts)
 
 

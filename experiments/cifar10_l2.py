@@ -93,16 +93,19 @@ class Photographs(NamedTuple):
 
     learned: mc.Data
     valid: mc.Data
-    test: mc.Data
+    statistics: np.ndarray  # by which both are normalised
 
 
 def photographs(s: Settings) -> Photographs:
-    """To learn from, to validate on, both of the training images; and the test images."""
+    """To learn from and to validate on, both of the training images."""
     (learned, valid), statistics = images(s.seed, s.images, s.valid_images)
-    x, y = cifar10("test")
-    return Photographs(
-        learned, valid, normalised(mc.Data(x.astype(np.float32) / 255, y), statistics)
-    )
+    return Photographs(learned, valid, statistics)
+
+
+def others(part: str, statistics: np.ndarray) -> mc.Data:
+    """A part of CIFAR-10, normalised by the statistics of other images."""
+    x, y = cifar10(part)
+    return normalised(mc.Data(x.astype(np.float32) / 255, y), statistics)
 
 
 def sample(key: jax.Array, data: mc.Data, n: int) -> mc.Data:
@@ -224,6 +227,7 @@ def best_number(s: Settings, learn: Learn, valid: mc.Data) -> tuple[PyTree, PyTr
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: find lambda, learn with it, test, write result.json and a figure."""
     photos, phi = photographs(s), None
+    tests = frame.Tests(lambda part: others(part, photos.statistics))
     learn = learner(s, photos)
     if s.method in ("weight", "layer"):
         theta, seconds = meta_learned(s, learn, photos)
@@ -234,15 +238,15 @@ def run(s: Settings) -> dict[str, Any]:
         phi = learner(s, photos, both=True)(theta)
     elif phi is None:
         phi = learn(theta)
-    accuracies = {part: scores(phi, data)[1] for part, data in photos._asdict().items()}
+    tests.chosen(theta)
     figure(EXPERIMENT.folder(s) / "lambda", partial(draw, theta), 1, 5, (2.2, 2.2))
     return EXPERIMENT.finish(
         s,
-        accuracies["test"],
+        scores(phi, tests.open())[1],
         seconds=seconds,
         log10_lambda=quartiles(theta),
-        valid_accuracy=float(jnp.mean(accuracies["valid"])),
-        learned_accuracy=float(jnp.mean(accuracies["learned"])),
+        valid_accuracy=float(jnp.mean(scores(phi, photos.valid)[1])),
+        learned_accuracy=float(jnp.mean(scores(phi, photos.learned)[1])),
     )
 
 

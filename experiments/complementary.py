@@ -95,7 +95,8 @@ def run(s: Settings) -> dict[str, Any]:
     # learner of fewer points cannot know; and then with its own.
     scores = scorer(_complementary.perfect_memory(s))
     tasks = partial(frame.stack_tasks, partial(sine, shots=s.shots, queries=s.test_queries))
-    valid_tasks = tasks(frame.VALID_SEED, s.valid_tasks)
+    valid_tasks = tasks("valid", s.valid_tasks)
+    tests = frame.Tests(lambda part: tasks(part, s.test_tasks))
     trained = EXPERIMENT.meta_train(
         s,
         PROBLEM,
@@ -106,9 +107,10 @@ def run(s: Settings) -> dict[str, Any]:
         tasks=s.tasks,
         validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
-    tests = tasks(frame.TEST_SEED, s.test_tasks)
-    values = scores(trained.theta, tests)
-    each = scorer(s)(trained.theta, tests) if s.forgets else values
+    theta = tests.chosen(trained.theta)
+    test_tasks = tests.open()
+    values = scores(theta, test_tasks)
+    each = scorer(s)(theta, test_tasks) if s.forgets else values
     own = summarise(each)["value"]  # which leaves out tasks that diverged
     note = "" if own is None else f"; from its own memory {own:.4f}"
     return EXPERIMENT.finish(s, values, own_memory=own, note=note, **frame.facts(trained, s.tasks))

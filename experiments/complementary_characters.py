@@ -115,9 +115,9 @@ def first_theta(s: Settings) -> mc.Synapse:
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json."""
     scores = scorer(s)
-    valid_tasks = frame.stack_tasks(
-        sampler(s, "valid", s.test_queries), frame.VALID_SEED, s.valid_tasks
-    )
+    tasks = lambda part, n: frame.stack_tasks(sampler(s, part, s.test_queries), part, n)
+    valid_tasks = tasks("valid", s.valid_tasks)
+    tests = frame.Tests(lambda part: tasks(part, s.test_tasks))
 
     def validate(theta: PyTree) -> dict[str, float]:
         mean = float(np.mean(scores(theta, valid_tasks)))
@@ -133,8 +133,8 @@ def run(s: Settings) -> dict[str, Any]:
         tasks=s.tasks,
         validate=validate,
     )
-    tests = frame.stack_tasks(sampler(s, "test", s.test_queries), frame.TEST_SEED, s.test_tasks)
-    return EXPERIMENT.finish(s, scores(trained.theta, tests), **frame.facts(trained, s.tasks))
+    theta = tests.chosen(trained.theta)
+    return EXPERIMENT.finish(s, scores(theta, tests.open()), **frame.facts(trained, s.tasks))
 
 
 if __name__ == "__main__":

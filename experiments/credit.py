@@ -151,7 +151,7 @@ def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
     """
     learned, solver, contrast = learner(s)
     sample_task = partial(sine, shots=s.shots, queries=s.queries)
-    tasks = frame.stack_tasks(sample_task, frame.VALID_SEED, s.cosines)
+    tasks = frame.stack_tasks(sample_task, "valid", s.cosines)
     keys = jax.random.split(jax.random.key(s.seed), s.cosines)
 
     @jax.jit
@@ -182,7 +182,8 @@ def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, compare gradients, test, write result.json."""
     scores = scorer(s)
     tasks = partial(frame.stack_tasks, partial(sine, shots=s.shots, queries=s.test_queries))
-    valid_tasks = tasks(frame.VALID_SEED, s.valid_tasks)
+    valid_tasks = tasks("valid", s.valid_tasks)
+    tests = frame.Tests(lambda part: tasks(part, s.test_tasks))
     trained = EXPERIMENT.meta_train(
         s,
         *learner(s),
@@ -193,8 +194,9 @@ def run(s: Settings) -> dict[str, Any]:
         log_every=max(10, s.steps // 100 * 10),
         validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
-    values = scores(trained.theta, tasks(frame.TEST_SEED, s.test_tasks))
-    agreement = cosines(s, {"first": first_theta(s), "last": trained.theta})
+    theta = tests.chosen(trained.theta)
+    values = scores(theta, tests.open())
+    agreement = cosines(s, {"first": first_theta(s), "last": theta})
     note = f"; cosine {agreement['cosine_first']:.3f}, then {agreement['cosine_last']:.3f}"
     return EXPERIMENT.finish(s, values, note=note, **frame.facts(trained, s.tasks), **agreement)
 

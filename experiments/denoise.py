@@ -76,23 +76,16 @@ class Theta(NamedTuple):
     filters: Float[Array, "5 5 1 k"]
 
 
-class Photographs(NamedTuple):
-    """Grey pictures in units of white, apart from each other."""
-
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
-
-
-def photographs() -> Photographs:
-    """China, but for its right quarter, which validates; a flower to test on."""
+def photograph(part: str) -> jax.Array:
+    """Grey, in units of white: China, but for its right quarter, which validates; or a flower."""
     from sklearn.datasets import load_sample_images
 
     china, flower = (
         np.asarray(image, np.float32).mean(-1) / 255 for image in load_sample_images().images
     )
     cut = china.shape[1] * 3 // 4
-    return Photographs(china[:, :cut], china[:, cut:], flower)
+    parts = {"train": china[:, :cut], "valid": china[:, cut:], "test": flower}
+    return jnp.asarray(parts[part])
 
 
 def cosines() -> np.ndarray:
@@ -198,15 +191,13 @@ def meta_step(s: Settings, optimizer: optax.GradientTransformation, picture: jax
     return step
 
 
-def learn(s: Settings, pictures: Photographs) -> tuple[Theta, list[dict[str, float]]]:
+def learn(s: Settings) -> tuple[Theta, list[dict[str, float]]]:
     """The theta that validation chose, and what was seen on the way."""
     optimizer = frame.outer_optimizer(s.outer_rate, s.steps)
     theta, key = first_theta(s), jax.random.key(s.seed)
     state, scores = optimizer.init(theta), scorer(s)
-    step = meta_step(s, optimizer, jnp.asarray(pictures.train))
-    valid = draw_patches(
-        s, jnp.asarray(pictures.valid), s.valid_patches, jax.random.key(frame.VALID_SEED)
-    )
+    step = meta_step(s, optimizer, photograph("train"))
+    valid = draw_patches(s, photograph("valid"), s.valid_patches, frame.held_out("valid"))
     ratio = lambda theta: float(peak_ratio(scores(theta, valid).error).mean())
     best, lines = theta, [{"step": 0, "valid": ratio(theta)}]
     for t in trange(1, s.steps + 1, desc=s.method, disable=None):
@@ -220,18 +211,20 @@ def learn(s: Settings, pictures: Photographs) -> tuple[Theta, list[dict[str, flo
 
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: learn, test, write result.json and a figure."""
-    folder, pictures = EXPERIMENT.claim(s), photographs()
-    began = time.perf_counter()
-    theta, lines = learn(s, pictures)
-    seconds = time.perf_counter() - began
+    folder, began = EXPERIMENT.claim(s), time.perf_counter()
     # Tests are of this seed's noise too, on patches of the other photograph.
-    tests = draw_patches(
-        s, jnp.asarray(pictures.test), s.test_patches,
-        jax.random.fold_in(jax.random.key(frame.TEST_SEED), s.seed),
-    )  # fmt: skip
-    found = scorer(s)(theta, tests)
-    noisy = peak_ratio(np.asarray(root_mean_square(tests.x - tests.y)))
-    figure(folder / "denoised", partial(draw, s, theta, tests), 2, 4)
+    tests = frame.Tests(
+        lambda part: draw_patches(
+            s, photograph(part), s.test_patches, jax.random.fold_in(frame.held_out(part), s.seed)
+        )
+    )
+    theta, lines = learn(s)
+    seconds = time.perf_counter() - began
+    tests.chosen(theta)
+    patches = tests.open()
+    found = scorer(s)(theta, patches)
+    noisy = peak_ratio(np.asarray(root_mean_square(patches.x - patches.y)))
+    figure(folder / "denoised", partial(draw, s, theta, patches), 2, 4)
     return EXPERIMENT.finish(
         s,
         peak_ratio(found.error),

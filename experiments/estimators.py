@@ -148,12 +148,13 @@ def run(s: Settings) -> dict[str, Any]:
     tasks = partial(frame.stack_tasks, partial(sine, shots=s.shots, queries=s.test_queries))
     error = lambda phi, theta, task: squares(phi, task.test) / len(task.test.x)
     scores = evaluator(problem(s), nesterov(s.rate, s.free), metric=error)
-    losses = validate(s, scores, tasks(frame.VALID_SEED, s.valid_tasks))
+    tests = frame.Tests(lambda part: tasks(part, s.test_tasks))
+    losses = validate(s, scores, tasks("valid", s.valid_tasks))
     rate = min(losses, key=lambda rate: losses[rate])
-    theta = theta_or_none(s, s.steps, rate)
+    theta = tests.chosen(theta_or_none(s, s.steps, rate))
     values = np.full(s.test_tasks, np.nan)
     if theta is not None:
-        values = scores(theta, tasks(frame.TEST_SEED, s.test_tasks))
+        values = scores(theta, tests.open())
     facts: dict[str, Any] = dict(outer_rate=rate, seconds=s.steps / speed)
     facts["validation"] = {str(r): x if np.isfinite(x) else None for r, x in losses.items()}
     return EXPERIMENT.finish(s, values, **facts)

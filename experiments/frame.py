@@ -14,6 +14,10 @@ import _quiet
 import jax
 import jax.numpy as jnp
 import optax
+from _held_out import SEEDS as SEEDS
+from _held_out import Tests as Tests
+from _held_out import held_out as held_out
+from _held_out import stack_tasks as stack_tasks
 from jaxtyping import PyTree
 from options import S, parse
 from options import Settings as Settings
@@ -21,9 +25,6 @@ from options import Settings as Settings
 import metacontrast as mc
 from metacontrast import loggers, train
 from metacontrast.cli import ends_in_words
-
-# Task streams: training draws from the run's seed, these two from seeds that no run may have.
-VALID_SEED, TEST_SEED = 2**31 - 2, 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Experiment(Generic[S]):
         Raises:
             ValueError: the seed draws held-out tasks.
         """
-        if settings.seed in (VALID_SEED, TEST_SEED):
+        if settings.seed in SEEDS.values():
             raise ValueError(f"seed: {settings.seed} draws held-out tasks; choose another.")
         return settings.out or Path("runs") / self.name / settings.method / f"seed{settings.seed}"
 
@@ -195,8 +196,3 @@ def outer_optimizer(rate: float, steps: int, last: float = 0.02) -> optax.Gradie
     """Adam on clipped meta-gradients, its rate falling on a cosine to `last` of what it was."""
     schedule = optax.cosine_decay_schedule(rate, steps, last)
     return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
-
-
-def stack_tasks(sample_task: Callable[[jax.Array], PyTree], seed: int, n: int) -> PyTree:
-    """`n` tasks, stacked, always the same."""
-    return jax.jit(jax.vmap(sample_task))(jax.random.split(jax.random.key(seed), n))

@@ -101,9 +101,9 @@ def images(s: Settings) -> Cleaning:
     return Cleaning(halves, is_wrong, mean)
 
 
-def mnist_test(mean: np.ndarray) -> mc.Data:
-    """MNIST's test half, with the `mean` of other images taken off."""
-    x, y = mnist("test")
+def others(part: str, mean: np.ndarray) -> mc.Data:
+    """A part of MNIST, with the `mean` of other images taken off."""
+    x, y = mnist(part)
     return mc.Data(jnp.asarray(x.reshape(-1, 784) / np.float32(255) - mean), jnp.asarray(y))
 
 
@@ -215,6 +215,7 @@ def learners(s: Settings, theta: jax.Array, task: mc.Task) -> tuple[PyTree, PyTr
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: find the weights, learn, test, write result.json and a figure."""
     cleaning, rule, auc = images(s), estimator(s), None
+    tests = frame.Tests(lambda part: others(part, cleaning.mean))
     if rule is None:
         s = replace(s, steps=0)
         EXPERIMENT.claim(s)
@@ -224,15 +225,16 @@ def run(s: Settings) -> dict[str, Any]:
         theta, seconds = trained.theta, trained.seconds
         auc = detection(theta, cleaning.is_wrong)
     phi, phi_of_both = learners(s, theta, cleaning.task)
-    tests = mnist_test(cleaning.mean)
-    with_valid = float(np.asarray(is_correct(phi_of_both, tests)).mean())
+    tests.chosen((phi, phi_of_both))
+    test = tests.open()
+    with_valid = float(np.asarray(is_correct(phi_of_both, test)).mean())
     note = f"; {with_valid:.4f} with the validation images learned from too"
     note += "" if auc is None else f"; wrong labels by weight: AUC {auc:.4f}"
     if auc is not None:
         panels = partial(draw, theta, cleaning.is_wrong, trained.metrics)
         figure(EXPERIMENT.folder(s) / "weights", panels, 1, 3)
     return EXPERIMENT.finish(
-        s, is_correct(phi, tests), note=note, seconds=seconds, auc=auc, with_valid=with_valid
+        s, is_correct(phi, test), note=note, seconds=seconds, auc=auc, with_valid=with_valid
     )
 
 

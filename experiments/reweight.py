@@ -181,6 +181,7 @@ def given_mixture(s: Settings) -> np.ndarray:
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: find the mixture, learn from it, test, write result.json."""
     data, net = texts(s.seed, s.chars), network(s)
+    tests = frame.Tests(lambda part: data._asdict()[part])
     judge = judge_of(net, data.valid, s.valid_sequences, s.length)
     if estimator(s) is None:
         s = replace(s, steps=0)
@@ -192,10 +193,11 @@ def run(s: Settings) -> dict[str, Any]:
     fresh = net.init(jax.random.fold_in(frame.first_key(s.seed), 1))
     training = Training(s.final_steps, s.final_batch, s.length, s.rate, s.final_log_every)
     final = train(net, fresh, data.train, mixture, judge, training, s.seed)
+    tests.chosen(final.phi)
     weights = dict(zip(SOURCES, map(float, mixture), strict=True))
     return EXPERIMENT.finish(
         s,
-        judge_of(net, data.test, s.test_sequences, s.length)(final.phi),
+        judge_of(net, tests.open(), s.test_sequences, s.length)(final.phi),
         note="; " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()),
         seconds=seconds,
         weights=weights,

@@ -268,37 +268,31 @@ def run(s: Settings) -> dict[str, Any]:
         solver,
         metric=lambda phi, theta, task: jnp.mean(errors(s, network(s, phi, theta), task.test) ** 2),
     )
-    tests = tasks(frame.TEST_SEED, s.test_tasks)
-    theta, facts = first_theta(s), frame.facts()
+    tests = frame.Tests(lambda part: tasks(part, s.test_tasks))
+    theta, best, facts = first_theta(s), None, frame.facts()
     if estimator is None:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
     else:
-        valid_tasks = tasks(frame.VALID_SEED, s.valid_tasks)
+        valid_tasks = tasks("valid", s.valid_tasks)
         trained = EXPERIMENT.meta_train(
-            s,
-            problem,
-            solver,
-            estimator,
-            partial(sine, shots=s.shots, queries=s.queries),
-            theta,
-            outer_optimizer(s),
-            tasks=s.tasks,
+            s, problem, solver, estimator, partial(sine, shots=s.shots, queries=s.queries), theta,
+            outer_optimizer(s), tasks=s.tasks,
             validate=lambda theta: validation(scores(theta, valid_tasks)),
-        )
+        )  # fmt: skip
         theta, facts = trained.theta, frame.facts(trained, s.tasks)
         if trained.best_step is not None:
-            # The value is of the last theta; beside it stands that of the one best on validation.
-            of_best = summarise(scores(trained.best, tests))
-            facts["best"] = {"step": trained.best_step, "value": of_best["value"]}
-    figure(
-        EXPERIMENT.folder(s) / "predictions",
-        partial(draw_predictions, curves(s, theta), tests),
-        2,
-        2,
-    )
-    return EXPERIMENT.finish(s, scores(theta, tests), **facts)
+            best = trained.best
+            facts["best"] = {"step": trained.best_step}
+    tests.chosen((theta, best))
+    test_tasks = tests.open()
+    if best is not None:
+        # The value is of the last theta; beside it stands that of the one best on validation.
+        facts["best"]["value"] = summarise(scores(best, test_tasks))["value"]
+    predictions = partial(draw_predictions, curves(s, theta), test_tasks)
+    figure(EXPERIMENT.folder(s) / "predictions", predictions, 2, 2)
+    return EXPERIMENT.finish(s, scores(theta, test_tasks), **facts)
 
 
 if __name__ == "__main__":

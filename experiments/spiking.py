@@ -37,6 +37,7 @@ from metacontrast.train import evaluator, validation
 # Departure: backpropagation has e-prop's surrogate too. With that of the published baseline,
 # `nets.fast_sigmoid`, it ended at 3.4 on validation tasks, where this one ended at 0.15.
 NET = Spiking(inputs=100, neurons=100, outputs=1)
+FEEDBACK = 2**31 - 1  # the seed of random feedback
 Network = Callable[[Weights, jax.Array], Any]
 
 
@@ -122,7 +123,7 @@ def problem(s: Settings) -> mc.Problem:
 
 def feedback() -> jax.Array:
     """Fixed random weights from the error to the neurons, as large as the first W_out."""
-    return NET.init(jax.random.key(frame.TEST_SEED)).readout
+    return NET.init(jax.random.key(FEEDBACK)).readout
 
 
 def descent(s: Settings, steps: int) -> Any:
@@ -159,7 +160,8 @@ def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: meta-train, test, write result.json and a figure."""
     scores = scorer(s)
     sample_task = partial(draw_task, shots=s.shots, queries=s.test_queries)
-    valid_tasks = frame.stack_tasks(sample_task, frame.VALID_SEED, s.valid_tasks)
+    valid_tasks = frame.stack_tasks(sample_task, "valid", s.valid_tasks)
+    tests = frame.Tests(lambda part: jax.random.split(frame.held_out(part), s.test_tasks))
     trained = EXPERIMENT.meta_train(
         s,
         *learner(s),
@@ -171,19 +173,17 @@ def run(s: Settings) -> dict[str, Any]:
         steps_per_dispatch=5,
         validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
-    tests = frame.stack_tasks(sample_task, frame.TEST_SEED, s.test_tasks)
+    best = tests.chosen(trained.best)
+    keys = tests.open()
+    values = scores(best, jax.jit(jax.vmap(sample_task))(keys))
     note = f"; {trained.seconds / s.steps:.2f} s a meta-step"
-    figure(EXPERIMENT.folder(s) / "spiking", partial(draw, s, trained), 2, 2)
-    return EXPERIMENT.finish(
-        s, scores(trained.best, tests), note=note, **frame.facts(trained, s.tasks)
-    )
+    figure(EXPERIMENT.folder(s) / "spiking", partial(draw, s, trained, keys[:2]), 2, 2)
+    return EXPERIMENT.finish(s, values, note=note, **frame.facts(trained, s.tasks))
 
 
-def draw(s: Settings, trained: Any, axes: Any) -> None:
-    """Test tasks 0 and 1, the spikes at x = 0 after learning task 0, the validation losses."""
+def draw(s: Settings, trained: Any, keys: jax.Array, axes: Any) -> None:
+    """Tasks of two keys, the spikes at x = 0 after learning the first, the validation losses."""
     learned, solver, _ = learner(s)
-    # Keys of the first two of all test tasks: there may be fewer.
-    keys = jax.random.split(jax.random.key(frame.TEST_SEED), s.test_tasks)[:2]
     for i, (key, ax) in enumerate(zip(keys, axes.flat, strict=False)):
         task = draw_task(key, s.shots, s.test_queries)
         points = sine(jax.random.split(key)[0], shots=s.shots, queries=s.test_queries)

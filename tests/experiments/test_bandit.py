@@ -35,7 +35,7 @@ def test_an_oracle_has_no_regret_but_of_the_first_pulls():
 def test_uniform_play_has_a_relative_regret_of_one():
     n, trials = 20, 200
     s = replace(METHODS["uniform"], online_seeds=n, trials=trials)
-    each = bandit.regret(s, uniform(20), seed=3)
+    each = bandit.regret(s, uniform(20), jax.random.split(jax.random.key(3), n))
     assert each.shape == (5, n, FIRST + trials)
     for row in bandit.relative(s, each):
         # Within 5 standard errors over games; the 10 first pulls are no other for uniform play.

@@ -35,14 +35,15 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(l2, "figure", lambda *args: None)  # one layer, where LeNet-5 has five
 
 
-def test_halves_and_test_images_share_no_image_but_their_statistics(small):
+def test_halves_share_no_image_but_their_statistics(small):
     photos = l2.photographs(S)
-    assert [len(part.y) for part in photos] == [20, 30, 20]
+    test = l2.others("test", photos.statistics)
+    assert [len(part.y) for part in (photos.learned, photos.valid, test)] == [20, 30, 20]
     both = np.concatenate([photos.learned.x, photos.valid.x])
     assert len({x.tobytes() for x in both}) == 50
     np.testing.assert_allclose(both.mean((0, 1, 2)), 0, atol=1e-3)  # sums in float32
     # Those of the test images are not theirs.
-    assert np.abs(np.mean(photos.test.x, (0, 1, 2))).max() > 1e-3
+    assert np.abs(np.mean(test.x, (0, 1, 2))).max() > 1e-3
 
 
 def test_too_few_images_are_refused(small):
@@ -94,9 +95,9 @@ def test_lambda_holds_the_learner_back(small):
 @pytest.fixture
 def run(small, start, monkeypatch, tmp_path):
     """`run(method, *words)`: the result of a short run whose test images are not numbers."""
-    photos = l2.photographs(S)
-    test = photos.test._replace(x=jnp.full_like(photos.test.x, jnp.nan))
-    monkeypatch.setattr(l2, "photographs", lambda s: photos._replace(test=test))
+    test = l2.others("test", l2.photographs(S).statistics)
+    test = test._replace(x=jnp.full_like(test.x, jnp.nan))
+    monkeypatch.setattr(l2, "others", lambda part, statistics: test)
 
     def called(method, *words):
         grid = ["--grid", 0.0, *((0.01, 10.0) if method != "none" else ())]

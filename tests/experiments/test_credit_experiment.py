@@ -23,7 +23,7 @@ def settings(name, **changes):
 
 
 def some_tasks(n, queries=100):
-    return frame.stack_tasks(partial(sine, queries=queries), 7, n)
+    return frame.stack_tasks(partial(sine, queries=queries), "valid", n)
 
 
 def after_a_step(seed):

@@ -62,8 +62,8 @@ def test_the_gradient_is_the_finite_difference_of_the_minimiser(patch):
 
 @pytest.mark.thorough
 def test_a_run_says_what_it_found(tmp_path, monkeypatch):
-    pictures = np.random.default_rng(0).uniform(size=(3, 8, 8)).astype(np.float32)
-    monkeypatch.setattr(denoise, "photographs", lambda: denoise.Photographs(*pictures))
+    picture = jax.random.uniform(jax.random.key(0), (8, 8), jnp.float32)
+    monkeypatch.setattr(denoise, "photograph", lambda part: picture)
     monkeypatch.setattr(denoise, "figure", lambda *args: None)
     result = denoise.run(replace(SMALL, tol=0.03, free=20, nudged=3, out=tmp_path))
     assert result["noisy"] == pytest.approx(20.2, abs=1.5)  # -20 log10(25 / 255), of 72 pixels

@@ -97,27 +97,6 @@ def test_maml_by_trajectory_has_the_gradient_of_maml():
     assert not found.aux["flags"].raised()
 
 
-def test_test_classes_are_looked_at_only_after_all_choices(tmp_path, monkeypatch):
-    asked = []
-
-    def spied(part):
-        asked.append(part)
-        return images(part)
-
-    def meta_train(*args):
-        trained = untouched(*args)
-        asked.append("trained")
-        return trained
-
-    untouched = _few_shot.meta_train
-    monkeypatch.setattr(_few_shot, "meta_train", meta_train)
-    monkeypatch.setattr(_few_shot, "figure", lambda *_: None)
-    toy_run(small("cml-head", out=tmp_path), spied)
-    chosen = asked.index("trained")
-    assert "valid" in asked[:chosen] and "test" not in asked[:chosen]
-    assert "test" in asked[chosen:] and "valid" not in asked[chosen:]
-
-
 def verdicts(method, queries):
     """Logits of the first queries of a task, after testing on it with all of them or with few."""
     made = learner(small(method), 1)

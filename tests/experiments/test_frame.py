@@ -200,7 +200,7 @@ def test_the_report_says_what_diverged(tmp_path, capsys):
     ("words", "message"),
     [
         (("--method", "nonsense"), "method: unknown 'nonsense'; choose one of slow, fast, or all"),
-        (("--seed", str(frame.TEST_SEED)), "seed: 2147483647 draws held-out tasks"),
+        (("--seed", str(frame.SEEDS["test"])), "seed: 2147483647 draws held-out tasks"),
         *(
             (("--mesh", mesh), f"mesh: must be TASKSxPARAMETERS, as in 2x1, not '{mesh}'")
             for mesh in ("2", "2x", "axb", "2x1x1")

@@ -101,7 +101,7 @@ def test_runs_tell_wrong_labels_and_leave_their_results(digits, start, tmp_path,
 
 
 def test_test_images_are_of_the_test_half_and_lack_the_mean_of_others(digits):
-    x, y = hypercleaning.mnist_test(np.full(784, 0.25))
+    x, y = hypercleaning.others("test", np.full(784, 0.25))
     pixels = np.rint((np.asarray(x) + 0.25) * 255).reshape(-1, 28, 28)
     np.testing.assert_array_equal(pixels, digits["x_test"])
     np.testing.assert_array_equal(y, digits["y_test"])

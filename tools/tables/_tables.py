@@ -19,7 +19,7 @@ from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
 
 from ..figures import experiment
-from . import _sine
+from . import _sine, _theory
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -49,6 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine": lambda: markdown(*_sine.beside_the_talk(load("sine"))),
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
+    "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
     "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
