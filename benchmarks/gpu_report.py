@@ -1,4 +1,4 @@
-"""The tables of docs/devices.md and docs/results/collapse.md, from what `gpu.sh` left in results/.
+"""The tables of docs/results/devices.md and collapse.md, from what `gpu.sh` left in results/.
 
 python -m benchmarks.gpu_report
 """

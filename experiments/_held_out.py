@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 import jax
 from jaxtyping import PyTree
 
-T, C = TypeVar("T"), TypeVar("C")
+T = TypeVar("T")
+C = TypeVar("C")
 
 # Task streams: training draws from the run's seed, these two from seeds that no run may have.
 SEEDS = {"valid": 2**31 - 2, "test": 2**31 - 1}

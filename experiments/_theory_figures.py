@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _theory_measure import EXPONENTS, Curves
+from _theory_measure import EXPONENTS, Curves, has_logarithms, least
 
 from metacontrast.report import figure, look
 
@@ -35,13 +35,13 @@ TITLES = {"anywhere": "stops anywhere within δ", "descent": "descent"}
 def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
     """Error against beta, a curve for each accuracy of the learner, with the expected slopes."""
     for ax, c in zip(axes.flat, curves, strict=True):
-        best = int(np.nanargmin(c.errors[-1]))
+        best = int(least(c.errors[-1])[0])
         for i, (delta, errors) in enumerate(zip(c.delta, c.errors, strict=True)):
             ax.loglog(c.betas, errors, color=f"C{i}", lw=1.2, label=f"δ = {delta:.0e}")
             if c.suggested is not None and c.suggested_error is not None:
                 star = dict(color=f"C{i}", ms=8, mec="k", mew=0.4)
                 ax.plot(c.suggested[i], c.suggested_error[i], "*", **star)
-        ax.set_ylim(np.nanmin(c.errors) / 10, 10)
+        ax.set_ylim(np.min(c.errors[c.errors > 0], initial=1.0) / 10, 10)
         ax.set_xlim(c.betas[0], c.betas[-1])
         ax.set_title(f"{TITLES[c.learner]}; {c.scheme}")
         below, above, *_ = EXPONENTS[c.learner, c.scheme]
@@ -56,7 +56,7 @@ def draw_errors(curves: Sequence[Curves], axes: Any) -> None:
 
 def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
     """A straight line of the expected slope through one of the points, if there are any."""
-    if not len(x):  # the best beta is the first one
+    if not len(x) or not np.isfinite(y).all():  # the best beta is the first one, or there is none
         return
     rising = np.flatnonzero(y > 30 * y[0])  # above the best beta, past where the curve is flat
     falls = power < 0  # its label stands below the line, on whichever side that is
@@ -70,16 +70,17 @@ def draw_guide(ax: Any, x: np.ndarray, y: np.ndarray, power: float) -> None:
 def draw_best(curves: Sequence[Curves], axes: Any) -> None:
     """The best beta, and the error there, against delta; a row of figures for each learner."""
     for i, c in enumerate(curves):
-        best = c.betas[np.nanargmin(c.errors, axis=1)]
+        best, errors = least(c.errors)
+        delta, best, errors = (x[has_logarithms(c.delta, errors)] for x in (c.delta, best, errors))
         powers = EXPONENTS[c.learner, c.scheme][2:]
-        columns = zip(axes[i // 2], (best, np.nanmin(c.errors, axis=1)), powers, strict=True)
+        columns = zip(axes[i // 2], (c.betas[best], errors), powers, strict=True)
         for ax, y, power in columns:
             own = look(f"contrastive, {c.scheme}")
-            ax.loglog(c.delta, y, **own.line(ls="", label=c.scheme))
-            if power is not None:
-                scale = np.exp(np.mean(np.log(y) - power * np.log(c.delta)))
+            ax.loglog(delta, y, **own.line(ls="", label=c.scheme))
+            if power is not None and len(delta):
+                scale = np.exp(np.mean(np.log(y) - power * np.log(delta)))
                 line = dict(color=own.color, lw=0.8, ls="--", label=f"slope {power:.2g}")
-                ax.plot(c.delta, scale * c.delta**power, **line)
+                ax.plot(delta, scale * delta**power, **line)
             ax.set_title(TITLES[c.learner])
             ax.legend()
     for ax in axes[-1]:
@@ -102,7 +103,8 @@ def draw_costs(name: str, records: Sequence[Mapping[str, Any]], axes: Any) -> No
         around = dict(ms=11, mfc="none", lw=4, alpha=0.5, zorder=1) if rule in AROUND else {}
         ax.loglog(cost, error, **(look(rule).line(label=rule) | around))
     errors = [r["error"] for r in records if r["error"]]
-    ax.set_ylim(min(errors) / 3, 3 * max(errors))  # of all of them
+    if errors:
+        ax.set_ylim(min(errors) / 3, 3 * max(errors))  # of all of them
     ax.set_title(name)
     ax.set_xlabel("cost: gradients + 2 x Hessian products")
     ax.set_ylabel("relative error")

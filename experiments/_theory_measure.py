@@ -187,14 +187,14 @@ EXPONENTS = {
 
 def slopes(name: str, curves: Curves) -> list[Row]:
     """The exponents of the theory, as slopes of straight lines through logarithms."""
-    betas, errors = curves.betas, np.where(np.isfinite(curves.errors), curves.errors, np.inf)
-    best, last = errors.argmin(1), errors[-1]
+    betas, last = curves.betas, curves.errors[-1]
+    best, lowest = least(curves.errors)
     below, above = branches(betas, last, best[-1])
     measured = {
         "error by beta, below the best": (betas[below], last[below]),
         "error by beta, above the best": (betas[above], last[above]),
         "best beta by delta": (curves.delta, betas[best]),
-        "best error by delta": (curves.delta, errors.min(1)),
+        "best error by delta": (curves.delta, lowest),
     }
     kind = (curves.learner, curves.scheme)
     rows = [
@@ -209,6 +209,12 @@ def slopes(name: str, curves: Curves) -> list[Row]:
     return rows
 
 
+def least(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row of errors is least, and what it is there: infinite, where none is finite."""
+    finite = np.where(np.isfinite(errors), errors, np.inf)
+    return finite.argmin(axis=-1), finite.min(axis=-1)
+
+
 def branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndarray, np.ndarray]:
     """Where one of the two errors rules, on either side of the best beta, as masks of betas."""
     clear = errors > 4 * errors[best]
@@ -220,8 +226,14 @@ def branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndarr
     return (below if below.any() else betas < rise / 4), above
 
 
+def has_logarithms(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each point, whether it lies on paper with two logarithmic axes."""
+    return np.asarray(np.isfinite(y) & (y > 0) & (x > 0))
+
+
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of a straight line through logarithms; NaN, which counts as not measured, of two points."""
-    if len(x) < 3:
+    """Of a straight line through logarithms; NaN, not measured, of fewer than three such points."""
+    has_log = has_logarithms(x, y)
+    if np.sum(has_log) < 3:
         return float("nan")
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+    return float(np.polyfit(np.log(x[has_log]), np.log(y[has_log]), 1)[0])

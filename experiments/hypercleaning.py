@@ -251,8 +251,10 @@ def run(s: Settings) -> dict[str, Any]:
     if auc is not None:
         panels = partial(draw, theta, cleaning.is_wrong, trained.metrics)
         figure(EXPERIMENT.folder(s) / "weights", panels, 1, 3)
-    facts = dict(seconds=seconds, auc=auc, with_valid=with_valid, beta=chosen.beta)
-    return EXPERIMENT.finish(s, is_correct(phi, test), note=note, **facts)
+    return EXPERIMENT.finish(
+        s, is_correct(phi, test), note=note,
+        seconds=seconds, auc=auc, with_valid=with_valid, beta=chosen.beta,
+    )  # fmt: skip
 
 
 def draw(

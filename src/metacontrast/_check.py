@@ -50,8 +50,8 @@ def check_shapes(loss: Loss) -> None:
             value = _checked_state(name, value, given["state"])
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(
-                f"problem.{name}: must return one floating number, not {value}; take the mean or "
-                "the sum over examples."
+                f"problem.{name}: must return one floating number, not {shapes(value)}; take the "
+                "mean or the sum over examples."
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ._directional import REFUSED, Look, Verdict
 from ._estimator._base import Estimator
 from ._estimator._contrastive import Contrastive
-from ._flags import REMEDIES
+from ._flags import REMEDIES, REMEDIES_OUTSIDE
 from ._solver._secant_cg import SecantCG
 
 BENT = 0.5  # how much of a slope is to be left, or it to grow, where it is to foretell a step
@@ -74,7 +74,13 @@ class Diagnosis:
 
 
 def conclude(
-    rule: object, look: Look, *, flags: list[str], proposal: Proposal | None = None, **numbers: Any
+    rule: object,
+    look: Look,
+    *,
+    flags: list[str],
+    proposal: Proposal | None = None,
+    outside: bool = False,
+    **numbers: Any,
 ) -> Diagnosis:
     """The diagnosis.
 
@@ -83,6 +89,7 @@ def conclude(
         look: what differences of the meta-loss say.
         flags: those that are up.
         proposal: what was tried instead.
+        outside: whether the learner is outside JAX, where fewer rules can be advised.
         numbers: the others of `Diagnosis`; None if left out.
     """
     names = ("linear_residual", "nudge", "keys", "precision")
@@ -100,7 +107,7 @@ def conclude(
             "fewer steps or at smaller rates, average over keys, or take smaller meta-steps."
         )
     elif look.verdict != "trust":
-        advice = _advice(rule, look, flags, known, proposal)
+        advice = _advice(rule, look, flags, known, proposal, outside)
     return Diagnosis(
         look.verdict, look.cosine, look.error, tuple(flags), **known, straight=look.straight,
         proposal=proposal, advice=advice,
@@ -118,16 +125,18 @@ def _advice(
     flags: list[str],
     known: dict[str, float | None],
     proposal: Proposal | None,
+    outside: bool,
 ) -> str:
     """What to do, in one line; the surest thing first."""
+    remedies = REMEDIES_OUTSIDE if outside else REMEDIES
     if "idle" in flags:
-        return REMEDIES["idle"] + "."
+        return remedies["idle"] + "."
     # In this order: a cosine that is NaN is none to be beaten.
     if proposal is not None and proposal.cosine >= max(REFUSED, look.cosine):
         return f"try {_spelled(proposal.estimator)}, whose cosine is {proposal.cosine:.2g} here."
     for name in ("nonfinite", "rounded", "unbounded", "inexact"):
         if name in flags:
-            return REMEDIES[name] + "."
+            return remedies[name] + "."
     if look.is_zero:
         return "the estimate is exactly 0: raise beta, and see that theta is in a loss."
     if not look.is_smooth:
@@ -136,14 +145,19 @@ def _advice(
             "gradient says much of it; smoother activations, smaller inner rates, more examples."
         )
     beyond = lambda name, least: (known[name] or 0.0) > least
-    if beyond("nudge", 0.3):
-        return (
-            "beta is too large for how the losses bend: halve it, or (in JAX) take nudge='linear'."
-        )
+    # What phases left undone is divided by beta, so that half of it says nothing of bends then.
+    if beyond("nudge", 0.3) and "unconverged" not in flags:
+        instead = "" if outside else ", or take nudge='linear'"
+        return f"beta is too large for how the losses bend: halve it{instead}."
     if beyond("precision", 0.1):
         return "round-off decides: raise beta, or learn in a wider type."
     keys = known["keys"]
     if keys is not None and keys < 0.5:
+        if outside:
+            return (
+                "noise decides: full batches, no dropout, a larger beta, or the mean over several "
+                "calls; metacontrast.Trajectory, in JAX, is exact for the steps that were taken."
+            )
         return (
             "noise decides: symmetric with a linear nudge and damping, a larger beta, "
             "Problem(views=...), or Trajectory, which is exact for the steps that were taken."
@@ -153,7 +167,7 @@ def _advice(
             f"{type(rule).__name__} does not point where the meta-loss falls: Contrastive does "
             "where learning converges, Trajectory where it does not."
         )
-    return REMEDIES["unconverged"] + "."
+    return remedies["unconverged"] + "."
 
 
 def _spelled(rule: Estimator) -> str:

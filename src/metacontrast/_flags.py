@@ -66,6 +66,14 @@ REMEDIES = {
     "nonfinite": "a loss or a gradient is not finite: lower the inner learning rate or |beta|, "
     "clip the inner gradient, or look for logarithms and divisions of 0",
 }
+# Outside JAX there is neither a linear nudge nor Trajectory, and none is to be advised.
+REMEDIES_OUTSIDE = REMEDIES | {
+    "unbounded": "a nudged phase found no minimum near phi_0: lower |beta|, use scheme='forward' "
+    "with a positive beta, or add a regulariser to the inner loss",
+    "unconverged": "what the phases left undone is not small beside the nudge: take more inner "
+    "steps, or learn without noise (full batches, no dropout); raise beta, or use "
+    "scheme='symmetric' or control=True",
+}
 
 
 def unseen(leaves: Sequence[str], instead: str, where: str = "no loss depends on") -> str:

@@ -39,8 +39,15 @@ def shown(x: Any) -> str:
     if plain and len(text := repr(x)) <= 60:
         return text
     if inspect.isfunction(x):
-        return f"{x.__name__}{inspect.signature(x)}"
+        return f"{x.__name__}{_arguments(x)}"
     return f"of type {type(x).__name__}"
+
+
+def _arguments(function: Callable[..., Any]) -> inspect.Signature:
+    """Those of a function without their types, which can fill a page."""
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=signature.empty)
 
 
 def advice(hint: str) -> Must:

@@ -27,6 +27,7 @@ MODULES = [mc, *(getattr(mc, name) for name in SUBPACKAGES)]
     ("call", "error", "said"),
     [
         (lambda: mc.descend("sgd", 3), TypeError, "optimizer: must be a GradientTransformation or"),
+        (lambda: mc.descend(optax.adam, 3), TypeError, r"optimizer: .*as in optax.adam\(1e-3\)"),
         (lambda: mc.descend(sgd, "3"), TypeError, "steps: must be a whole number of at least 1"),
         (lambda: mc.descend(sgd, 1.5), ValueError, "steps: must be a whole number of at least 1"),
         (lambda: mc.descend(sgd, True), ValueError, "steps: .*, not True"),

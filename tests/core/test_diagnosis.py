@@ -8,7 +8,8 @@ import pytest
 import metacontrast as mc
 from metacontrast._diagnosis import Proposal, conclude
 from metacontrast._directional import FARTHEST, Judge, Look, change, cosine
-from metacontrast._flags import REMEDIES
+from metacontrast._flags import REMEDIES, REMEDIES_OUTSIDE, Flags
+from metacontrast.external._diagnostics import warn_of
 
 RULE, EPS = mc.Contrastive(0.1), 2.0**-52
 BAD = Look(cosine=0.5, error=2.0, size=1.0, is_smooth=True)
@@ -39,6 +40,22 @@ def test_what_is_beyond_its_bound_is_what_is_advised_about(numbers, words):
 @pytest.mark.parametrize("name", ["nonfinite", "rounded", "unbounded", "idle"])
 def test_a_flag_is_surer_than_a_number(name):
     assert advice(flags=[name], nudge=1.0) == REMEDIES[name] + "."
+
+
+def test_half_of_beta_says_nothing_of_bends_where_phases_did_not_converge():
+    assert advice(flags=["unconverged"], nudge=1.0) == REMEDIES["unconverged"] + "."
+    assert advice(flags=["unconverged"], nudge=1.0, keys=0.1).startswith("noise decides")
+
+
+@pytest.mark.parametrize("numbers", [{"nudge": 1.0}, {"keys": 0.1}, {"linear_residual": 1.0}])
+def test_outside_jax_no_rule_is_advised_that_is_not_there(numbers):
+    assert "linear" in advice(**numbers) or "or Trajectory" in advice(**numbers)
+    said = advice(outside=True, **numbers)
+    assert "linear" not in said and "or Trajectory" not in said
+    with pytest.warns(RuntimeWarning) as warned:
+        warn_of([Flags(unbounded=True, unconverged=True)])
+    assert REMEDIES_OUTSIDE["unbounded"] in str(warned[0].message)
+    assert not any(word in str(warned[0].message) for word in ("linear", "Trajectory"))
 
 
 def test_what_was_tried_and_helped_is_proposed():

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import theory
-from _theory_figures import draw_errors, from_plain
+from _theory_figures import draw_all, draw_errors, from_plain
 from _theory_measure import EXPONENTS, Curves, both_sides, branches, exact_gradient, slopes
 from _theory_problems import PROBLEMS
 from jax.flatten_util import ravel_pytree
@@ -127,6 +127,50 @@ def test_where_the_first_beta_is_the_best_the_rest_is_measured_and_drawn(tmp_pat
     four = [curves(rising.errors[1], *kind) for kind in EXPONENTS]
     path = figure(tmp_path / "errors", lambda axes: draw_errors(four, axes), 2, 2)
     assert path.stat().st_size > 0
+
+
+BROKEN = {
+    "the first is the best": lambda errors: 1e-3 + errors,
+    "the last is the best": lambda errors: 1 / (1e3 * BETAS),
+    "all are the same": lambda errors: 0 * errors + 0.1,
+    "none was reached": lambda errors: np.nan * errors,
+    "all are infinite": lambda errors: np.inf + errors,
+    "some are missing": lambda errors: np.where(BETAS < 0.1, errors, np.nan),
+    "one is left": lambda errors: np.where(BETAS[4] == BETAS, errors, np.nan),
+    "some are zero": lambda errors: np.where(BETAS < 0.1, errors, 0),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_whatever_a_seed_does_its_exponents_are_found_or_not_measured(kind):
+    """Three accuracies of every learner, of which the last is like that, or all are."""
+    good = 1e-6 / BETAS + 1e-2 * BETAS
+    bad = BROKEN[kind](good)
+    for errors in (np.stack([100 * good, 10 * good, bad]), np.stack([bad] * 3)):
+        for pair in EXPONENTS:
+            c = Curves(*pair, BETAS, np.array([1e-2, 1e-3, 0]), errors)
+            assert len(slopes("network", c)) in (3, 4)
+            suggested = c._replace(suggested_error=np.full(3, 0.1))
+            assert theory.times_best(METHODS["network"], suggested).expected == 1
+
+
+DRAWN = [kind for kind in BROKEN if kind != "some are zero"]  # of which a single point is left
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind == "none was reached" else pytest.mark.thorough)
+        for kind in DRAWN
+    ],
+)
+def test_whatever_a_seed_does_is_drawn(kind, tmp_path):
+    """As it is read from a result, where what is not finite is missing."""
+    errors = np.stack([BROKEN[kind](1e-6 / BETAS + 1e-2 * BETAS)] * 2)
+    four = [Curves(*pair, BETAS, np.array([1e-2, 1e-3]), errors) for pair in EXPONENTS]
+    kept = json.loads(json.dumps([theory.plain(c._asdict()) for c in four]))
+    draw_all("network", {"curves": kept, "estimators": []}, tmp_path)
+    assert (tmp_path / "best-against-delta.png").stat().st_size > 0
 
 
 def test_where_nothing_rises_both_branches_are_told_all_the_same():

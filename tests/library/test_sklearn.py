@@ -153,7 +153,8 @@ def test_the_start_is_left_for_what_is_told_alone():
 @pytest.mark.parametrize(
     ("search", "y", "said"),
     [
-        (ContrastiveSearchCV(RandomForestRegressor()), Y, "estimator: must be a Ridge or"),
+        (ContrastiveSearchCV(RandomForestRegressor()), Y, "estimator: must .* of your own"),
+        (ContrastiveSearchCV(make_pipeline(Ridge())), Y, "estimator: must .* at the end"),
         (ContrastiveSearchCV(Ridge(positive=True)), Y, "estimator: Ridge must have"),
         (ContrastiveSearchCV(Ridge(), "row"), Y, "per: must be 'feature' or 'example', not 'row'"),
         (ContrastiveSearchCV(Ridge(), caution=-1), Y, "caution: must be a number of at least 0"),

@@ -154,6 +154,13 @@ def test_the_outer_loss_sees_one_batch_and_shares_a_loader_with_the_inner_one():
     assert len(judged) > 12 and len({str(seen) for seen in judged}) == 1
 
 
+def test_a_loader_that_is_not_wrapped_is_told_how():
+    data = regression_task()
+    task = mc.Task(loader(data.train), data.test)
+    with pytest.raises(TypeError, match=r"^inner: .*not an iterator.*Batches\(loader\)"):
+        mct.backward(streamed([]), mct.descend(SGD, 1), RULE, task)
+
+
 def test_a_loss_may_change_its_batch():
     data = regression_task()
     seen = []

@@ -21,7 +21,7 @@ from metacontrast import pretrained
 from metacontrast.train import describe
 
 from ..figures import experiment
-from . import _sine
+from . import _sine, _theory
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -69,6 +69,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
     "pretrained": thetas,
+    "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
     "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from inspect import isfunction
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import optax
@@ -18,9 +19,18 @@ from .._types import PyTree, Scalar, Step
 from ._base import Solver, State
 
 Value: TypeAlias = Callable[[PyTree], Scalar]
-Optimizer: TypeAlias = (
-    optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation]
-)
+
+
+def _check_made(name: str, optimizer: Any) -> None:
+    """Raise for optax' own functions, which would take theta for their learning rate."""
+    if isfunction(optimizer) and optimizer.__module__.startswith("optax."):
+        made = f"optax.{optimizer.__name__}"
+        raise TypeError(f"{name}: must be an optimizer, not {made}; call it, as in {made}(1e-3).")
+
+
+Optimizer: TypeAlias = Annotated[
+    optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation], _check_made
+]
 
 
 def in_type_of(phi: PyTree, loss: Loss) -> Value:

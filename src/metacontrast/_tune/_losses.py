@@ -83,7 +83,7 @@ class UserLoss:
             more = ", state)" if self.has_state and self.name == "train_loss" else ""
             raise ValueError(
                 f"{self.name}: must return {'(' if more else ''}one floating number{more}, not "
-                f"{value}; take the mean over the batch."
+                f"{shapes(value)}; take the mean over the batch."
             )
 
 

@@ -75,6 +75,7 @@ def diagnose(learner: Learner, theta: Learned, task: PyTree, rule: ContrastOutsi
         flags=meta.aux["flags"].raised(),
         linear_residual=meta.aux.get("linear_residual"),
         nudge=change(flat(half.by_theta), d),
+        outside=True,
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import norm, total
-from .._flags import APART, FAR, REMEDIES, UNCONVERGED, Flags
+from .._flags import APART, FAR, REMEDIES_OUTSIDE, UNCONVERGED, Flags
 from .._types import Aux, PyTree
 from .._warn import warn
 from ._unseen import SIZES, displaced
@@ -155,7 +155,10 @@ def warn_of(flags: Sequence[Flags]) -> None:
     counts = count_flags(flags)
     if not counts:
         return
-    parts = [f"{name} in {n} of {len(flags)} tasks, {REMEDIES[name]}" for name, n in counts.items()]
+    parts = [
+        f"{name} in {n} of {len(flags)} tasks, {REMEDIES_OUTSIDE[name]}"
+        for name, n in counts.items()
+    ]
     warn(f"the meta-gradient may be wrong: {'. '.join(parts)}. See aux['flags'].")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
 
 from ..external._sklearn_losses import LOGISTIC, RIDGE
 from ._folds import Folds, Per, Theta
@@ -23,10 +24,15 @@ def check_model(estimator: BaseEstimator) -> None:
     """Raise unless it is a model whose penalties or weights can be tuned."""
     kind = {Ridge: RIDGE, LogisticRegression: LOGISTIC}.get(type(estimator))
     if kind is None:
+        hint = (
+            "put the search at the end of a pipeline, "
+            "make_pipeline(StandardScaler(), ContrastiveSearchCV(Ridge()))"
+            if isinstance(estimator, Pipeline)
+            else "for losses of your own there are metacontrast.external and metacontrast.tune"
+        )
         raise TypeError(
             "estimator: must be a Ridge or a LogisticRegression, not "
-            f"{type(estimator).__name__}; put the search at the end of a pipeline, "
-            "make_pipeline(StandardScaler(), ContrastiveSearchCV(Ridge()))."
+            f"{type(estimator).__name__}; {hint}."
         )
     kind.check(estimator)
 

@@ -100,6 +100,7 @@ def diagnose(
         rule,
         look,
         flags=meta.aux["flags"].raised(),
+        outside=True,
         linear_residual=meta.aux["linear_residual"],
         nudge=change(_flat(half.by_theta), d),
         keys=None if other is None else cosine(other, d),

@@ -219,9 +219,14 @@ class Phases:
                 "of which next() goes on, epoch after epoch, and gives each phase the same batches."
             ) from error
         except (AttributeError, LookupError, TypeError) as error:
+            hint = (
+                "wrap each DataLoader as Batches(loader), of which next() is a mini-batch"
+                if "DataLoader" in str(error)
+                else "give it what it is written for"
+            )
             raise TypeError(
                 f"{name}: does not take this `task`, one of the `tasks`, {shown(self.task)} "
-                f"({type(error).__name__}: {error}); give it what it is written for."
+                f"({type(error).__name__}: {error}); {hint}."
             ) from error
         if not torch.is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
             kind = f"{value.dtype}{list(value.shape)}" if torch.is_tensor(value) else repr(value)
