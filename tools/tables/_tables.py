@@ -49,7 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine": lambda: markdown(*_sine.beside_the_talk(load("sine"))),
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
-    "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
+    "credit": lambda: text(experiment("_credit_figures").table(load("credit")["runs"])),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
     "trust": lambda: text(report(summary(load("trust")["rows"]))),
