@@ -71,8 +71,8 @@ class Settings(frame.Settings):
 # Strong nudges ask for more sweeps: after these the first network is at rest.
 OWN: dict[str, dict[str, Any]] = {
     "predictive-coding": dict(sweeps=3),
-    "predictive-coding-far": dict(nudge=1.0, sweeps=20),
-    "equilibrium-propagation-far": dict(gamma=1.0, inner_beta=1.0, sweeps=20),
+    "predictive-coding-far": dict(nudge=1.0, sweeps=10),
+    "equilibrium-propagation-far": dict(gamma=1.0, inner_beta=1.0, sweeps=10),
 }
 EXPERIMENT = frame.Experiment(
     "credit",
