@@ -108,17 +108,22 @@ def test_a_fixed_lambda_stays():
     assert all(bool((leaf != 0).all()) for leaf in jax.tree.leaves(changes.omega))
 
 
-def test_a_run_leaves_its_result_and_a_figure(tmp_path):
+def test_a_run_leaves_its_result_and_a_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(spiking, "PARTS", {"all": spiking.ALL})
     s = replace(SMALL, seed=3, out=tmp_path)
     result = spiking.run(s)
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert (result["n_tasks"], result["meta_steps"], result["diverged"]) == (2, 10, 0)
-    assert list(result["fast"]) == list(spiking.PARTS)
+    assert list(result["fast"]) == ["all"] and np.isfinite(result["fast"]["all"])
     assert (tmp_path / "spiking.png").stat().st_size > 0
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", [name for name in spiking.METHODS if name != "cml-eprop"])
+# The two that are as long as the published one differ in numbers.
+OTHERS = [name for name in spiking.METHODS if name not in ("cml-eprop", "paper-eprop")]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_every_other_method_has_a_finite_meta_gradient_by_every_matrix(name):
     settings = replace(spiking.METHODS[name], free=6, nudged=2)  # more than are kept if truncated
     theta, task = one_task()
