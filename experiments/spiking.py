@@ -45,14 +45,15 @@ from metacontrast.train import evaluator, validation
 # `nets.fast_sigmoid`, it ended at 3.4 on validation tasks, where this one ended at 0.15.
 NET = Spiking(inputs=100, neurons=100, outputs=1)
 Network = Callable[[Weights, jax.Array], Any]
-ALL = Weights(1.0, 1.0, 1.0)  # All matrices are fast.
+Factors = tuple[float, float, float]
+ALL = (1.0, 1.0, 1.0)  # All matrices are fast: W_in, W_rec, W_out.
 PARTS = {  # What is fast, to see which matrices learn.
     "all": ALL,
-    "W_out": Weights(0.0, 0.0, 1.0),
-    "W_in, W_rec": Weights(1.0, 1.0, 0.0),
-    "W_in": Weights(1.0, 0.0, 0.0),
-    "W_rec": Weights(0.0, 1.0, 0.0),
-    "none": Weights(0.0, 0.0, 0.0),
+    "W_out": (0.0, 0.0, 1.0),
+    "W_in, W_rec": (1.0, 1.0, 0.0),
+    "W_in": (1.0, 0.0, 0.0),
+    "W_rec": (0.0, 1.0, 0.0),
+    "none": (0.0, 0.0, 0.0),
 }
 
 
@@ -77,7 +78,7 @@ class Settings(frame.Settings):
     momentum: float = 0.9  # Of descent on a task.
     adam: bool = False  # In place of momentum.
     # Of the rate, for W_in, W_rec and W_out, whose curvature is a hundred times larger.
-    rates: tuple[float, float, float] = (1.0, 1.0, 0.3)
+    rates: Factors = (1.0, 1.0, 0.3)
     clip: float = 100.0  # The largest norm of an inner gradient.
     control: bool = False  # Contrast with a phase of as many steps that is not nudged.
     learn_lambda: bool = True  # As omega is.
@@ -157,12 +158,12 @@ def feedback() -> jax.Array:
     return NET.init(jax.random.key(frame.TEST_SEED)).readout
 
 
-def descent(s: Settings, steps: int, rate: float, fast: Weights = ALL) -> Any:
+def descent(s: Settings, steps: int, rate: float, fast: Factors = ALL) -> Any:
     """Momentum or Adam, its rate falling on a cosine; what is not fast rests.
 
     Each matrix has its rate after Adam, not before: it divides by the scale of its gradients.
     """
-    factors = jax.tree.map(jnp.multiply, Weights(*s.rates), fast)
+    factors = Weights(*(jnp.asarray(x * y) for x, y in zip(s.rates, fast, strict=True)))
     differ = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, factors, updates))
     falling = optax.cosine_decay_schedule(rate, steps, s.last_rate)
     momentum = optax.sgd(falling, s.momentum or None, nesterov=s.momentum > 0)
@@ -170,13 +171,13 @@ def descent(s: Settings, steps: int, rate: float, fast: Weights = ALL) -> Any:
     return mc.descend(optax.chain(optax.clip_by_global_norm(s.clip), own, differ), steps)
 
 
-def learner(s: Settings, fast: Weights = ALL) -> tuple[mc.Problem, Any, Any]:
+def learner(s: Settings, fast: Factors = ALL) -> tuple[mc.Problem, Any, Any]:
     """What is learned, how, and how the meta-gradient is obtained."""
     estimator: Any = mc.Unrolled(truncate=s.truncate)
     if is_contrastive(s):
         nudged = descent(s, s.nudged, s.nudged_rate or s.rate)
-        scheme = "forward" if s.control else "symmetric"
-        estimator = mc.Contrastive(s.beta, scheme, nudged=nudged, control=s.control)
+        rule = partial(mc.Contrastive, s.beta, nudged=nudged)
+        estimator = rule(control=True) if s.control else rule("symmetric")
     return problem(s), descent(s, s.free, s.rate, fast), estimator
 
 
@@ -185,7 +186,7 @@ def is_contrastive(s: Settings) -> bool:
     return s.method.startswith(("cml", "paper"))
 
 
-def scorer(s: Settings, fast: Weights = ALL) -> Callable[..., np.ndarray]:
+def scorer(s: Settings, fast: Factors = ALL) -> Callable[..., np.ndarray]:
     """`(theta, tasks) -> mean squared error of each`, learned by the method's own free phase."""
     learned, solver, _ = learner(s, fast)
     error = lambda phi, theta, task: squares(NET.apply, phi, task.test) / len(task.test.x)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ._sine import Table
+from ._sine import Run, Table
 
 
 def games(results: dict[str, Any]) -> Table:
     """Of each method: its regret after so many trials on each delta, with both spreads."""
-    first = next(iter(results["runs"]), {"by_delta": {}})
+    first: Run = next(iter(results["runs"]), {"by_delta": {}})
     columns = ("method", "trials", *first["by_delta"], "meta-steps", "seeds")
     rows = []
     for method in results["methods"]:
@@ -20,7 +20,7 @@ def games(results: dict[str, Any]) -> Table:
     return columns, rows
 
 
-def _row(name: str, trials: str, of: list[dict[str, Any]]) -> list[str]:
+def _row(name: str, trials: str, of: list[Run]) -> list[str]:
     each = np.array([run["games"][trials] for run in of])  # (seeds, deltas, games)
     cells = [_cell(each[:, i]) for i in range(each.shape[1])]
     steps = of[0]["meta_steps"]
