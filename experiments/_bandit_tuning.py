@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from _bandit_play import play_all
 
-BS, PULLS, RATES = (3.0, 0.3, 0.03), (23.0, 1.0), (0.01, 0.003, 0.001)
+BS, PULLS, RATES = (30.0, 3.0, 0.3, 0.03), (23.0, 1.0), (0.01, 0.003, 0.001)
 GAMES, DELTAS, TRIALS = 2, (0.7, 0.95), 2000
 
 
@@ -47,19 +47,25 @@ def row(b: float, pull: float, rate: float) -> dict[str, Any]:
     return own | dict(by_delta=rounded[:-1], value=rounded[-1])
 
 
+def write(out: Path, rows: list[dict[str, Any]]) -> None:
+    """All that was tried, the best first."""
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(rows, key=lambda row: row["value"]))
+    played = json.dumps(dict(games=GAMES, deltas=DELTAS, trials=TRIALS))
+    out.write_text(f'{{\n "played": {played},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
 def main() -> None:
-    """Try all, the best first in the file."""
+    """Try all that the file does not have yet."""
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--out", type=Path, required=True)
     out = ask.parse_args().out
-    rows = []
-    for setting in product(BS, PULLS, RATES):
-        rows.append(row(*setting))
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    for b, pull, rate in product(BS, PULLS, RATES):
+        if any((b, pull, rate) == (x["noise"][1], x["pull"], x["rate"]) for x in rows):
+            continue
+        rows.append(row(b, pull, rate))
         print(json.dumps(rows[-1]), flush=True)
-    rows.sort(key=lambda row: row["value"])
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    games = json.dumps(dict(games=GAMES, deltas=DELTAS, trials=TRIALS))
-    out.write_text(f'{{\n "played": {games},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+        write(out, rows)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,14 @@ METHODS = {
         method="maml", steps=600, tasks=16, outer_rate=1e-3, free=10, batch=512, updates=100
     ),
     "neural-linear": _NEURAL_LINEAR,
-    "neural-linear-tuned": replace(_NEURAL_LINEAR, method="neural-linear-tuned", unit=10.0),
+    "neural-linear-tuned": replace(
+        _NEURAL_LINEAR,
+        method="neural-linear-tuned",
+        unit=10.0,
+        noise=(12.0, 3.0),
+        pull=1.0,
+        rate=0.003,
+    ),
     "uniform": Settings(method="uniform"),
 }
 EXPERIMENT = frame.Experiment(
