@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import search_cv
 from tools import tables
-from tools.tables import load
+from tools.tables import _bandit, _spiking, load
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,30 @@ def test_every_table_that_is_made_is_shown():
         n for path in tables.PAGES for n in re.findall(r"<!-- table: (.*) -->", path.read_text())
     ]
     assert set(shown) == set(tables.TABLES)
+
+
+def test_the_table_of_games_tells_the_spread_of_seeds_from_that_of_games():
+    played = [[[1.0, 3.0], [5.0, 5.0]], [[3.0, 5.0], [5.0, 7.0]]]  # (seeds, deltas, games)
+    run = dict(method="cml", by_delta={"0.5": [], "0.9": []}, meta_steps=2000)
+    runs = [run | dict(games={"1000": each}) for each in played]
+    runs.append(
+        run | dict(method="uniform", meta_steps=0, games={"1000": [[2.0, 4.0], [1.0, 1.0]]})
+    )
+    columns, rows = _bandit.games({"methods": {"cml": {}, "uniform": {}}, "runs": runs})
+    assert columns == ("method", "trials", "0.5", "0.9", "meta-steps", "seeds")
+    assert rows == [
+        ["`cml`", "1,000", "3.0 (1.4; 1.4)", "5.5 (0.7; 0.7)", "2,000", "2"],
+        ["`uniform`", "1,000", "3.0 (-; 1.4)", "1.0 (-; 0.0)", "", "1"],
+    ]
+
+
+def test_the_table_of_matrices_has_every_run_and_part():
+    run = dict(method="long", seeds=[3], meta_steps=400, value=0.25, ci95=0.125)
+    run |= dict(fast={"all": 0.5, "W_out": 0.75})
+    columns, rows = _spiking.fast({"runs": [run, run | dict(value=None)]})
+    assert columns[-2:] == ("all", "W_out alone")
+    assert rows[0] == ["`long`", "3", "400", "0.2500 +- 0.1250", "0.500", "0.750"]
+    assert rows[1][3] == "diverged"
 
 
 PAGE = """| method | error |

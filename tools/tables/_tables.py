@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
@@ -19,7 +20,8 @@ from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
 
 from ..figures import experiment
-from . import _sine, _theory
+from . import _bandit, _sine, _spiking, _theory
+from ._pages import ROOT
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,6 +41,12 @@ def copied(name: str) -> str:
     return markdown(table["columns"], table["rows"])
 
 
+def collected(name: str) -> dict[str, Any]:
+    """What runs of an experiment came to; nothing yet, where none was collected."""
+    path = ROOT / "results" / f"{name}.json"
+    return load(name) if path.is_file() else {"methods": {}, "runs": []}
+
+
 def published() -> str:
     """Figures of others on sines from 10 points."""
     rows = load("published")["sine-10-points"]["rows"]
@@ -50,7 +58,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
     "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
-    "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
+    "credit": lambda: text(experiment("_credit_figures").table(load("credit")["runs"])),
+    "bandit-games": lambda: markdown(*_bandit.games(collected("bandit"))),
+    "bandit-grid": lambda: markdown(*_bandit.grid(load("bandit-tuning"))),
+    "spiking-fast": lambda: markdown(*_spiking.fast(collected("spiking"))),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
     "trust": lambda: text(report(summary(load("trust")["rows"]))),
