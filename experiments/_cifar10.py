@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+import metacontrast as mc
 from metacontrast import Data
 from metacontrast.nets import lenet5
 from metacontrast.tasks import cifar10
@@ -57,3 +58,36 @@ def score(phi: PyTree, data: Data) -> tuple[jax.Array, jax.Array]:
 def error(phi: PyTree, data: Data) -> jax.Array:
     """The mean cross-entropy."""
     return jnp.mean(score(phi, data)[0])
+
+
+def nesterov(rate: float | optax.Schedule, momentum: float, steps: int) -> mc.Solver:
+    """Gradient descent with momentum."""
+    return mc.descend(optax.sgd(rate, momentum, nesterov=True), steps)
+
+
+def estimator(
+    method: str, nudged: mc.Solver, *, beta: float, damping: float, products: int, rate: float
+) -> mc.Estimator | None:
+    """How a method of both experiments obtains its meta-gradient; None: it is none of them.
+
+    Args:
+        method: its name.
+        nudged: solver of the nudged phases.
+        beta: the strength of the nudge.
+        damping: of the curvature, where learning that stops early leaves it indefinite.
+        products: with the Hessian.
+        rate: of the Neumann series.
+    """
+    rules: dict[str, mc.Estimator] = {
+        # The rule as it stands in the paper: what is left of learning is divided by beta.
+        "contrastive-plain": mc.Contrastive(beta, nudged=nudged),
+        "contrastive-anchored": mc.Contrastive(
+            beta, nudge="linear", nudged=nudged, damping=damping
+        ),
+        "t1t2": mc.Implicit("identity"),
+        "cg": mc.Implicit("cg", products, damping=damping),
+        "neumann": mc.Implicit("neumann", products, rate=rate),
+        "tbptt": mc.Unrolled(truncate=products),
+        "trajectory": mc.Trajectory(),
+    }
+    return rules.get(method)

@@ -18,8 +18,8 @@ from benchmarks.storage import report as storage
 from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
 
-from ..figures import experiment
-from . import _sine
+from ..figures import ROOT, experiment
+from . import _l2, _sine
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,3 +63,5 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
     **{name: partial(copied, name) for name in load("first-edition")["tables"]},
 }
+if (ROOT / "results" / "cifar10-l2.json").is_file():  # else the first edition's, until it is there
+    TABLES["cifar10-l2"] = lambda: markdown(*_l2.table(load("cifar10-l2")))

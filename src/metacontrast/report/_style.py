@@ -62,7 +62,7 @@ _LOOKS = {
     "equilibrium-propagation": (GREEN, "^"), "predictive-coding": (PURPLE, "D"),
     "node-perturbation": (GREY, "h"), "feedback-alignment": (ORANGE, "v"),
     "direct-feedback-alignment": (PINK, "<"),
-    "weight": (RED, "o"), "layer": (ORANGE, "v"), "grid": (BLUE, "s"), "grid-both": (TEAL, "<"),
+    "layer": (ORANGE, "v"), "grid": (PINK, "s"),
     "scratch": (GREY, "h"), "none": (GREY, "h"), "uniform": (GREY, "h"), "clean": (PURPLE, "*"),
     "valid": (BROWN, "s"), "neural-linear": (PURPLE, "*"),
 }  # fmt: skip
