@@ -18,7 +18,7 @@ learning and 8,000 for the meta-gradient, where a Hessian product counts as two.
 none, takes more meta-steps instead, and Trajectory, which needs two for each of learning, fewer.
 
 After the paper's experiment on CIFAR-10; departures, so that minutes of a CPU core suffice: a fifth
-of its images, batches of 50, 500 steps of learning, 24 meta-steps; no batch normalisation; and the
+of its images, batches of 50, 500 steps of learning, 20 meta-steps; no batch normalisation; and the
 logarithm of lambda is learned.
 """
 
