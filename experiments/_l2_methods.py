@@ -21,7 +21,7 @@ class Settings(frame.Settings):
     rate: float = 0.02  # Of learning; falls to zero on a cosine.
     momentum: float = 0.9  # Of learning; Nesterov's.
     first_lambda: float = 1e-2  # Of every weight, where lambda is learned.
-    outer_rate: float = 0.1  # Of Adam on log lambda; falls to zero on a cosine.
+    outer_rate: float = 0.3  # Of Adam on log lambda; falls to zero on a cosine.
     valid_batch: int = 2000  # Validation images of a meta-step.
     beta: float = 0.5  # The strength of the nudge.
     damping: float = 0.03  # Of the curvature, in an anchored nudge and in conjugate gradient.
@@ -31,7 +31,7 @@ class Settings(frame.Settings):
     nudged_momentum: float = 0.95  # Of the nudged phase.
     products: int = 10  # Products with the Hessian: of cg, neumann and truncated backpropagation.
     product_batch: int = 400  # Images of those of cg and neumann, the same for all of a meta-step.
-    series_rate: float = 0.1  # Of the Neumann series.
+    series_rate: float = 0.01  # Of the Neumann series.
     grid: tuple[float, ...] = (0.0, 1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 3e-2)
 
     def shorten(self) -> Self:
@@ -71,7 +71,7 @@ _LEARNED = (
     replace(_BASE, method="trajectory"),
     # Where learning stops early, curvature of -0.6 was met in 10 products on 400 images.
     replace(_BASE, method="cg", damping=3.0),
-    replace(_BASE, method="neumann"),
+    replace(_BASE, method="neumann", products=40, product_batch=100),
     replace(_BASE, method="tbptt", products=80),
     replace(_BASE, method="t1t2"),
 )

@@ -31,7 +31,7 @@ S = replace(METHODS["contrastive-anchored"], **SMALL)
 ONE = dict(
     images=1, valid_images=1, free=300, batch=1, valid_batch=1, nudged=300, nudged_batch=1,
     nudged_rate=0.1, rate=0.1, products=300, product_batch=1, first_lambda=0.1, damping=0.0,
-    beta=1e-4,
+    beta=1e-4, series_rate=0.1,
 )  # fmt: skip
 
 
