@@ -20,7 +20,7 @@ from benchmarks.trajectory import table as trajectory
 from benchmarks.trust import report, summary
 
 from ..figures import experiment
-from . import _bandit, _sine, _spiking, _theory
+from . import _bandit, _l2, _sine, _spiking, _theory
 from ._pages import ROOT
 
 
@@ -75,3 +75,5 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
     **{name: partial(copied, name) for name in load("first-edition")["tables"]},
 }
+if (ROOT / "results" / "cifar10-l2.json").is_file():  # else the first edition's, until it is there
+    TABLES["cifar10-l2"] = lambda: markdown(*_l2.table(load("cifar10-l2")))

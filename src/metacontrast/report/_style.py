@@ -63,7 +63,7 @@ _LOOKS = {
     "node-perturbation": (GREY, "h"), "feedback-alignment": (ORANGE, "v"),
     "direct-feedback-alignment": (PINK, "<"),
     "equilibrium-propagation-far": (TEAL, ">"), "predictive-coding-far": (BROWN, "P"),
-    "weight": (RED, "o"), "layer": (ORANGE, "v"), "grid": (BLUE, "s"), "grid-both": (TEAL, "<"),
+    "layer": (ORANGE, "v"), "grid": (PINK, "s"),
     "scratch": (GREY, "h"), "none": (GREY, "h"), "uniform": (GREY, "h"), "clean": (PURPLE, "*"),
     "valid": (BROWN, "s"), "neural-linear": (PURPLE, "*"),
     "neural-linear-tuned": (TEAL, "X"), "paper-eprop": (BROWN, "P"), "cml-eprop-long": (PINK, "D"),
