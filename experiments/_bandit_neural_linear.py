@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,9 +15,16 @@ from metacontrast import Data
 from metacontrast.nets import mlp
 from metacontrast.tasks._wheel import ARMS
 
-# As published: the prior InverseGamma(a0, b0) on the noise, precision lambda on the weights.
-A0, B0, PRECISION = 12.0, 30.0, 23.0
 Carry = tuple[PyTree, PyTree]  # weights and moments
+PARTS = 4  # of the buffer, of which those are looked at that hold pulls
+
+
+class Prior(NamedTuple):
+    """InverseGamma(a, b) on the noise, normal weights of this precision; those published."""
+
+    a: float = 12.0
+    b: float = 30.0
+    precision: float = 23.0
 
 
 class Posterior(NamedTuple):
@@ -28,26 +36,38 @@ class Posterior(NamedTuple):
     b: jax.Array
 
 
-def posterior(f: jax.Array, y: jax.Array, weight: jax.Array) -> Posterior:
+def posterior(prior: Prior, f: jax.Array, y: jax.Array, weight: jax.Array) -> Posterior:
     """Of the linear regression of `y` (n,) on features `f` (n, d), each row counted `weight` times.
 
     With `A = F'F + lambda`: mean `A^-1 F'y`, covariance `A^-1`, `a = a0 + n/2` and
     `b = b0 + (y'y - mean' A mean) / 2`.
     """
     weighted = weight[:, None] * f
-    precision = weighted.T @ f + PRECISION * jnp.eye(f.shape[1], dtype=f.dtype)
+    precision = weighted.T @ f + prior.precision * jnp.eye(f.shape[1], dtype=f.dtype)
     cov = jnp.linalg.inv(precision)
     mean = cov @ (weighted.T @ y)
     # The same as y'y - mean' A mean, but never negative by round-off.
-    left = jnp.sum(weight * (y - f @ mean) ** 2) + PRECISION * jnp.sum(mean**2)
-    return Posterior(mean, cov, A0 + jnp.sum(weight) / 2, B0 + left / 2)
+    left = jnp.sum(weight * (y - f @ mean) ** 2) + prior.precision * jnp.sum(mean**2)
+    return Posterior(mean, cov, prior.a + jnp.sum(weight) / 2, prior.b + left / 2)
 
 
-def posteriors(f: jax.Array, buffer: Buffer) -> Posterior:
-    """Of every arm, from features `f` of all rows of the buffer."""
-    y, rows = buffer.pulls.y, jnp.arange(len(f))
-    is_pulled = (y.arm[None] == jnp.arange(ARMS)[:, None]) & (rows < buffer.n)[None]
-    return jax.vmap(lambda weight: posterior(f, y.reward, weight.astype(f.dtype)))(is_pulled)
+def posteriors(prior: Prior, weights: PyTree, buffer: Buffer, unit: float) -> Posterior:
+    """Of every arm, from what the network makes of all pulls; rewards are counted in units.
+
+    A long game would spend most of its time on places of the buffer that are still empty.
+    """
+
+    def of_first(n: int) -> Posterior:
+        x, y = jax.tree.map(lambda leaf: leaf[:n], buffer.pulls)
+        f = features(weights, x)
+        is_pulled = (y.arm[None] == jnp.arange(ARMS)[:, None]) & (jnp.arange(n) < buffer.n)[None]
+        one = partial(posterior, prior, f, y.reward / unit)
+        return jax.vmap(one)(is_pulled.astype(f.dtype))
+
+    total = len(buffer.pulls.x)
+    sizes = [-(-total * (part + 1) // PARTS) for part in range(PARTS)]
+    fits = jnp.searchsorted(jnp.array(sizes), buffer.n)
+    return jax.lax.switch(fits, [partial(of_first, n) for n in sizes])
 
 
 def features(weights: PyTree, x: jax.Array) -> jax.Array:
@@ -68,8 +88,10 @@ def thompson(posteriors: Posterior, f: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.argmax(mean + jnp.sqrt(s2 * spread) * normal, axis=1)
 
 
-def neural_linear(width: int, batch: int, updates: int, rate: float, every: int) -> Agent:
-    """NeuralLinear with Thompson sampling.
+def neural_linear(
+    width: int, batch: int, updates: int, rate: float, prior: Prior, unit: float, every: int
+) -> Agent:
+    """NeuralLinear with Thompson sampling; RMSProp starts anew with each block.
 
     Departures: posteriors, like the network, are renewed with each block rather than each trial,
     since all pulls of a block are made at once; the regression has a constant.
@@ -79,6 +101,8 @@ def neural_linear(width: int, batch: int, updates: int, rate: float, every: int)
         batch: pulls of an update of the network.
         updates: of the network, a block.
         rate: of RMSProp.
+        prior: of the regressions.
+        unit: what rewards are counted in.
         every: trials from one learning to the next.
 
     Reference: Riquelme, Tucker, Snoek, "Deep Bayesian bandits showdown", 2018.
@@ -88,7 +112,7 @@ def neural_linear(width: int, batch: int, updates: int, rate: float, every: int)
 
     def squares(weights: PyTree, data: Data) -> jax.Array:
         paid = jax.vmap(lambda x, arm: net.apply(weights, x)[arm])(data.x, data.y.arm)
-        return jnp.sum(data.y.weight * (paid - data.y.reward) ** 2) / jnp.sum(data.y.weight)
+        return jnp.sum(data.y.weight * (paid - data.y.reward / unit) ** 2) / jnp.sum(data.y.weight)
 
     def start(key: jax.Array) -> tuple[PyTree, Posterior]:
         n = width + 1
@@ -112,6 +136,6 @@ def neural_linear(width: int, batch: int, updates: int, rate: float, every: int)
 
         fresh = (state[0], optimizer.init(state[0]))
         (weights, _), _ = jax.lax.scan(step, fresh, jax.random.split(key, updates))
-        return weights, posteriors(features(weights, buffer.pulls.x), buffer)
+        return weights, posteriors(prior, weights, buffer, unit)
 
     return Agent(start, act, learn, every)

@@ -3,10 +3,10 @@
     python experiments/bandit.py --method cml-mod --seed 0
     metacontrast report runs/bandit
 
-Cumulative regret in percent of that of uniformly random arms. Tasks and seeds on which settings
-were chosen are not those of results. Departures from the published settings are named where they
-are made; of the protocol: 1,000 trials by each player rather than 80,000, 5 games a delta rather
-than 50, and one number of trials between two updates.
+Cumulative regret in percent of that of uniformly random arms. Tasks and games on which settings
+were chosen are not those of results (`_bandit_tuning.py`: those of the tuned baseline). Departures
+from the published settings are named where they are made; of the protocol: 10,000 trials by each
+player rather than 80,000, and 5 games a delta rather than 50.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _bandit_figures import draw_policies, draw_regrets, save_regrets
-from _bandit_neural_linear import neural_linear
-from _bandit_play import Agent, Buffer, play_all, uniform
+from _bandit_neural_linear import Prior, neural_linear
+from _bandit_play import FIRST, Agent, Buffer, play_all, uniform
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -49,31 +49,44 @@ class Settings(frame.Settings):
     # Departure: 100 as published.
     width: int = 40  # Of both hidden layers.
     # Departure: tenths of rewards, so that 50 is no more than 5.
-    unit: float = 10.0  # What predicted rewards are counted in.
+    unit: float = 10.0  # What rewards are counted in.
     rate: float = 0.03  # Of descent on a task; of the baseline's network.
     free: int = 8  # Inner steps.
     nudged: int = 4  # Inner steps of a nudged phase.
     beta: float = 0.05  # The strength of the nudge.
     valid_tasks: int = 50  # Which say on the way how theta does.
-    trials: int = 1000  # Of each game; published: 80000.
+    trials: int = 10000  # Of each game; published: 80000.
     online_seeds: int = 5  # Games a delta; published: 50.
     deltas: tuple[float, ...] = (0.5, 0.7, 0.9, 0.95, 0.99)  # The wheels that are played.
     block: int = 50  # Trials from one update to the next.
     batch: int = 128  # Pulls of an update.
     updates: int = 2  # Inner steps of an update.
     damping: float = 0.1  # Of Gauss-Newton in an update.
+    noise: tuple[float, float] = (12.0, 30.0)  # Of the baseline: a, b of its prior's InverseGamma.
+    pull: float = 23.0  # Of the baseline: the precision of its prior on weights.
 
 
 _PULLED_BACK = Settings(method="cml-mod", steps=200)
+# As published, but that posteriors too wait for the end of the block.
+_NEURAL_LINEAR = Settings(
+    method="neural-linear", width=100, rate=0.01, batch=512, updates=50, block=20, unit=1.0
+)
+SHORT = (1000,)  # Trials after which regret is told, too.
 METHODS = {
     "cml-mod": _PULLED_BACK,
     "cml-syn": replace(_PULLED_BACK, method="cml-syn"),
     "maml": Settings(
         method="maml", steps=600, tasks=16, outer_rate=1e-3, free=10, batch=512, updates=100
     ),
-    "neural-linear": Settings(
-        method="neural-linear", width=100, rate=0.01, batch=512, updates=50
-    ),  # as published
+    "neural-linear": _NEURAL_LINEAR,
+    "neural-linear-tuned": replace(
+        _NEURAL_LINEAR,
+        method="neural-linear-tuned",
+        unit=10.0,
+        noise=(12.0, 3.0),
+        pull=1.0,
+        rate=0.003,
+    ),
     "uniform": Settings(method="uniform"),
 }
 EXPERIMENT = frame.Experiment(
@@ -192,14 +205,19 @@ def greedy(s: Settings, theta: PyTree) -> Agent:
     )
 
 
+def baseline(s: Settings) -> Agent:
+    """NeuralLinear with these settings."""
+    prior = Prior(*s.noise, s.pull)
+    return neural_linear(s.width, s.batch, s.updates, s.rate, prior, s.unit, s.block)
+
+
 def player(s: Settings) -> tuple[Agent, float]:
     """The player, and the seconds that meta-training took."""
-    if s.method in ("neural-linear", "uniform"):
+    if not METHODS[s.method].steps:
         if s.steps:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
-        baseline = partial(neural_linear, s.width, s.batch, s.updates, s.rate)
-        return (uniform if s.method == "uniform" else baseline)(s.block), 0.0
+        return uniform(s.block) if s.method == "uniform" else baseline(s), 0.0
     problem, solver, estimator, _, _ = learner(s)
     scores = evaluator(problem, solver)
     sample_task = partial(wheel, pulls=s.pulls, queries=s.queries, fewest=s.fewest)
@@ -258,6 +276,12 @@ def run(s: Settings) -> dict[str, Any]:
     # A game's deltas share their contexts: its mean is one value.
     values = percent.mean(axis=0)
     facts: dict[str, Any] = dict(seconds=seconds, trials=s.trials, by_delta=by_delta)
+    # Of each game of each delta, so that its spread can be told from that of meta-training.
+    facts["games"] = {
+        str(n): relative(s, each[:, :, : FIRST + n]).tolist()
+        for n in sorted({*SHORT, s.trials})
+        if n <= s.trials
+    }
     n = len(s.deltas)
     curves = partial(draw_regrets, folder.parent.parent, s.deltas, METHODS)
     figure(folder / "regret", curves, 1, n)

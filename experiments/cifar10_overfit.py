@@ -26,11 +26,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _cifar10
 import frame
 import jax
 import jax.numpy as jnp
 import optax
-from _cifar10 import error, images, score, start
+from _cifar10 import error, images, nesterov, score, start
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -87,11 +88,6 @@ EXPERIMENT = frame.Experiment(
 )
 
 
-def nesterov(rate: float, momentum: float, steps: int) -> mc.Solver:
-    """Gradient descent with momentum."""
-    return mc.descend(optax.sgd(rate, momentum, nesterov=True), steps)
-
-
 def learning(s: Settings) -> mc.Solver:
     """The solver of the free phase."""
     return nesterov(s.rate, s.momentum, s.free)
@@ -103,19 +99,12 @@ def estimator(s: Settings) -> mc.Estimator | None:
     rules: dict[str, mc.Estimator] = {
         # Learning stops early, and what is left of it would be divided by beta: hence control.
         "contrastive": mc.Contrastive(s.beta, nudged=nudged, control=True),
-        "contrastive-plain": mc.Contrastive(s.beta, nudged=nudged),
         "contrastive-symmetric": mc.Contrastive(s.beta, "symmetric", nudged=nudged),
         "contrastive-linear": mc.Contrastive(s.beta, "symmetric", nudge="linear", nudged=nudged),
-        "contrastive-anchored": mc.Contrastive(
-            s.beta, nudge="linear", nudged=nudged, damping=s.damping
-        ),
-        "t1t2": mc.Implicit("identity"),
-        "cg": mc.Implicit("cg", s.products, damping=s.damping),
-        "neumann": mc.Implicit("neumann", s.products, rate=s.rate),
-        "tbptt": mc.Unrolled(truncate=s.products),
-        "trajectory": mc.Trajectory(),
     }
-    return rules.get(s.method)
+    return rules.get(s.method) or _cifar10.estimator(
+        s.method, nudged, beta=s.beta, damping=s.damping, products=s.products, rate=s.rate
+    )
 
 
 def halves(s: Settings) -> mc.Task:

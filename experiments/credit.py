@@ -5,14 +5,18 @@
     metacontrast report runs/credit
 
 The learner is that of `sine.py --method cml-gd`, with its settings, fewer meta-steps and fewer
-tasks; only how the inner gradient is found changes. Beside the error stands the cosine between the
-meta-gradient of the contrast and the exact one: the derivative, by backpropagation through
-training, of what this learner's own training, by its own rule, ends with.
+tasks; only how the inner gradient is found changes. Beside the error stand two cosines: between the
+rule's gradient of a task and that of backpropagation; and between the meta-gradient of the contrast
+and the exact one, the derivative, by backpropagation through training, of what this learner's own
+training, by its own rule, ends with.
+
+The rules that become backpropagation where they nudge weakly are there twice: `...-far` nudges
+strongly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,14 +27,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _credit_figures import SHORT_NAMES, SIZE, draw, rows_of
 from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast import credit
 from metacontrast.nets import mlp
-from metacontrast.report import figure, look
+from metacontrast.report import figure
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, read_metrics, read_result, validation
+from metacontrast.train import evaluator, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 FEEDBACK = 2**31 + 1  # folded into the seed's key, away from its meta-steps and first network
@@ -53,7 +58,7 @@ class Settings(frame.Settings):
     beta: float = 0.05  # The strength of the nudge.
     gamma: float = 0.05  # Equilibrium propagation: the strength of its feedback.
     inner_beta: float = 0.5  # Equilibrium propagation: the strength of its own nudge.
-    sweeps: int = 4  # Equilibrium propagation: over all layers, until they are at rest.
+    sweeps: int = 4  # Over all layers, until they are at rest.
     nudge: float = 0.01  # Predictive coding: of the output.
     scale: float = 1e-2  # Node perturbation: of the noise.
     samples: int = 4  # Node perturbation: of the noise, a step.
@@ -63,18 +68,16 @@ class Settings(frame.Settings):
     valid_tasks: int = 200  # Which say on the way how theta does.
 
 
-SHORT_NAMES = {
-    "backprop": "backprop",
-    "equilibrium-propagation": "equilibrium\npropagation",
-    "predictive-coding": "predictive\ncoding",
-    "node-perturbation": "node\nperturbation",
-    "feedback-alignment": "feedback\nalignment",
-    "direct-feedback-alignment": "direct feedback\nalignment",
+# Strong nudges ask for more sweeps: after these the first network is at rest.
+OWN: dict[str, dict[str, Any]] = {
+    "predictive-coding": dict(sweeps=3),
+    "predictive-coding-far": dict(nudge=1.0, sweeps=10),
+    "equilibrium-propagation-far": dict(gamma=1.0, inner_beta=1.0, sweeps=10),
 }
 EXPERIMENT = frame.Experiment(
     "credit",
     metric="mean squared error on held-out tasks",
-    methods={name: Settings(method=name) for name in SHORT_NAMES},
+    methods={name: Settings(method=name, **OWN.get(name, {})) for name in SHORT_NAMES},
     default="equilibrium-propagation",
 )
 
@@ -95,19 +98,26 @@ def problem(apply: Apply) -> mc.Problem:
 
 def network(s: Settings) -> Apply:
     """What the method's network computes: with equilibrium propagation, it has feedback."""
-    equilibrium = s.method == "equilibrium-propagation"
+    equilibrium = rule_name(s) == "equilibrium-propagation"
     return credit.equilibrium(s.gamma, s.sweeps) if equilibrium else NET.apply
+
+
+def rule_name(s: Settings) -> str:
+    """The rule, however strongly it nudges."""
+    return s.method.removesuffix("-far")
 
 
 def credit_rule(s: Settings) -> Any:
     """How the method's network answers an error; random feedback is drawn once a seed."""
     key = jax.random.fold_in(jax.random.key(s.seed), FEEDBACK)
     feedback = partial(credit.random_feedback, key, jax.eval_shape(NET.init, key))
-    match s.method:
+    match rule_name(s):
+        case "backprop":
+            return lambda phi, x, key: NET.apply(phi, x)
         case "equilibrium-propagation":
             return credit.equilibrium_propagation(s.inner_beta, s.gamma, s.sweeps)
         case "predictive-coding":
-            return credit.predictive_coding(s.nudge)
+            return credit.predictive_coding(s.nudge, s.sweeps)
         case "node-perturbation":
             return credit.node_perturbation(s.scale, s.samples)
         case "feedback-alignment":
@@ -143,35 +153,76 @@ def first_theta(s: Settings) -> mc.Synapse:
     return frame.synapses(NET.init, s.seed, s.first_lambda)
 
 
-def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
-    """Of contrast and exact meta-gradient, at each theta, on tasks of the validation stream.
+Gradients = Callable[[mc.Synapse, mc.Task, jax.Array], PyTree]
 
-    `cosine_...` is the mean over tasks of each task's cosine; `cosine_mean_...` the cosine of the
-    two means over tasks, which is what a meta-step follows.
+
+def inner_gradients(s: Settings) -> dict[str, Gradients]:
+    """Where a task's learning starts: the rule's, and those of the two networks it may answer for.
+
+    `own` is exact for the network that the method learns with, `backprop` for the feedforward one
+    of the same weights. They differ with equilibrium propagation alone, whose network has feedback.
     """
+    rule = credit_rule(s)
+
+    def gradient(apply: Callable[..., jax.Array], keyed: bool = False) -> Gradients:
+        def at_start(theta: mc.Synapse, task: mc.Task, key: jax.Array) -> PyTree:
+            net = partial(apply, key=key) if keyed else apply
+            return jax.grad(problem(net).inner)(theta.omega, theta, task)
+
+        return at_start
+
+    own, backprop = gradient(network(s)), gradient(NET.apply)
+    return {"rule": gradient(rule, keyed=True), "own": own, "backprop": backprop}
+
+
+def meta_gradients(s: Settings) -> dict[str, Gradients]:
+    """The contrast's, and the exact one of the same learner."""
     learned, solver, contrast = learner(s)
+
+    def gradient(estimator: Any) -> Gradients:
+        each = mc.meta_gradient(learned, solver, estimator, by_z=False)
+        return lambda theta, task, key: each(theta, task, key).by_theta
+
+    return {"contrast": gradient(contrast), "exact": gradient(mc.Unrolled())}
+
+
+def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
+    """At each theta, on tasks of the validation stream.
+
+    `cosine_...` is that of the two meta-gradients, the mean over tasks of each task's cosine;
+    `cosine_mean_...` the cosine of their means over tasks, which is what a meta-step follows;
+    `cosine_own_...` and `cosine_backprop_...` are of the rule's own gradient of a task, against
+    those of `inner_gradients`.
+    """
     sample_task = partial(sine, shots=s.shots, queries=s.queries)
     tasks = frame.stack_tasks(sample_task, "valid", s.cosines)
     keys = jax.random.split(jax.random.key(s.seed), s.cosines)
+    several = inner_gradients(s) | meta_gradients(s)
 
     @jax.jit
-    def gradients(theta: mc.Synapse) -> list[PyTree]:
-        gradient = lambda rule: mc.meta_gradient(learned, solver, rule, by_z=False)
-        each = lambda rule: lambda x: gradient(rule)(theta, *x).by_theta
-        rules = contrast, mc.Unrolled()
-        return [jax.lax.map(each(rule), (tasks, keys), batch_size=10) for rule in rules]
+    def gradients(theta: mc.Synapse) -> dict[str, PyTree]:
+        each = lambda g: jax.lax.map(lambda x: g(theta, *x), (tasks, keys), batch_size=10)
+        return {name: each(g) for name, g in several.items()}
 
     values = {}
     for when, theta in thetas.items():
-        pair = [
-            np.concatenate([leaf.reshape(s.cosines, -1) for leaf in jax.tree.leaves(grad)], 1)
-            for grad in gradients(theta)
-        ]
-        finite = np.all([np.isfinite(grad).all(1) for grad in pair], axis=0)
-        pair = [grad[finite] for grad in pair]
+        rows = {name: _rows(grad, s.cosines) for name, grad in gradients(theta).items()}
+        pair = _finite(rows["contrast"], rows["exact"])
         values[f"cosine_{when}"] = float(np.mean(_cosine(*pair)))
         values[f"cosine_mean_{when}"] = float(_cosine(*(grad.mean(0) for grad in pair)))
+        for name in ("own", "backprop"):
+            pair = _finite(rows["rule"], rows[name])
+            values[f"cosine_{name}_{when}"] = float(np.mean(_cosine(*pair)))
     return values
+
+
+def _rows(grad: PyTree, n: int) -> np.ndarray:
+    return np.concatenate([leaf.reshape(n, -1) for leaf in jax.tree.leaves(grad)], 1)
+
+
+def _finite(*several: np.ndarray) -> list[np.ndarray]:
+    finite = np.all([np.isfinite(rows).all(1) for rows in several], axis=0)
+    return [rows[finite] for rows in several]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> Any:
@@ -198,73 +249,15 @@ def run(s: Settings) -> dict[str, Any]:
     values = scores(theta, tests.open())
     agreement = cosines(s, {"first": first_theta(s), "last": theta})
     note = f"; cosine {agreement['cosine_first']:.3f}, then {agreement['cosine_last']:.3f}"
-    return EXPERIMENT.finish(s, values, note=note, **frame.facts(trained, s.tasks), **agreement)
+    curve = [[line["step"], line["valid_loss"]] for line in trained.metrics]
+    facts = frame.facts(trained, s.tasks) | agreement | {"curve": curve}
+    return EXPERIMENT.finish(s, values, note=note, **facts)
 
 
 def overview(root: Path) -> None:
     """The figure of all methods."""
     path = figure(root / "credit", partial(draw, rows_of(root)), 1, 3, SIZE)
     print(f"Figure: {path}")
-
-
-SIZE = (3.4, 3.2)
-KEPT = ("method", "seeds", "value", "ci95", "cosine_first", "cosine_last")
-
-
-def rows_of(root: Path) -> list[dict[str, Any]]:
-    """What figure and table show of each run below a folder, in the order of the methods."""
-    rows = []
-    for name in SHORT_NAMES:
-        for folder in sorted(path.parent for path in (root / name).glob("seed*/result.json")):
-            result = read_result(folder)
-            curve = [[line["step"], line["valid_loss"]] for line in read_metrics(folder)]
-            rows.append({x: result[x] for x in KEPT} | {"curve": curve})
-    return rows
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The error of each run, and the mean cosines of each method."""
-    lines = [f"{'method':27}{'error of each seed':27}{'cosine, first':>14}{'trained':>9}"]
-    for name in SHORT_NAMES:
-        own = [row for row in rows if row["method"] == name]
-        if not own:
-            continue
-        errors = ", ".join(f"{row['value']:.4f}" for row in own)
-        first, last = (np.mean([row[f"cosine_{x}"] for row in own]) for x in ("first", "last"))
-        lines.append(f"{name:27}{errors:27}{first:14.2f}{last:9.3f}")
-    return "\n".join(lines)
-
-
-def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
-    """A bar is the mean over seeds, a dot is one of them."""
-    error, cosine, curves = axes.flat
-    for i, name in enumerate(SHORT_NAMES):
-        own, color = [row for row in rows if row["method"] == name], look(name).color
-        if not own:
-            continue
-        _bar(error, i, 0.7, [row["value"] or np.nan for row in own], color)
-        _bar(cosine, i - 0.2, 0.35, [row["cosine_first"] for row in own], "0.75")
-        _bar(cosine, i + 0.2, 0.35, [row["cosine_last"] for row in own], color)
-        shortest = min(len(row["curve"]) for row in own)
-        curve = np.mean([row["curve"][:shortest] for row in own], axis=0)
-        label = f"{name.replace('-', ' ')}, {len(own)} seed{'s' if len(own) > 1 else ''}"
-        curves.plot(*curve.T, **look(name).line(label=label))
-    error.set_yticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()))
-    cosine.set_yticks([])
-    for ax in (error, cosine):
-        ax.invert_yaxis()
-    error.set(xscale="log", xlabel="squared error, test tasks")
-    error.set_xticks(ticks := [0.05, 0.1, 0.2, 0.5, 1.0], [f"{x:g}" for x in ticks])
-    error.xaxis.set_minor_formatter(lambda *_: "")
-    cosine.set(xlabel="cosine with the exact gradient,\nat first (grey) and meta-trained")
-    curves.set(yscale="log", xlabel="meta-step", ylabel="squared error, validation")
-    handles, labels = curves.get_legend_handles_labels()
-    curves.figure.legend(handles, labels, loc="outside lower center", ncols=3)
-
-
-def _bar(ax: Any, y: float, width: float, values: Sequence[float], color: str) -> None:
-    ax.barh(y, np.mean(values), width, color=color, alpha=0.6)
-    ax.plot(values, np.full(len(values), y), "k.", ms=4)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ FIGURES = ROOT / "docs" / "figures"
 
 def draw_credit(folder: Path) -> None:
     """Any gradient: errors, cosines and learning curves."""
-    credit = experiment("credit")
-    figure(folder / "credit", partial(credit.draw, load("credit")["rows"]), 1, 3, credit.SIZE)
+    credit = experiment("_credit_figures")
+    figure(folder / "credit", partial(credit.draw, load("credit")["runs"]), 1, 3, credit.SIZE)
 
 
 def draw_theory(folder: Path) -> None:

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _bandit_figures import saved_regrets
-from _bandit_neural_linear import A0, B0, PRECISION, posterior
-from _bandit_play import FIRST, Agent, play, uniform
+from _bandit_neural_linear import Prior, posterior, posteriors
+from _bandit_play import FIRST, Agent, Buffer, play, uniform
 from bandit import METHODS
 from problems import EPS
 
 from metacontrast.tasks._wheel import mean_rewards, uniform_regret
+
+PRIOR = Prior(3.0, 2.0, 0.7)
 
 
 def oracle(delta, every=10, blind=False):
@@ -68,27 +70,45 @@ def test_the_posterior_is_that_of_bayesian_linear_regression():
     rng = np.random.default_rng(0)
     f, y = rng.normal(size=(12, 3)), rng.normal(size=12)
     weight = (np.arange(12) < 8).astype(float)
-    found = posterior(*map(jnp.asarray, (f, y, weight)))
+    found = posterior(PRIOR, *map(jnp.asarray, (f, y, weight)))
     f, y = f[:8], y[:8]
-    whole = f.T @ f + PRECISION * np.eye(3)
+    whole = f.T @ f + PRIOR.precision * np.eye(3)
     mean = np.linalg.solve(whole, f.T @ y)
-    b = B0 + (y @ y - mean @ whole @ mean) / 2
-    for a, e in zip(found, (mean, np.linalg.inv(whole), A0 + 4, b), strict=True):
+    b = PRIOR.b + (y @ y - mean @ whole @ mean) / 2
+    for a, e in zip(found, (mean, np.linalg.inv(whole), PRIOR.a + 4, b), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e4 * EPS, atol=1e3 * EPS)
     # The evidence factorises: p(y_1) p(y_2 | y_1) = p(y_2) p(y_1 | y_2) holds only if a, b, mean
     # and cov are right together; here by way of the marginal's closed form, a Student t.
     log_evidence = lambda y: float(_log_evidence(f, y, whole))
-    marginal = np.eye(8) + f @ f.T / PRECISION
+    marginal = np.eye(8) + f @ f.T / PRIOR.precision
     quad = y @ np.linalg.solve(marginal, y)
-    from_marginal = -np.linalg.slogdet(marginal)[1] / 2 - (A0 + 4) * np.log(B0 + quad / 2)
+    from_marginal = -np.linalg.slogdet(marginal)[1] / 2 - (PRIOR.a + 4) * np.log(PRIOR.b + quad / 2)
     assert log_evidence(y) == pytest.approx(from_marginal, rel=1e-10)
 
 
 def _log_evidence(f, y, whole):
     """Up to what depends on n alone, from the posterior."""
-    found = posterior(jnp.asarray(f), jnp.asarray(y), jnp.ones(len(y)))
-    shrunk = 3 * np.log(PRECISION) / 2 - np.linalg.slogdet(whole)[1] / 2
+    found = posterior(PRIOR, jnp.asarray(f), jnp.asarray(y), jnp.ones(len(y)))
+    shrunk = 3 * np.log(PRIOR.precision) / 2 - np.linalg.slogdet(whole)[1] / 2
     return shrunk - found.a * np.log(found.b)
+
+
+def test_posteriors_are_of_all_pulls_however_empty_the_buffer():
+    buffer, _ = play(oracle(0.7, blind=True), 0.7, jax.random.key(5), 40)
+    room = lambda leaf: jnp.concatenate([leaf, jnp.ones((50, *leaf.shape[1:]), leaf.dtype)])
+    longer = Buffer(jax.tree.map(room, buffer.pulls), buffer.n)
+    weights = bandit.network(METHODS["cml-syn"]).init(jax.random.key(0))
+    few, many = (posteriors(PRIOR, weights, b, 10.0) for b in (buffer, longer))
+    assert few.a.tolist() == [4.0, 4.0, 4.0, 24.0, 4.0]  # two of each arm, forty more of the fourth
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e6 * EPS, atol=1e4 * EPS)
+    tenfold = buffer._replace(pulls=buffer.pulls._replace(y=scaled(buffer.pulls.y)))
+    for a, b in zip(few, posteriors(PRIOR, weights, tenfold, 1.0), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e6 * EPS, atol=1e4 * EPS)
+
+
+def scaled(pulled):
+    return pulled._replace(reward=pulled.reward / 10)
 
 
 SHORT = dict(trials=100, online_seeds=2, deltas=(0.5, 0.9), batch=20, width=10)
@@ -101,10 +121,16 @@ def short(method, out):
     return replace(s, **FEW) if s.steps else replace(s, updates=2)
 
 
-# cml-syn is cml-mod in all but its slow weights, which test_modulation.py has.
+# cml-syn is cml-mod in all but its slow weights, which test_modulation.py has; the tuned baseline
+# is the other one with other numbers.
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.thorough if m.startswith("cml") else ()) for m in METHODS],
+    [
+        pytest.param(
+            m, marks=pytest.mark.thorough if m.startswith(("cml", "neural-linear-tuned")) else ()
+        )
+        for m in METHODS
+    ],
 )
 def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch):
     figures = []
@@ -115,6 +141,7 @@ def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch)
     shown = (result["n_tasks"], result["trials"], result["meta_steps"], list(result["by_delta"]))
     assert shown == (2, 100, s.steps, ["0.5", "0.9"])
     assert result["value"] == pytest.approx(np.mean([v for v, _ in result["by_delta"].values()]))
+    assert np.mean(result["games"]["100"]) == pytest.approx(result["value"])
     (saved,) = saved_regrets(s.out.parent, s.deltas)
     chance = saved["trial"][-1] * uniform_regret(np.array([[0.5], [0.9]]))
     assert 100 * (saved["total"][:, :, -1] / chance).mean() == pytest.approx(result["value"])

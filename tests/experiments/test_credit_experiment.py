@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import _credit_figures
 import credit
 import frame
 import jax
@@ -52,9 +53,11 @@ def test_a_run_has_cosines_beside_the_error(tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     told = result["method"], result["meta_steps"], result["n_tasks"]
     assert told == ("feedback-alignment", 2, 2)
+    assert [step for step, _ in result["curve"]] == [2]
     for when in ("first", "last"):
-        for kind in ("cosine", "cosine_mean"):
+        for kind in ("cosine", "cosine_mean", "cosine_backprop"):
             assert 0 < result[f"{kind}_{when}"] <= 1
+        assert result[f"cosine_own_{when}"] == result[f"cosine_backprop_{when}"]
 
 
 def test_equilibrium_propagation_is_tested_by_its_own_equilibrium():
@@ -75,13 +78,13 @@ def test_the_figure_shows_what_was_run(tmp_path):
     for seed, value in ((0, 0.4), (1, 0.6)):
         facts = dict(experiment="credit", method="backprop", metric="", seeds=[seed])
         facts |= dict(meta_steps=1, seconds=1.0, reference="", cosine_first=0.5, cosine_last=0.9)
+        facts |= dict(curve=[[1, value]])
         folder = tmp_path / "backprop" / f"seed{seed}"
         write_result(folder, summarise([value, value], **facts))
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "valid_loss": value}) + "\n")
     widths = []
 
     def draw(axes):
-        credit.draw(credit.rows_of(tmp_path), axes)
+        _credit_figures.draw(_credit_figures.rows_of(tmp_path), axes)
         widths.extend([bar.get_width() for bar in ax.patches] for ax in axes.flat)
         widths.append(axes.flat[2].lines[0].get_ydata())
 
@@ -89,3 +92,34 @@ def test_the_figure_shows_what_was_run(tmp_path):
     np.testing.assert_allclose(widths[0], [0.5])
     np.testing.assert_allclose(widths[1], [0.5, 0.9])
     np.testing.assert_allclose(widths[-1], [0.5])
+
+
+def of_first_gradient(name, **changes):
+    """The cosines of the rule's gradient, where a task's learning starts."""
+    s = settings(name, **changes)
+    theta, task = credit.first_theta(s), jax.tree.map(lambda leaf: leaf[0], some_tasks(1, 10))
+    rows = {
+        kind: np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(g)])
+        for kind, gradient in credit.inner_gradients(s).items()
+        if (g := gradient(theta, task, jax.random.key(0)))
+    }
+    cosine = lambda a, b: float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    return {kind: cosine(rows["rule"], rows[kind]) for kind in ("own", "backprop")}
+
+
+@pytest.mark.parametrize("name", ["predictive-coding", "equilibrium-propagation"])
+def test_a_rule_far_from_its_limit_has_another_gradient(name):
+    near, far = of_first_gradient(name), of_first_gradient(f"{name}-far")
+    assert min(near.values()) > 0.999
+    assert max(far.values()) < 0.99
+    if name == "equilibrium-propagation":  # with a small nudge, its own gradient is exact again
+        small = of_first_gradient(f"{name}-far", inner_beta=1e-3)
+        assert small["own"] > 0.99 > 0.95 > small["backprop"]
+
+
+def test_the_table_has_every_cosine_of_a_method():
+    row = dict(method="backprop", value=0.05, cosine_first=0.5, cosine_last=0.75)
+    row |= dict(cosine_own_first=1.0, cosine_own_last=1.0)
+    row |= dict(cosine_backprop_first=0.25, cosine_backprop_last=0.125)
+    *_, line = _credit_figures.table([row]).splitlines()
+    assert line.split() == ["backprop", "0.0500", "0.25", "0.12", "1.00", "1.00", "0.50", "0.75"]

@@ -64,9 +64,9 @@ def stubs(name, folder):
     match name:
         case "cifar10_l2":
             photographs.save(folder, "train", 60, seed=0)
-            learner = lambda *_, **options: zeros
+            learning = lambda *_: zeros
             scores = lambda *_: np.zeros((2, 2))
-            return {"learner": learner, "scores": scores, "figure": lambda *_: None}
+            return {"learning": learning, "scores": scores, "figure": lambda *_: None}
         case "denoise":
             errors = lambda *_: SimpleNamespace(error=np.ones(1))
             step = lambda theta, state, key: (theta, state, 0.0)

@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import search_cv
 from tools import tables
-from tools.tables import load
+from tools.tables import _bandit, _l2, _spiking, load
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,30 @@ def test_every_table_that_is_made_is_shown():
     assert set(shown) == set(tables.TABLES)
 
 
+def test_the_table_of_games_tells_the_spread_of_seeds_from_that_of_games():
+    played = [[[1.0, 3.0], [5.0, 5.0]], [[3.0, 5.0], [5.0, 7.0]]]  # (seeds, deltas, games)
+    run = dict(method="cml", by_delta={"0.5": [], "0.9": []}, meta_steps=2000)
+    runs = [run | dict(games={"1000": each}) for each in played]
+    runs.append(
+        run | dict(method="uniform", meta_steps=0, games={"1000": [[2.0, 4.0], [1.0, 1.0]]})
+    )
+    columns, rows = _bandit.games({"methods": {"cml": {}, "uniform": {}}, "runs": runs})
+    assert columns == ("method", "trials", "0.5", "0.9", "meta-steps", "seeds")
+    assert rows == [
+        ["`cml`", "1,000", "3.0 (1.4; 1.4)", "5.5 (0.7; 0.7)", "2,000", "2"],
+        ["`uniform`", "1,000", "3.0 (-; 1.4)", "1.0 (-; 0.0)", "", "1"],
+    ]
+
+
+def test_the_table_of_matrices_has_every_run_and_part():
+    run = dict(method="long", seeds=[3], meta_steps=400, value=0.25, ci95=0.125)
+    run |= dict(fast={"all": 0.5, "W_out": 0.75})
+    columns, rows = _spiking.fast({"runs": [run, run | dict(value=None)]})
+    assert columns[-2:] == ("all", "W_out alone")
+    assert rows[0] == ["`long`", "3", "400", "0.2500 +- 0.1250", "0.500", "0.750"]
+    assert rows[1][3] == "diverged"
+
+
 PAGE = """| method | error |
 |---|---|
 | `ours`, at `beta=0.05` | 0.12 |
@@ -97,6 +122,20 @@ def test_seeds_that_differ_much_have_a_median_and_a_range():
 def test_flags_are_shares_of_all_seeds():
     of = [{"flags": {"idle": 0.25}}, {"flags": {"idle": 0.5, "rounded": 1e-4}}]
     assert flagged(of) == "idle 37.5%"
+
+
+def test_regularisers_are_compared_with_the_best_number_of_their_own_seed():
+    run = lambda method, seed, new: {
+        "method": method, "seeds": [seed], "meta_steps": 5 * (method == "cg"), "value": 50.0 + seed,
+        "new_accuracy": new, "both_accuracy": 53.0, "valid_accuracy": 51.0,
+        "learned_accuracy": 62.04, "log10_lambda": {"w": [-9.0, np.log10(3e-3), 0.0]},
+    }  # fmt: skip
+    runs = [run("grid", 1, 41.0), run("grid", 0, 40.0), run("cg", 0, 42.0), run("cg", 1, 44.0)]
+    _, (first, second) = _l2.table({"methods": {"grid": {}, "cg": {}}, "runs": runs})
+    # The differences are 2 and 3, each mean of two: 12.71 times the root of 1/2, over that of 2.
+    assert first[:4] == ["`cg`", "5", "50.50 +- 6.35", "50.00, 51.00"]
+    assert first[4:] == ["43.00 +- 12.71", "2.50 +- 6.35", "53.00 +- 0.00", "51.0", "62.0"]
+    assert second[0] == "`grid` (best: 0.003)" and second[5] == ""
 
 
 def test_what_the_first_edition_measured_has_its_command_and_its_note():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
@@ -21,7 +22,8 @@ from metacontrast import pretrained
 from metacontrast.train import describe
 
 from ..figures import experiment
-from . import _sine, _theory
+from . import _bandit, _l2, _sine, _spiking, _theory
+from ._pages import ROOT
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,6 +41,12 @@ def copied(name: str) -> str:
     """A table of the first edition, whose runs were not kept."""
     table = load("first-edition")["tables"][name]
     return markdown(table["columns"], table["rows"])
+
+
+def collected(name: str) -> dict[str, Any]:
+    """What runs of an experiment came to; nothing yet, where none was collected."""
+    path = ROOT / "results" / f"{name}.json"
+    return load(name) if path.is_file() else {"methods": {}, "runs": []}
 
 
 def published() -> str:
@@ -70,7 +78,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-others": published,
     "pretrained": thetas,
     "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
-    "credit": lambda: text(experiment("credit").table(load("credit")["rows"])),
+    "credit": lambda: text(experiment("_credit_figures").table(load("credit")["runs"])),
+    "bandit-games": lambda: markdown(*_bandit.games(collected("bandit"))),
+    "bandit-grid": lambda: markdown(*_bandit.grid(load("bandit-tuning"))),
+    "spiking-fast": lambda: markdown(*_spiking.fast(collected("spiking"))),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
     "trust": lambda: text(report(summary(load("trust")["rows"]))),
@@ -84,3 +95,5 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
     **{name: partial(copied, name) for name in load("first-edition")["tables"]},
 }
+if (ROOT / "results" / "cifar10-l2.json").is_file():  # else the first edition's, until it is there
+    TABLES["cifar10-l2"] = lambda: markdown(*_l2.table(load("cifar10-l2")))

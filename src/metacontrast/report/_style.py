@@ -62,9 +62,11 @@ _LOOKS = {
     "equilibrium-propagation": (GREEN, "^"), "predictive-coding": (PURPLE, "D"),
     "node-perturbation": (GREY, "h"), "feedback-alignment": (ORANGE, "v"),
     "direct-feedback-alignment": (PINK, "<"),
-    "weight": (RED, "o"), "layer": (ORANGE, "v"), "grid": (BLUE, "s"), "grid-both": (TEAL, "<"),
+    "equilibrium-propagation-far": (TEAL, ">"), "predictive-coding-far": (BROWN, "P"),
+    "layer": (ORANGE, "v"), "grid": (PINK, "s"),
     "scratch": (GREY, "h"), "none": (GREY, "h"), "uniform": (GREY, "h"), "clean": (PURPLE, "*"),
     "valid": (BROWN, "s"), "neural-linear": (PURPLE, "*"),
+    "neural-linear-tuned": (TEAL, "X"), "paper-eprop": (BROWN, "P"), "cml-eprop-long": (PINK, "D"),
 }  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""The table of the learned regularisers on CIFAR-10."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metacontrast.train import half_width
+
+from ._sine import Run, Table
+
+NEW = "new_accuracy"
+COLUMNS = (
+    "method", "meta-steps", "same start and batches", "each seed", "new start and batches",
+    "there above `grid`, in pairs", "from validation images too", "validation images",
+    "images learned from",
+)  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Test accuracy three times, the highest on a new start first; and that on images seen."""
+    of = {name: [r for r in results["runs"] if r["method"] == name] for name in results["methods"]}
+    order = sorted(of, key=lambda name: -np.mean(_each(of[name], NEW)))
+    best = {seed: run[NEW] for run in of.get("grid", []) for seed in run["seeds"]}
+    return COLUMNS, [_row(name, of[name], best) for name in order]
+
+
+def _row(name: str, runs: list[Run], best: dict[int, float]) -> list[str]:
+    pairs = [run[NEW] - best[seed] for run in runs for seed in run["seeds"] if seed in best]
+    each = ", ".join(f"{x:.2f}" for x in _each(runs, "value"))
+    return [
+        f"`{name}`{_numbers(name, runs)}", str(runs[0]["meta_steps"] or ""),
+        _mean(_each(runs, "value")), each, _mean(_each(runs, NEW)),
+        "" if name == "grid" else _mean(pairs), _mean(_each(runs, "both_accuracy")),
+        *(f"{np.mean(_each(runs, f'{part}_accuracy')):.1f}" for part in ("valid", "learned")),
+    ]  # fmt: skip
+
+
+def _each(runs: list[Run], field: str) -> list[float]:
+    return [run[field] for run in runs]
+
+
+def _mean(values: list[float]) -> str:
+    """With half the 95% interval over seeds, where there are several."""
+    if len(values) < 2:
+        return ", ".join(f"{x:.2f}" for x in values)
+    return f"{np.mean(values):.2f} +- {half_width(np.array(values)):.2f}"
+
+
+def _numbers(name: str, runs: list[Run]) -> str:
+    """Which of its numbers a grid has chosen."""
+    if name != "grid":
+        return ""
+    chosen = {f"{10 ** next(iter(run['log10_lambda'].values()))[1]:.1g}" for run in runs}
+    return f" (best: {', '.join(sorted(chosen))})"
