@@ -1,4 +1,4 @@
-"""Trained thetas that come with the package are judged again, on the very tasks of their figures."""
+"""Trained thetas that come with the package are judged again, on the tasks of their figures."""
 
 import json
 import os
