@@ -137,6 +137,7 @@ def spied(monkeypatch, tmp_path):
     monkeypatch.setattr(_cifar10, "NET", photographs.NET)
     monkeypatch.setattr(_few_shot, "scorer", lambda *_: lambda theta, stacks: np.zeros(2))
     monkeypatch.setattr(mc, "lbfgs", lambda *_: mc.as_solver(lambda loss, phi: phi))
+    monkeypatch.setattr(frame, "suggested_beta", lambda *_: 0.1)
     monkeypatch.setattr(frame, "Tests", Tests)
     monkeypatch.setattr(frame, "stack_tasks", lambda sample_task, part, n: part)
     monkeypatch.setattr(frame.Experiment, "meta_train", chooses("meta_train", meta_train))
