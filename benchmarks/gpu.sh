@@ -1,11 +1,16 @@
 #!/bin/bash
 # All that is to be measured on a GPU, within ten minutes; or some parts of it, by their names.
 #
-#     bash benchmarks/gpu.sh [check] [tests] [lowering] [speed] [train-1] [train-5]
+#     bash benchmarks/gpu.sh [check] [tests] [lowering] [speed] [train-1] [train-5] [CELL...]
 #
-# The two trainings run side by side, since neither fills a large GPU, once the speeds are measured.
-# A part whose result is in OUT (default: runs/gpu) is not done again, and a training that was stopped
-# goes on. PYTHON is the interpreter; SMALL=1 tries it all on a CPU at toy size.
+# train-1 and train-5 are cml-syn at Omniglot's 20-way tasks, on Vinyals' split. A CELL of another table is
+# omniglot-METHOD-SHOT (20 ways, on the authors' own split), such as omniglot-cml-syn-1, or
+# miniimagenet-METHOD-SHOT (5 ways, 84 pixels). What the talk compares with, maml, fomaml, reptile and
+# imaml-cg, is in its published settings there.
+#
+# Trainings run side by side, since none fills a large GPU, once the speeds are measured. A part whose
+# result is in OUT (default: runs/gpu) is not done again, and a training that was stopped goes on. PYTHON
+# is the interpreter; SMALL=1 tries it all on a CPU at toy size.
 set -u
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${OUT:-runs/gpu}") runs=$(realpath -m "${RUNS:-${OUT:-runs/gpu}}")
@@ -13,7 +18,6 @@ python=${PYTHON:-python} small=${SMALL:+--quick}
 mkdir -p "$out" "$runs"
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} XLA_PYTHON_CLIENT_PREALLOCATE=false
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/compiled}
-failed=0
 
 # Do a part, `part NAME RESULT COMMAND...`, unless it has its result.
 part() {
@@ -37,32 +41,54 @@ tests() {
     && touch "$out/tested"
 }
 
-# One of the two kinds of tasks, whose result and metrics are copied to OUT.
+# `train NAME RESULT WORDS...`: an experiment's command, whose result and metrics are copied to OUT.
 train() {
-  local shot=$1 folder=$runs/train-$1 resume=
+  local name=$1 result=$2 folder=$runs/$1 resume=
+  shift 2
   [ -d "$folder" ] && resume=--resume
-  "$python" experiments/omniglot.py --method cml-syn --gpu --way 20 --shot "$shot" --no-diagnose \
-    --on-collapse rollback --out "$folder" $resume $small ${SMALL:+--steps 2 --tasks 1 --filters 2 2 2 2 \
-    --inner-steps 2 --nudged-steps 1 --test-steps 2 --validations 1 --valid-tasks 20 --test-tasks 20} || return 1
-  cp "$folder/metrics.jsonl" "$out/gpu-20w${shot}s.metrics.jsonl"
-  cp "$folder/result.json" "$out/gpu-20w${shot}s.json"
+  "$python" experiments/"$@" --no-diagnose --on-collapse rollback --out "$folder" $resume $small \
+    ${SMALL:+--steps 2 --tasks 1 --filters 2 2 2 2 --inner-steps 2 --nudged-steps 1 --test-steps 2 \
+    --validations 1 --valid-tasks 20 --test-tasks 20} || return 1
+  cp "$folder/metrics.jsonl" "$out/${result%.json}.metrics.jsonl"
+  cp "$folder/result.json" "$out/$result"
 }
 
-wanted=" ${*:-check tests lowering speed train-1 train-5} "
-for name in check tests lowering speed; do
-  [[ $wanted == *" $name "* ]] || continue
+# The command of a training by its name, in `words`, and the name of its result.
+cell() {
+  local name=$1 shot=${1##*-} method=${1#*-}
+  method=${method%-*}
+  result=gpu-$name.json
+  case $name in
+    train-[15])
+      words=(omniglot.py --method cml-syn --gpu --way 20 --shot "$shot") result=gpu-20w${shot}s.json ;;
+    omniglot-cml-*-[15])
+      words=(omniglot.py --method "$method" --gpu --way 20 --shot "$shot" --split background) ;;
+    omniglot-*-[15])
+      words=(omniglot.py --method "$method" --published --way 20 --shot "$shot" --split background) ;;
+    miniimagenet-cml-*-[15])
+      words=(miniimagenet.py --method "$method" --way 5 --shot "$shot" --size 84 --filters 64 64 64 64) ;;
+    miniimagenet-*-[15])
+      words=(miniimagenet.py --method "$method" --published --way 5 --shot "$shot") ;;
+    *) echo "$name: no part is called so, see the head of benchmarks/gpu.sh" >&2; return 1 ;;
+  esac
+}
+
+[ $# -gt 0 ] || set -- check tests lowering speed train-1 train-5
+failed=0 trainings=()
+for name in "$@"; do
   case $name in
     check) part check checked check ;;
     tests) part tests tested tests ;;
     lowering) part lowering conv-lowering.json \
       "$python" benchmarks/conv_lowering.py $small --out "$out/conv-lowering.json" ;;
     speed) part speed gpu-speed.json "$python" benchmarks/gpu_speed.py $small --out "$out/gpu-speed.json" ;;
+    *) cell "$name" && trainings+=("$name") ;;
   esac || failed=1
 done
 pids=()
-for shot in 1 5; do
-  [[ $wanted == *" train-$shot "* ]] || continue
-  part "train-$shot" "gpu-20w${shot}s.json" train "$shot" &
+for name in "${trainings[@]}"; do
+  cell "$name"
+  part "$name" "$result" train "$name" "$result" "${words[@]}" &
   pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid" || failed=1; done

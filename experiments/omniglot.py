@@ -59,8 +59,8 @@ _SYNAPSE = {
     (20, 5): (0.1, 0.125),
 }
 
-# Finn, Abbeel, Levine, 2017: (inner rate, inner steps, tasks) by way.
-_MAML = {5: (0.4, 1, 32), 20: (0.1, 5, 16)}
+# Finn, Abbeel, Levine, 2017: (inner rate, inner steps, those of tests, tasks) by way.
+_MAML = {5: (0.4, 1, 3, 32), 20: (0.1, 5, 5, 16)}
 
 
 def for_kind(
@@ -79,7 +79,7 @@ def for_kind(
 
 
 def _published(method: str, way: int, shot: int) -> Settings:
-    rate, steps, tasks = _MAML[20 if way >= 20 else 5]
+    rate, steps, test_steps, tasks = _MAML[20 if way >= 20 else 5]
     if method in ("cml-syn", "cml-mod"):
         beta, pull = _SYNAPSE.get((way, shot), _SYNAPSE[20, 1])
         return Settings(
@@ -90,16 +90,17 @@ def _published(method: str, way: int, shot: int) -> Settings:
     # steps of both loops. What else the other two are given is ours.
     s = Settings(
         method=method, steps=60_000, tasks=tasks, queries=15, outer_rate=1e-3, inner_steps=steps,
-        inner_rate=rate,
+        inner_rate=rate, test_steps=test_steps,
     )  # fmt: skip
     if method == "reptile":
-        # Many small steps, or it would see the joint loss alone. Departure: theta by Adam.
-        return replace(s, inner_steps=10, inner_rate=0.05)
+        # Many small steps, or it would see the joint loss alone, and 50 in tests (Nichol, Achiam,
+        # Schulman, 2018). Departures: by gradient descent, and theta by Adam.
+        return replace(s, inner_steps=10, test_steps=50, inner_rate=0.05)
     if method == "anil":
-        return replace(s, inner_rate=2.0, inner_steps=5)
+        return replace(s, inner_rate=2.0, inner_steps=5, test_steps=None)
     if method == "imaml-cg":
         # lambda / 2 = 1 there is lambda = 1 here, which has no 1/2.
-        return replace(s, inner_steps=16, inner_rate=0.05, pull=1.0)
+        return replace(s, inner_steps=16, test_steps=None, inner_rate=0.05, pull=1.0)
     return s
 
 

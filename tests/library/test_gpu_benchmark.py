@@ -28,6 +28,17 @@ def test_what_has_its_result_is_not_done_again(tmp_path):
     assert done.returncode == 0
 
 
+def test_a_cell_is_named_by_experiment_method_and_shots(tmp_path):
+    names = ("omniglot-cml-syn-5", "omniglot-imaml-cg-1", "miniimagenet-cml-head-1")
+    for name in names:
+        (tmp_path / f"gpu-{name}.json").touch()
+    done = script(tmp_path, *names)
+    assert sorted(done.stdout.splitlines()) == sorted(f"{name}: done before" for name in names)
+    assert done.returncode == 0
+    wrong = script(tmp_path, "omniglot-cml-syn-3")
+    assert "omniglot-cml-syn-3: no part is called so" in wrong.stderr and wrong.returncode == 1
+
+
 @pytest.mark.thorough
 def test_parts_run_by_themselves_and_a_failure_is_said(tmp_path):
     done = script(tmp_path, "check", "lowering")
