@@ -37,9 +37,9 @@ class Settings(_few_shot.Settings):
         return replace(super().shorten(), steps=self.steps // 20)
 
 
-# Published for miniImageNet (MAML's of Finn, Abbeel, Levine, 2017, tested after twice the steps), or
-# else for Omniglot. Of the contrastive rule the 1-shot settings are published alone, and serve for
-# 5 shots too.
+# Published for miniImageNet (those of MAML by Finn, Abbeel, Levine, 2017, tested after twice the
+# steps), or else for Omniglot. Of the contrastive rule the 1-shot settings are published alone, and
+# serve for 5 shots too.
 _SYNAPSE = Settings(
     method="cml-syn", steps=25_000, queries=15, size=84, filters=(32, 32, 32, 32), inner_rate=0.01,
     inner_steps=100, nudged_steps=75, beta=0.01, pull=0.25,
