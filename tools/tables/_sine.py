@@ -39,13 +39,16 @@ ROWS = (
 
 def beside_the_talk(results: dict[str, Any]) -> Table:
     """The talk's figure, ours in the nearest published protocol, ours at its best."""
+    tuned = {paper: f"{paper}-tuned" for _, paper, _, _ in ROWS if _of(results, f"{paper}-tuned")}
     columns = (
-        "", "Sacramento's talk", "published protocol", "the same, its rates chosen on validation",
+        "", "Sacramento's talk", "published protocol",
+        *(["the same, rates chosen on validation tasks"] if tuned else []),
         "at its best", "what differs there",
     )  # fmt: skip
     rows = [
         [
-            name, _talk(results, paper), _ours(results, paper), _ours(results, f"{paper}-tuned"),
+            name, _talk(results, paper), _ours(results, paper),
+            *([_ours(results, tuned.get(paper, ""))] if tuned else []),
             _ours(results, best), differs,
         ]
         for name, paper, best, differs in ROWS
@@ -61,7 +64,7 @@ def _ours(results: dict[str, Any], method: str) -> str:
     """What the last thetas came to; in the published protocol also those best on validation."""
     of = _of(results, method)
     if not of:
-        return f"`{method}`: not run anew" if method in results["methods"] else ""
+        return f"`{method}`: not run anew" if method else ""
     best = _of_best(of) if method.startswith("paper") and not method.endswith("-tuned") else []
     of_best = f"; best on validation {summary(best)}" if best else ""
     return f"`{method}`: {summary(_values(of))}{of_best}"
