@@ -110,8 +110,7 @@ def of_first_gradient(name, **changes):
 @pytest.mark.parametrize("name", ["predictive-coding", "equilibrium-propagation"])
 def test_a_rule_far_from_its_limit_has_another_gradient(name):
     near, far = of_first_gradient(name), of_first_gradient(f"{name}-far")
-    assert min(near.values()) > 0.999
-    assert max(far.values()) < 0.99
+    assert max(far.values()) < 0.995 < 0.999 < min(near.values())
     if name == "equilibrium-propagation":  # with a small nudge, its own gradient is exact again
         small = of_first_gradient(f"{name}-far", inner_beta=1e-3)
         assert small["own"] > 0.99 > 0.95 > small["backprop"]
