@@ -56,7 +56,7 @@ def of_characters(s, theta, name):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["omniglot-head", "omniglot-synapse"])
+@pytest.mark.parametrize("name", [name for name in pretrained.NAMES if name[0] == "o"])
 @pytest.mark.skipif(not (DATA / "omniglot.npz").exists(), reason="METACONTRAST_DATA lacks Omniglot")
 def test_a_theta_of_characters_gives_its_figure(name):
     theta, result = pretrained.load(name)
