@@ -51,7 +51,8 @@ def settings(method: str, seed: int, runs: Path) -> experiment.Settings:
     """Of a run that goes on where it was."""
     return replace(
         experiment.METHODS[method], seed=seed, filters=(8, 8, 8, 8), tasks=2, steps=600, views=0,
-        valid_tasks=20, validations=1, diagnose=False, resume=True, out=runs / f"{method}-seed{seed}",
+        valid_tasks=20, validations=1, diagnose=False, resume=True,
+        out=runs / f"{method}-seed{seed}",
     )  # fmt: skip
 
 
