@@ -22,7 +22,7 @@ from metacontrast import pretrained
 from metacontrast.train import describe
 
 from ..figures import experiment
-from . import _bandit, _l2, _sine, _spiking, _theory
+from . import _bandit, _estimators, _l2, _sine, _spiking, _theory
 from ._pages import ROOT
 
 
@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
     "pretrained": thetas,
+    "estimators": lambda: markdown(*_estimators.table(load("estimators"))),
     "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
     "credit": lambda: text(experiment("_credit_figures").table(load("credit")["runs"])),
     "bandit-games": lambda: markdown(*_bandit.games(collected("bandit"))),
