@@ -13,7 +13,6 @@ with the emulation.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,9 +23,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks._kept import keep
 from metacontrast._precision import Precision
 from metacontrast.tasks import omniglot
-from metacontrast.train import half_width, provenance
+from metacontrast.train import half_width
 from tests.precision import rounded  # noqa: F401 - which emulates it in this process
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
@@ -117,10 +117,7 @@ def main() -> None:
             rows.append(row(case, seed, options.runs))
             print(rows[-1], flush=True)
     print(table(rows))
-    if options.result is not None:
-        fields = {"command": COMMAND, "tasks": JUDGED, "rows": rows}
-        text = json.dumps(fields | {"made_by": provenance()}, indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    keep(options.result, COMMAND, tasks=JUDGED, rows=rows)
 
 
 if __name__ == "__main__":

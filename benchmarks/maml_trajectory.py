@@ -13,7 +13,6 @@ on one core.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -26,8 +25,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from benchmarks._kept import keep
 from metacontrast.tasks import episodes, omniglot
-from metacontrast.train import half_width, provenance
+from metacontrast.train import half_width
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import _few_shot
@@ -125,10 +125,7 @@ def main() -> None:
         rows.append(row(seed, options.runs))
         print(rows[-1], flush=True)
     print(table(rows))
-    if options.result is not None:
-        fields = {"command": COMMAND, "tasks": JUDGED, "rows": rows}
-        text = json.dumps(fields | {"made_by": provenance()}, indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    keep(options.result, COMMAND, tasks=JUDGED, rows=rows)
 
 
 if __name__ == "__main__":

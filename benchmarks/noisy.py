@@ -10,7 +10,6 @@ of the same run, mean and range over seeds. Some minutes.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import optax
 
 import metacontrast as mc
-from metacontrast.train import provenance
+from benchmarks._kept import keep
 
 FEATURES, HIDDEN, EXAMPLES, STEPS, DROPPED = 8, 32, 200, 150, 0.3
 RULES = {
@@ -143,10 +142,8 @@ def main() -> None:
     each = [cosines(seed) for seed in range(options.seeds)]
     rows = {name: [one[name] for one in each] for name in each[0]}
     print(table(rows))
-    if options.result:
-        facts = {"command": "python -m benchmarks.noisy", "seeds": list(range(options.seeds))}
-        text = json.dumps(facts | {"cosines": rows} | provenance(), indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    seeds = list(range(options.seeds))
+    keep(options.result, "python -m benchmarks.noisy", seeds=seeds, cosines=rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ and other batches, and is tested on the 797 that are left. Mean and range over s
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +24,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 import metacontrast as mc
+from benchmarks._kept import keep
 from benchmarks.noisy import scores
-from metacontrast.train import provenance
 
 LEARNED, JUDGED, WRONG = 600, 400, 0.3
 BATCH, STEPS, RATE, DROPPED = 100, 100, 0.05, 0.3
@@ -192,10 +191,7 @@ def main() -> None:
     seeds = list(range(options.first, options.first + options.seeds))
     rows = [found(seed) for seed in seeds]
     print(table(rows))
-    if options.result:
-        facts = {"command": "python -m benchmarks.noisy_labels", "seeds": seeds, "rows": rows}
-        text = json.dumps(facts | provenance(), indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    keep(options.result, "python -m benchmarks.noisy_labels", seeds=seeds, rows=rows)
 
 
 if __name__ == "__main__":

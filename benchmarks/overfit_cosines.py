@@ -9,7 +9,6 @@ through all 100 steps; that of `Trajectory`, which goes another way, is beside t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import metacontrast as mc
-from metacontrast.train import provenance
+from benchmarks._kept import keep
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import cifar10_overfit as experiment
@@ -54,9 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [{"seed": seed, "cosines": cosines(seed)} for seed in range(options.seeds)]
     print(table(rows))
-    if options.result is not None:
-        fields = {"command": COMMAND, "rows": rows, "made_by": provenance()}
-        options.result.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    keep(options.result, COMMAND, rows=rows)
 
 
 if __name__ == "__main__":

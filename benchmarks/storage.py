@@ -30,7 +30,8 @@ import jax.numpy as jnp
 import optax
 
 import metacontrast as mc
-from metacontrast.train import keep_compiled, meta_train, provenance
+from benchmarks._kept import keep
+from metacontrast.train import keep_compiled, meta_train
 
 STEPS, LOG_EVERY = 400, 10
 Round = tuple[str, bool]  # what was done, and whether it ended right
@@ -289,9 +290,7 @@ def main() -> None:
         "command": f"python -m benchmarks.storage --seed {options.seed}",
         **table,
     }
-    if options.result:
-        text = json.dumps(facts | provenance(), indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    keep(options.result, **facts)
 
 
 if __name__ == "__main__":

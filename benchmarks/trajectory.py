@@ -11,7 +11,6 @@ of a transformer of a million weights, which are compiled and not run. About twe
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,8 +26,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from benchmarks._kept import keep
 from metacontrast.nets import lenet5, transformer
-from metacontrast.train import provenance
 
 EXAMPLES, FEATURES, HIDDEN, TOKENS, TURNS = 256, 8, 32, 4, 5
 IMAGES, SEQUENCES, LENGTH, SYMBOLS = 64, 32, 64, 64
@@ -235,10 +234,9 @@ def main() -> None:
     print(table(rows))
     large = million()
     print(f"transformer of {large['weights']:.0f} weights: memory {large['memory']:.3f}")
-    if options.result:
-        facts = {"command": "python -m benchmarks.trajectory", "seeds": list(range(options.seeds))}
-        text = json.dumps(facts | {"cases": rows, "transformer": large} | provenance(), indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    seeds = list(range(options.seeds))
+    command = "python -m benchmarks.trajectory"
+    keep(options.result, command, seeds=seeds, cases=rows, transformer=large)
 
 
 if __name__ == "__main__":

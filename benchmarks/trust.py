@@ -23,8 +23,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import metacontrast as mc
+from benchmarks._kept import keep
 from benchmarks._trust_problems import build, draw
-from metacontrast.train import provenance
 
 RIGHT = 0.9  # the cosine from which on an estimate was to be trusted
 VERDICTS = ("trust", "doubt", "do not trust")
@@ -157,10 +157,7 @@ def main() -> None:
     rows = sorted((r for r in _read(options.out) if r["seed"] in seeds), key=lambda r: r["seed"])
     found = summary(rows)
     print(report(found))
-    if options.result:
-        facts = {"command": COMMAND, "seeds": [seeds[0], seeds[-1]], **found, **provenance()}
-        text = json.dumps(facts | {"rows": rows}, indent=1)
-        options.result.write_text(text + "\n", encoding="utf-8")
+    keep(options.result, COMMAND, seeds=[seeds[0], seeds[-1]], **found, rows=rows)
     if options.figure:
         figure(rows, options.figure)
 
