@@ -78,14 +78,15 @@ def runs(results: dict[str, Any]) -> Table:
     )  # fmt: skip
     _, published, ours, _ = zip(*ROWS, strict=True)
     tuned = [f"{name}-tuned" for name in published]
-    names = [name for name in (*published, *tuned, *ours) if _of(results, name)]
+    several = *published, *tuned, *ours, "cml-gd-suggested"
+    names = [name for name in several if _of(results, name)]
     return columns, [_row(name, results) for name in names]
 
 
 def _row(name: str, results: dict[str, Any]) -> list[str]:
     of, settings = _of(results, name), results["methods"][name]["settings"]
     is_contrastive = name.startswith(("cml", "paper-gd", "paper-sgd"))
-    phases = 2 if name in ("cml-gd", "cml-sgd") else 1
+    phases = 2 if name.startswith(("cml-gd", "cml-sgd")) else 1
     nudged = f" + {phases} x {settings['nudged']}" if is_contrastive else ""
     low, high = of[0]["seeds"][0], of[-1]["seeds"][0]
     best = _of_best(of)
