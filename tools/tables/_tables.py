@@ -28,7 +28,8 @@ from ._pages import ROOT
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    head, *lines = ("| " + " | ".join(cells) + " |" for cells in (columns, *rows))
+    several = list(rows) or [["not run yet", *[""] * (len(columns) - 1)]]
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in (columns, *several))
     return "\n".join([head, "|" + "---|" * len(columns), *lines]).replace("  ", " ")
 
 
