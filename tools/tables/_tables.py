@@ -10,6 +10,7 @@ from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
 from benchmarks.gpu_report import load as load
 from benchmarks.influence import table as influence
+from benchmarks.maml_trajectory import table as maml_trajectory
 from benchmarks.noisy import table as noisy
 from benchmarks.noisy_labels import table as noisy_labels
 from benchmarks.overfit_cosines import table as overfit_cosines
@@ -92,6 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "storage": lambda: text(storage(load("storage"))),
     "malformed": lambda: text(malformed(load("malformed")["rates"])),
     "secant": lambda: text(secant(load("secant"))),
+    "maml-trajectory": lambda: text(maml_trajectory(load("maml-trajectory")["rows"])),
     "trajectory": lambda: text(trajectory(load("trajectory")["cases"])),
     "influence": lambda: text(influence(load("influence")["rows"])),
     **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
