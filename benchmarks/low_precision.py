@@ -23,17 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks._characters import omniglot, trained
 from benchmarks._kept import keep
 from metacontrast._precision import Precision
-from metacontrast.tasks import omniglot
 from metacontrast.train import half_width
 from tests.precision import rounded  # noqa: F401 - which emulates it in this process
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
-import _few_shot
-import omniglot as characters
 import sine
-from _few_shot_learners import learner
 
 PRECISIONS: tuple[Precision, ...] = ("highest", "tensorfloat32")
 JUDGED = 500  # validation tasks
@@ -43,14 +40,9 @@ COMMAND = "python -m benchmarks.low_precision"
 def omniglot_head(**run: Any) -> np.ndarray:
     """Accuracies in percent, one a task of 15 queries a class."""
     s = replace(
-        characters.for_kind("cml-head"), steps=2000, views=0, valid_tasks=20, validations=1, **run
+        omniglot.for_kind("cml-head"), steps=2000, views=0, valid_tasks=20, validations=1, **run
     )
-    images = partial(omniglot, split=s.split, size=s.size)
-    classes = _few_shot.Classes(images, rotate_train=True, rotate_held_out=True)
-    one = learner(s, channels=1)
-    scores = _few_shot.scorer(one, _few_shot.first_images(s, images("train")))
-    trained = _few_shot.meta_train(characters.EXPERIMENT, s, one, classes, scores)
-    return scores(trained.theta, classes.held_out("valid", s, JUDGED, 15)())
+    return trained(s, JUDGED)[1]
 
 
 def sines(method: str, **run: Any) -> np.ndarray:

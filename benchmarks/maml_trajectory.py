@@ -4,18 +4,15 @@
 
 20-way 1-shot tasks, five inner steps of a network with ReLU and batch normalisation (16 filters a
 layer, 2 tasks a meta-step, 600 meta-steps at ten times the rate: far from done, and the same for
-both). Each seed is
-meta-trained by both; the last thetas are judged on the same 300 tasks of validation classes, and at
-each of them both meta-gradients of the same 12 training tasks are compared. A few minutes a seed
-on one core.
+both). Each seed is meta-trained by both; the last thetas are judged on the same 300 tasks of
+validation classes, and at each of them both meta-gradients of the same 12 training tasks are
+compared. A few minutes a seed on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +22,32 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from benchmarks._characters import learner, omniglot, trained
 from benchmarks._kept import keep
-from metacontrast.tasks import episodes, omniglot
+from metacontrast.tasks import episodes
 from metacontrast.train import half_width
-
-sys.path.append(str(Path(__file__).parents[1] / "experiments"))
-import _few_shot
-import omniglot as experiment
-from _few_shot_learners import learner
 
 METHODS = ("maml", "maml-trajectory")
 JUDGED, COMPARED = 300, 12  # tasks
 COMMAND = "python -m benchmarks.maml_trajectory"
 
 
-def trained(method: str, seed: int, runs: Path) -> tuple[PyTree, np.ndarray]:
-    """The last theta, and its accuracy on tasks of validation classes in percent."""
-    s = settings(method, seed, runs)
-    classes, one = images(s), learner(s, channels=1)
-    scores = _few_shot.scorer(one, _few_shot.first_images(s, classes.images("train")))
-    theta = _few_shot.meta_train(experiment.EXPERIMENT, s, one, classes, scores).theta
-    return theta, scores(theta, classes.held_out("valid", s, JUDGED, 15)())
-
-
-def settings(method: str, seed: int, runs: Path) -> experiment.Settings:
+def settings(method: str, seed: int, runs: Path) -> omniglot.Settings:
     """Of a run that goes on where it was."""
     return replace(
-        experiment.METHODS[method], seed=seed, filters=(16, 16, 16, 16), tasks=2, steps=600,
-        outer_rate=1e-2, views=0,
-        valid_tasks=20, validations=1, diagnose=False, resume=True,
+        omniglot.METHODS[method], seed=seed, filters=(16, 16, 16, 16), tasks=2, steps=600,
+        outer_rate=1e-2, views=0, valid_tasks=20, validations=1, diagnose=False, resume=True,
         out=runs / f"{method}-seed{seed}",
     )  # fmt: skip
 
 
-def images(s: experiment.Settings) -> _few_shot.Classes:
-    """Omniglot's, as the experiment has them."""
-    return _few_shot.Classes(
-        partial(omniglot, split=s.split, size=s.size), rotate_train=True, rotate_held_out=True
-    )
-
-
-def cosines(theta: PyTree, seed: int, runs: Path) -> list[float]:
-    """Of both meta-gradients, one a training task."""
-    s = settings("maml", seed, runs)
+def cosines(thetas: list[PyTree], s: omniglot.Settings) -> list[float]:
+    """Of both meta-gradients, one for each theta and training task."""
     one = learner(s, channels=1)
     draw = episodes(
-        images(s).images("train"), s.way, s.shot, s.queries, rotations=True, distort=s.distort
-    )
+        omniglot.classes(s).images("train"), s.way, s.shot, s.queries, rotations=True,
+        distort=s.distort,
+    )  # fmt: skip
 
     @jax.jit
     def both(theta: PyTree, key: jax.Array) -> list[jax.Array]:
@@ -80,22 +56,24 @@ def cosines(theta: PyTree, seed: int, runs: Path) -> list[float]:
         return [ravel_pytree(gradient(theta, draw(key)).by_theta)[0] for gradient in each]
 
     found = []
-    for key in jax.random.split(jax.random.key(seed + 1000), COMPARED):
-        a, b = both(theta, key)
-        found.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+    for theta in thetas:
+        for key in jax.random.split(jax.random.key(s.seed + 1000), COMPARED):
+            a, b = both(theta, key)
+            found.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
     return found
 
 
 def row(seed: int, runs: Path) -> dict[str, Any]:
     """Both accuracies, their difference task by task, and the least cosine at both thetas."""
-    (one, exact), (other, by_contrasts) = (trained(method, seed, runs) for method in METHODS)
+    several = [settings(method, seed, runs) for method in METHODS]
+    (one, exact), (other, by_contrasts) = (trained(s, JUDGED) for s in several)
     return {
         "seed": seed,
         "maml": float(np.mean(exact)),
         "maml-trajectory": float(np.mean(by_contrasts)),
         "difference": float(np.mean(by_contrasts - exact)),
         "half_width": half_width(by_contrasts - exact),
-        "least_cosine": min(cosines(one, seed, runs) + cosines(other, seed, runs)),
+        "least_cosine": min(cosines([one, other], several[0])),
     }
 
 

@@ -47,8 +47,8 @@ class Settings(frame.Settings):
     nudged: int = 15  # of a nudged phase,
     final: int = 100  # and of the learner that is tested.
     # The augmented loss is convex, so that the nudge may be large; a smaller one was no better.
-    # None: what `suggest_beta` says where meta-training starts.
-    beta: float | None = 0.5  # The strength of the nudge.
+    # The strength of the nudge; None: what `suggest_beta` says where meta-training starts.
+    beta: float | None = 0.5
     cg: int = 20  # Iterations of conjugate gradient.
 
 

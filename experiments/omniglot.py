@@ -167,13 +167,19 @@ EXPERIMENT = _few_shot.Experiment(
 )
 
 
+def classes(s: Settings) -> _few_shot.Classes:
+    """The characters.
+
+    As published: of Vinyals' split the rotated ones are classes to test on too, but not of the data
+    set's own.
+    """
+    images = partial(omniglot, split=s.split, size=s.size)
+    return _few_shot.Classes(images, rotate_train=True, rotate_held_out=s.split == "vinyals")
+
+
 def run(s: Settings) -> dict[str, Any]:
     """One method, one kind of task, one seed."""
-    # As published: of Vinyals' split the rotated characters are classes to test on too, but not of
-    # the data set's own.
-    images = partial(omniglot, split=s.split, size=s.size)
-    classes = _few_shot.Classes(images, rotate_train=True, rotate_held_out=s.split == "vinyals")
-    return _few_shot.run(EXPERIMENT, s, learner(s, channels=1), classes)
+    return _few_shot.run(EXPERIMENT, s, learner(s, channels=1), classes(s))
 
 
 if __name__ == "__main__":

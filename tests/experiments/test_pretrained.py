@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import fields
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from _few_shot_learners import Reference, Theta, learner
 
 import metacontrast as mc
 from metacontrast import pretrained
-from metacontrast.tasks import omniglot as characters
 
 RESULTS = Path(__file__).parents[2] / "results"
 DATA = Path(os.environ.get("METACONTRAST_DATA", "/nowhere"))
@@ -63,9 +61,7 @@ def test_a_theta_of_characters_gives_its_figure(name):
     s = settings(omniglot.Settings, result)
     with jax.enable_x64(False):
         one, theta = of_characters(s, theta, name)
-        images = partial(characters, split=s.split, size=s.size)
-        classes = _few_shot.Classes(images, rotate_train=True, rotate_held_out=True)
-        stacks = classes.held_out("test", s, s.test_tasks, s.test_queries)()
+        stacks = omniglot.classes(s).held_out("test", s, s.test_tasks, s.test_queries)()
         values = _few_shot.scorer(one, jnp.zeros(0))(theta, islice(stacks, FEW // _few_shot.BATCH))
     # The mean of some of the tasks, within 5 standard errors (false alarm: 6e-7).
     assert abs(np.mean(values) - result["value"]) < 5 * result["std"] / np.sqrt(FEW)

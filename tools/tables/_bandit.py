@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._sine import Run, Table
+from ._runs import Run, Table, runs_of
 
 
 def games(results: dict[str, Any]) -> Table:
@@ -15,7 +15,7 @@ def games(results: dict[str, Any]) -> Table:
     columns = ("method", "trials", *first["by_delta"], "meta-steps", "seeds")
     rows = []
     for method in results["methods"]:
-        of = [run for run in results["runs"] if run["method"] == method]
+        of = runs_of(results, method)
         rows += [_row(f"`{method}`", trials, of) for trials in of[0]["games"]]
     return columns, rows
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from metacontrast.train import half_width
 
-from ._sine import Run, Table
+from ._runs import Run, Table, runs_of
 
 NEW = "new_accuracy"
 COLUMNS = (
@@ -20,7 +20,7 @@ COLUMNS = (
 
 def table(results: dict[str, Any]) -> Table:
     """Test accuracy three times, the highest on a new start first; and that on images seen."""
-    of = {name: [r for r in results["runs"] if r["method"] == name] for name in results["methods"]}
+    of = {name: runs_of(results, name) for name in results["methods"]}
     order = sorted(of, key=lambda name: -np.mean(_each(of[name], NEW)))
     best = {seed: run[NEW] for run in of.get("grid", []) for seed in run["seeds"]}
     return COLUMNS, [_row(name, of[name], best) for name in order]

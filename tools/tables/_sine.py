@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from metacontrast.train import half_width
 
-Run: TypeAlias = dict[str, Any]
-Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
+from ._runs import Run, Table, runs_of
+
 # Of each row: what it is, the method in the published protocol, ours, and what differs in ours.
 ROWS = (
     (
@@ -39,20 +38,11 @@ ROWS = (
 
 def beside_the_talk(results: dict[str, Any]) -> Table:
     """The talk's figure, ours in the nearest published protocol, ours at its best."""
-    tuned = {paper: f"{paper}-tuned" for _, paper, _, _ in ROWS if _of(results, f"{paper}-tuned")}
-    columns = (
-        "", "Sacramento's talk", "published protocol",
-        *(["the same, rates chosen on validation tasks"] if tuned else []),
-        "at its best", "what differs there",
-    )  # fmt: skip
+    columns = ("", "Sacramento's talk", "published protocol", "at its best", "what differs there")
     rows = [
-        [
-            name, _talk(results, paper), _ours(results, paper),
-            *([_ours(results, tuned.get(paper, ""))] if tuned else []),
-            _ours(results, best), differs,
-        ]
+        [name, _talk(results, paper), _ours(results, paper), _ours(results, best), differs]
         for name, paper, best, differs in ROWS
-    ]  # fmt: skip
+    ]
     return columns, rows
 
 
@@ -62,10 +52,10 @@ def _talk(results: dict[str, Any], method: str) -> str:
 
 def _ours(results: dict[str, Any], method: str) -> str:
     """What the last thetas came to; in the published protocol also those best on validation."""
-    of = _of(results, method)
+    of = runs_of(results, method)
     if not of:
         return f"`{method}`: not run anew" if method else ""
-    best = _of_best(of) if method.startswith("paper") and not method.endswith("-tuned") else []
+    best = _of_best(of) if method.startswith("paper") else []
     of_best = f"; best on validation {summary(best)}" if best else ""
     return f"`{method}`: {summary(_values(of))}{of_best}"
 
@@ -77,14 +67,13 @@ def runs(results: dict[str, Any]) -> Table:
         "inner steps", "meta-steps", "flagged",
     )  # fmt: skip
     _, published, ours, _ = zip(*ROWS, strict=True)
-    tuned = [f"{name}-tuned" for name in published]
-    several = *published, *tuned, *ours, "cml-gd-suggested"
-    names = [name for name in several if _of(results, name)]
+    several = *published, *ours, "cml-gd-suggested"
+    names = [name for name in several if runs_of(results, name)]
     return columns, [_row(name, results) for name in names]
 
 
 def _row(name: str, results: dict[str, Any]) -> list[str]:
-    of, settings = _of(results, name), results["methods"][name]["settings"]
+    of, settings = runs_of(results, name), results["methods"][name]["settings"]
     is_contrastive = name.startswith(("cml", "paper-gd", "paper-sgd"))
     phases = 2 if name.startswith(("cml-gd", "cml-sgd")) else 1
     nudged = f" + {phases} x {settings['nudged']}" if is_contrastive else ""
@@ -95,10 +84,6 @@ def _row(name: str, results: dict[str, Any]) -> list[str]:
         summary(best) if best else "", f"{settings['free']}{nudged}",
         f"{of[0]['meta_steps']:,}", flagged(of),
     ]  # fmt: skip
-
-
-def _of(results: dict[str, Any], method: str) -> list[Run]:
-    return [run for run in results["runs"] if run["method"] == method]
 
 
 def _values(of: list[Run]) -> list[float]:

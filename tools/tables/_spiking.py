@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._sine import Run, Table
+from ._runs import Run, Table
 
 
 def fast(results: dict[str, Any]) -> Table:

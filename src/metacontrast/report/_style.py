@@ -45,7 +45,6 @@ _LOOKS = {
     "linear nudge": (PINK, "D"),
     "cml": (RED, "o"), "cml-gd": (RED, "o"), "cml-sgd": (ORANGE, "v"), "cml-gn": (PINK, "D"),
     "cml-gd-suggested": (GREEN, "8"), "cml-suggested": (ORANGE, "v"),
-    "paper-gd-tuned": (RED, "x"), "paper-sgd-tuned": (ORANGE, "+"), "paper-maml-tuned": (BLUE, "H"),
     "cml-mod": (BROWN, "P"), "cml-syn": (RED, "o"), "cml-head": (ORANGE, "v"),
     "paper-gd": (RED, ">"), "paper-sgd": (ORANGE, "^"), "paper-maml": (BLUE, "p"),
     "paper-scratch": (GREY, "d"),
