@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ from frame import first_key
 
 REPEATS, META_STEPS = 3, 3
 SIDES = (14, 7, 4, 2)  # of the images after each of the four halvings
-HEADER = "tasks  precision      ms a meta-step  ms an inner step  TFLOP/s  compilation (s)"
+HEADER = (
+    "tasks  precision      nudged phases  ms a meta-step  ms an inner step  TFLOP/s  "
+    "compilation (s)"
+)
 
 
 def work(s: Any) -> float:
@@ -73,6 +77,7 @@ def measure(s: Any, images: Any) -> dict[str, Any]:
     meta, inner = float(np.median(times)), s.inner_steps + 2 * s.nudged_steps
     return {
         "tasks": s.tasks, "precision": s.precision, "filters": s.filters[0],
+        "side_by_side": s.side_by_side,
         "ms_meta_step": 1e3 * meta, "ms_inner_step": 1e3 * meta / inner,
         "tflops": work(s) * inner / meta / 1e12, "compilation": compilation,
     }  # fmt: skip
@@ -80,8 +85,9 @@ def measure(s: Any, images: Any) -> dict[str, Any]:
 
 def line(r: dict[str, Any]) -> str:
     """A row of the table."""
+    phases = "side by side" if r["side_by_side"] else "in turn"
     return (
-        f"{r['tasks']:5}  {r['precision']:13}  {r['ms_meta_step']:14.2f}  "
+        f"{r['tasks']:5}  {r['precision']:13}  {phases:13}  {r['ms_meta_step']:14.2f}  "
         f"{r['ms_inner_step']:16.3f}  {r['tflops']:7.2f}  {r['compilation']:15.1f}"
     )
 
@@ -94,6 +100,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[16, 64])
     choices = ["highest", "tensorfloat32", "bfloat16"]
     parser.add_argument("--precision", nargs="+", choices=choices, default=choices)
+    phases = ["in-turn", "side-by-side"]
+    parser.add_argument("--phases", nargs="+", choices=phases, default=phases)
     parser.add_argument("--quick", action="store_true", help="one small setting")
     args = parser.parse_args()
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
@@ -104,8 +112,10 @@ def main() -> None:
         base = replace(base, filters=(8,) * 4, inner_steps=2, nudged_steps=1)
     precisions: list[Precision] = ["highest"] if args.quick else args.precision
     for tasks in [2] if args.quick else args.tasks:
-        for precision in precisions:
-            rows.append(measure(replace(base, tasks=tasks, precision=precision), images))
+        for precision, phases in product(precisions, args.phases):
+            together = phases == "side-by-side"
+            s = replace(base, tasks=tasks, precision=precision, side_by_side=together)
+            rows.append(measure(s, images))
             print(line(rows[-1]), flush=True)
             if args.out is not None:
                 args.out.write_text(json.dumps({"device": device, "rows": rows}, indent=1) + "\n")

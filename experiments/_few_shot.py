@@ -56,6 +56,7 @@ class Settings(frame.Settings):
     nudged_steps: int = 0  # Inner steps of a nudged phase.
     beta: float = 0.0  # The strength of the nudge.
     nudge: Literal["outer", "linear"] = "outer"  # By the outer loss, or its slope at the free end.
+    side_by_side: FlagConversionOff[bool] = False  # Both nudged phases in one batch.
     pull: float = 0.0  # Lambda of the synapses, which is not learned here.
     largest_gain: float | None = None  # Of theta's normalised layers. Default: any.
     centred: FlagConversionOff[bool] = (

@@ -38,7 +38,8 @@ def learner(s: Settings, channels: int) -> Learner:
 def network(s: Settings, channels: int, classes: int | None = None) -> ConvNet:
     """The convolutional network of these settings: features, or logits of `classes`."""
     # No learner here is differentiated in forward mode first.
-    lowering: Literal["reverse"] | None = "reverse" if jax.default_backend() == "cpu" else None
+    known = jax.default_backend() in ("cpu", "gpu")
+    lowering: Literal["reverse"] | None = "reverse" if known else None
     return conv4(
         s.filters, strided=True, channels=channels, size=s.size, classes=classes,
         precision=s.precision, lowering=lowering,
@@ -122,7 +123,9 @@ class FastWeights(Learner):
         s = self.s
         if s.method in ("cml-syn", "cml-mod"):
             nudged = nesterov(s.inner_rate, s.nudged_steps)
-            return mc.Contrastive(s.beta, "symmetric", nudge=s.nudge, nudged=nudged)
+            return mc.Contrastive(
+                s.beta, "symmetric", nudge=s.nudge, nudged=nudged, side_by_side=s.side_by_side
+            )
         if s.method == "imaml-cg":
             # The network's Hessian may be indefinite where so few steps end; 2 lambda holds it up,
             # and as much again is added.

@@ -123,7 +123,7 @@ def _ours(published: Settings, way: int) -> Settings:
 
 def _on_gpu(s: Settings, shot: int) -> Settings:
     """The published filters and tasks, for five minutes of an H200; others are as on a CPU."""
-    s = replace(s, filters=(64, 64, 64, 64), precision="tensorfloat32")
+    s = replace(s, filters=(64, 64, 64, 64), precision="tensorfloat32", side_by_side=True)
     if shot == 1:
         return replace(s, steps=6000, tasks=16)
     # Five times the images: fewer tasks, and fewer further views of each in tests.

@@ -38,6 +38,7 @@ def contrast(
     control: bool = False,
     starts: Sequence[Start] | None = None,
     inverse: InverseCurvature | None = None,
+    side_by_side: bool = False,
 ) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
     """Run the nudged phases of a stencil, and contrast them by one backward pass.
 
@@ -57,6 +58,7 @@ def contrast(
         starts: of the phases, in their order: the control's, if there is one, and the nodes'.
             Default: `phi_0` for each, with no memory.
         inverse: of the curvature at `phi_0`, if the free phase's solver has approximated it.
+        side_by_side: run the nodes' phases in one batch, rather than one after the other.
 
     Returns:
         The derivatives by theta and by z (`float0` for leaves that are not floating), and the
@@ -65,7 +67,7 @@ def contrast(
     tangent = _tangent(loss, phi_0, solver, nudge, starts, inverse)
     if tangent is not None:
         return contrast_along(loss, phi_0, tangent, stencil, nudge)
-    return _contrast_of_runs(loss, phi_0, solver, stencil, nudge, control, starts)
+    return _contrast_of_runs(loss, phi_0, solver, stencil, nudge, control, starts, side_by_side)
 
 
 def _tangent(
@@ -88,16 +90,38 @@ def _contrast_of_runs(
     nudge: Callable[[Scalar | complex], Nudge],
     control: bool,
     starts: Sequence[Start] | None,
+    side_by_side: bool,
 ) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
     """The contrast of phases that are learned."""
     runs = _nudged(loss, stencil, nudge)
-    free = stencil.free
+    free, first = stencil.free, 0
     if control and free is not None:
-        runs, free = [(loss, free), *runs], None
+        runs, free, first = [(loss, free), *runs], None, 1
     if starts is None:
         starts = [Start(_like(phi_0, each), model=loss.state) for each, _ in runs]
-    phases = [_phase(solver, *run, start) for run, start in zip(runs, starts, strict=True)]
+    # Of those one after the other. The control's loss has no nudge, and so is none of the batch.
+    last = first if side_by_side else len(runs)
+    in_turn = zip(runs[:last], starts[:last], strict=True)
+    phases = [_phase(solver, *run, start) for run, start in in_turn]
+    if last < len(runs):
+        solve = lambda beta, start: run_solver(solver, loss.nudged(nudge(beta)), start)
+        phases += _side_by_side(solve, stencil.nodes, runs[first:], starts[first:])
     return _contrasted(loss, phi_0, free, phases), phases
+
+
+def _side_by_side(
+    solve: Callable[[Scalar | complex, Start], Solution],
+    nodes: Sequence[Scalar | complex],
+    runs: Sequence[tuple[Loss, Scalar | complex]],
+    starts: Sequence[Start],
+) -> list[Phase]:
+    """The phases of the nodes, run in one batch."""
+    stack = lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])
+    # An approximation of the curvature is of the free phase alone, and may be a function.
+    each = lambda beta, start: solve(beta, start)._replace(inverse=None)
+    solutions = jax.vmap(each)(stack(*nodes), jax.tree.map(stack, *starts))
+    take = lambda k: jax.tree.map(lambda leaf: leaf[k], solutions)
+    return [_ended(*run, take(k)) for k, run in enumerate(runs)]
 
 
 def contrast_along(
@@ -132,7 +156,10 @@ def _nudged(
 
 
 def _phase(solver: Solver, loss: Loss, weight: Scalar | complex, start: Start) -> Phase:
-    solution = run_solver(solver, loss, start)
+    return _ended(loss, weight, run_solver(solver, loss, start))
+
+
+def _ended(loss: Loss, weight: Scalar | complex, solution: Solution) -> Phase:
     return Phase(loss.with_state(solution.model), solution, weight)
 
 
@@ -205,6 +232,7 @@ def linear_contrast(
     control: bool = False,
     starts: Sequence[Start] | None = None,
     inverse: InverseCurvature | None = None,
+    side_by_side: bool = False,
 ) -> tuple[tuple[PyTree, PyTree], list[Phase]]:
     """`v' dphi_0/d(theta, z)` for a cotangent `v` of phi_0: the contrast of linear nudges along it.
 
@@ -225,6 +253,7 @@ def linear_contrast(
         control: as of `contrast`.
         starts: as of `contrast`.
         inverse: as of `contrast`.
+        side_by_side: as of `contrast`.
     """
     size = norm(v)
     along = jax.tree.map(lambda leaf: (leaf / or_one(size)).astype(leaf.dtype), v)
@@ -242,4 +271,4 @@ def linear_contrast(
     points = stencil(scheme, order, beta).scaled(size)
     if tangent is not None:
         return contrast_along(loss, phi_0, tangent, points, nudge)
-    return _contrast_of_runs(loss, phi_0, solver, points, nudge, control, starts)
+    return _contrast_of_runs(loss, phi_0, solver, points, nudge, control, starts, side_by_side)

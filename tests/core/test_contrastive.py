@@ -1,7 +1,7 @@
 """The contrastive rule against closed forms, and what each of its settings does."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import jax
@@ -237,6 +237,34 @@ def test_nudged_solver_runs_the_nudged_phases_and_no_other(control):
     nudged = record(SGD)
     free = traced(mc.Contrastive(0.1, nudged=nudged, control=control), SGD)
     assert (free.betas, nudged.betas) == ([0.0], [0.0, 0.1] if control else [0.1])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        mc.Contrastive(0.1, "symmetric"),
+        mc.Contrastive(0.1, order=3, control=True),
+        mc.Contrastive(0.1, "symmetric", order=4, nudge="linear"),
+        mc.Contrastive(0.1, "holomorphic", nudge="linear"),
+        mc.Contrastive(0.1, order=2, nudged=mc.secant_cg(3), nudge="linear"),
+    ],
+    ids=lambda rule: repr(rule)[12:60],
+)
+@pytest.mark.parametrize(
+    "solver", [SGD, mc.until_converged(optax.sgd(0.1), 1e-3)], ids=["2", "tol"]
+)
+def test_phases_side_by_side_are_the_same_phases(rule, solver):
+    def run(side_by_side):
+        estimator = replace(rule, side_by_side=side_by_side)
+        gradient = mc.meta_gradient(quadratic, solver, estimator)
+        first = gradient(*random_quadratic(0))
+        warm = gradient(*random_quadratic(1), starts=first.phases)
+        return [(m.value, m.by_theta, m.by_z, m.aux, m.phases) for m in (first, warm)]
+
+    one, other = jax.jit(lambda: (run(True), run(False)))()
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e4 * EPS / 0.1, atol=1e4 * EPS / 0.1)
 
 
 @pytest.mark.parametrize("nudge", ["outer", "linear"])

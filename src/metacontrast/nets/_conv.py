@@ -43,9 +43,9 @@ def conv(
             where the machine is faster for it. Sums stay in the type of `x` and `w`.
         lowering: "patches" or "lax"; default: "patches" on CPUs and GPUs, as measured there, and
             "lax" elsewhere. Or "reverse": patches, with a faster gradient by kernels whose
-            k k channels are fewer than their filters, as of a first layer on grey images. Such a
-            layer can be differentiated any number of times, but not in forward mode first
-            (`jax.jvp`, `jax.jacfwd`).
+            k k channels are fewer than their filters, as of a first layer on grey images (and, in
+            a network, of batch normalisation). Such a layer can be differentiated any number of
+            times, but not in forward mode first (`jax.jvp`, `jax.jacfwd`).
 
     Raises:
         ValueError: an unknown lowering or precision.
@@ -137,6 +137,40 @@ def normalise(x: jax.Array, by: Statistics, gain: jax.Array, shift: jax.Array) -
     """Batch normalisation (Ioffe and Szegedy, 2015) by given statistics, then gain and shift."""
     scale = gain / jnp.sqrt(by.var + 1e-5)
     return x * over(scale, x) + over(shift - scale * by.mean, x)
+
+
+@jax.custom_vjp
+def normalise_once(x: jax.Array, bias: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """`normalise` of `x + bias` by its own statistics, of which the bias is no part.
+
+    Differentiated by hand: backwards the images are walked through twice, where what JAX derives
+    sums over all of them four times a channel, two of these sums being zero. Not in forward mode
+    first.
+    """
+    return _normalise_forward(x, bias, gain, shift)[0]
+
+
+def _normalise_forward(
+    x: jax.Array, bias: jax.Array, gain: jax.Array, shift: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Statistics, jax.Array]]:
+    by = statistics(x)
+    return normalise(x, by, gain, shift), (x, by, gain)
+
+
+def _normalise_backward(
+    residuals: tuple[jax.Array, Statistics, jax.Array], ct: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    x, by, gain = residuals
+    axes = tuple(range(x.ndim - 1))
+    rate = 1 / jnp.sqrt(by.var + 1e-5)
+    unit = over(rate, x) * (x - over(by.mean, x))
+    by_shift, by_gain = jnp.sum(ct, axes), jnp.sum(ct * unit, axes)
+    n = x.size // x.shape[-1]
+    by_x = over(gain * rate, x) * (ct - over(by_shift / n, x) - unit * over(by_gain / n, x))
+    return by_x, jnp.zeros_like(by_shift), by_gain, by_shift
+
+
+normalise_once.defvjp(_normalise_forward, _normalise_backward)
 
 
 def over(channels: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,7 +11,17 @@ import jax.numpy as jnp
 
 from .._precision import Precision
 from .._types import Key, PyTree
-from ._conv import Lowering, Statistics, conv, kaiming, max_pool, normalise, over, statistics
+from ._conv import (
+    Lowering,
+    Statistics,
+    conv,
+    kaiming,
+    max_pool,
+    normalise,
+    normalise_once,
+    over,
+    statistics,
+)
 
 
 @runtime_checkable
@@ -74,10 +84,13 @@ def stacked(layers: Sequence[Layer], precision: Precision, lowering: Lowering | 
             else:
                 # A 1x1 convolution of 1x1 images: factors and sums as in the other layers.
                 x = convolve(x.reshape(len(x), 1, 1, -1), p["w"][None, None])[:, 0, 0]
-            x = x + over(p["b"], x)
+            plain, x = x, x + over(p["b"], x)
             if layer.norm:
                 used.append(statistics(x) if stats is None else stats[len(used)])
-                x = normalise(x, used[-1], p["gain"], p["shift"])
+                if lowering == "reverse" and stats is None:
+                    x = normalise_once(plain, p["b"], p["gain"], p["shift"])
+                else:
+                    x = normalise(x, used[-1], p["gain"], p["shift"])
             x = jax.nn.relu(x) if layer.relu else x
             x = max_pool(x) if layer.pool else x
         return x.reshape(len(x), -1), tuple(used)
