@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from metacontrast.tasks._wheel import ARMS, mean_rewards, uniform_regret
 from metacontrast.train import is_first
 
 FILE = "regrets.npz"
+SIDE = 121  # points along each side of the square that policies are asked on
 
 
 def save_regrets(folder: Path, deltas: Sequence[float], each: np.ndarray) -> None:
@@ -56,22 +58,45 @@ def draw_regrets(root: Path, deltas: Sequence[float], methods: Iterable[str], ax
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
-def draw_policies(
-    agent: Agent, deltas: Sequence[float], key: jax.Array, trials: int, axes: Any
-) -> None:
+def policies(
+    agent: Agent, deltas: Sequence[float], key: jax.Array, trials: int
+) -> dict[str, list[str]]:
+    """The arm that the agent would pull at each point of the disc, after a game of each delta.
+
+    Of a grid over the square, row by row from below, with runs of equal arms as "ARMxCOUNT".
+    """
+    x = _grid()
+    learned = jax.jit(lambda delta: agent.act(play(agent, delta, key, trials)[0], x, key))
+    rows = lambda delta: np.asarray(learned(delta)).reshape(SIDE, SIDE)
+    return {str(delta): [_packed(row) for row in rows(delta)] for delta in deltas}
+
+
+def draw_policies(policies: Mapping[str, Sequence[str]], axes: Any) -> None:
     """The arm chosen at each point: at best (upper row), and by the agent after a game (lower)."""
-    side = jnp.linspace(-1, 1, 241)
-    x = jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    is_outside = np.asarray(jnp.linalg.norm(x, axis=1) > 1)
-    learned = jax.jit(lambda delta: play(agent, delta, key, trials)[0])
-    for delta, column in zip(deltas, axes.T, strict=True):
-        state = learned(delta)
-        best = jnp.argmax(mean_rewards(x, delta), axis=1)
-        for ax, arm in zip(column, (best, agent.act(state, x, key)), strict=True):
-            _disc(ax, np.where(is_outside, np.nan, arm).reshape(len(side), -1), delta)
+    x = _grid()
+    is_outside = np.asarray(jnp.linalg.norm(x, axis=1) > 1).reshape(SIDE, SIDE)
+    for (name, rows), column in zip(policies.items(), axes.T, strict=True):
+        delta = float(name)
+        best = np.asarray(jnp.argmax(mean_rewards(x, delta), axis=1)).reshape(SIDE, SIDE)
+        for ax, arm in zip(column, (best, np.stack(list(map(_unpacked, rows)))), strict=True):
+            _disc(ax, np.where(is_outside, np.nan, arm), delta)
         column[0].set_title(f"$\\delta$ = {delta}")
     axes[0, 0].set_ylabel("best arm")
     axes[1, 0].set_ylabel("arm chosen")
+
+
+def _grid() -> jax.Array:
+    side = jnp.linspace(-1, 1, SIDE)
+    return jnp.stack(jnp.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+
+def _packed(row: np.ndarray) -> str:
+    return " ".join(f"{arm}x{len(list(same))}" for arm, same in groupby(row.tolist()))
+
+
+def _unpacked(row: str) -> np.ndarray:
+    runs = [part.split("x") for part in row.split()]
+    return np.repeat([int(arm) for arm, _ in runs], [int(count) for _, count in runs])
 
 
 def _disc(ax: Any, arms: np.ndarray, delta: float) -> None:

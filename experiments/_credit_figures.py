@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metacontrast.report import look
-from metacontrast.train import read_result
 
 SHORT_NAMES = {
     "backprop": "backprop",
@@ -22,15 +20,6 @@ SHORT_NAMES = {
     "direct-feedback-alignment": "direct feedback\nalignment",
 }
 SIZE = (3.4, 3.6)
-
-
-def rows_of(root: Path) -> list[dict[str, Any]]:
-    """The results below a folder, in the order of the methods."""
-    return [
-        read_result(path.parent)
-        for name in SHORT_NAMES
-        for path in sorted((root / name).glob("seed*/result.json"))
-    ]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _bandit_figures import draw_policies, draw_regrets, save_regrets
+from _bandit_figures import draw_policies, draw_regrets, policies, save_regrets
 from _bandit_neural_linear import Prior, neural_linear
 from _bandit_play import FIRST, Agent, Buffer, play_all, uniform
 from jaxtyping import PyTree
@@ -285,8 +285,8 @@ def run(s: Settings) -> dict[str, Any]:
     n = len(s.deltas)
     curves = partial(draw_regrets, folder.parent.parent, s.deltas, METHODS)
     figure(folder / "regret", curves, 1, n)
-    policies = partial(draw_policies, agent, s.deltas, games[0], s.trials)
-    figure(folder / "policy", policies, 2, n, (2, 2))
+    facts["policies"] = policies(agent, s.deltas, games[0], s.trials)
+    figure(folder / "policy", partial(draw_policies, facts["policies"]), 2, n, (2, 2))
     return EXPERIMENT.finish(s, values, note="".join(lines), **facts)
 
 

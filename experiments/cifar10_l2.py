@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -156,13 +157,15 @@ def run(s: Settings) -> dict[str, Any]:
     found = judged(s, learn, photos, theta, tests.open())
     same = found.pop("same")
     accuracies: dict[str, Any] = {f"{k}_accuracy": float(jnp.mean(x)) for k, x in found.items()}
-    figure(EXPERIMENT.folder(s) / "lambda", partial(draw, theta), 1, 5, (2.2, 2.2))
+    spread = histograms(theta)
+    figure(EXPERIMENT.folder(s) / "lambda", partial(draw, spread), 1, 5, (2.2, 2.2))
     return EXPERIMENT.finish(
         s,
         same,
         seconds=seconds,
         image_gradients=s.steps * cost(s),
         log10_lambda=quartiles(theta),
+        histograms=spread,
         **accuracies,
     )
 
@@ -174,12 +177,21 @@ def quartiles(theta: PyTree) -> dict[str, list[float]]:
     return {jax.tree_util.keystr(path): of(leaf).tolist() for path, leaf in leaves}
 
 
-def draw(theta: PyTree, axes: Any) -> None:
-    """The lambdas of each layer's matrix."""
+def histograms(theta: PyTree) -> list[dict[str, Any]]:
+    """Of log10 lambda of each layer's matrix: how many are in each of 40 equal bins."""
     layers = jax.tree.broadcast(theta, start(0))
-    for i, (ax, layer) in enumerate(zip(axes.flat, layers, strict=True)):
-        values = np.asarray(layer["w"]).ravel() / math.log(10)
-        ax.hist(values, bins=40, color=f"C{i}")
+    found = []
+    for layer in layers:
+        counts, edges = np.histogram(np.asarray(layer["w"]).ravel() / math.log(10), bins=40)
+        found.append({"from": edges[0], "to": edges[-1], "counts": counts.tolist()})
+    return found
+
+
+def draw(histograms: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """The lambdas of each layer's matrix."""
+    for i, (ax, of) in enumerate(zip(axes.flat, histograms, strict=True)):
+        edges = np.linspace(of["from"], of["to"], len(of["counts"]) + 1)
+        ax.stairs(of["counts"], edges, fill=True, color=f"C{i}")
         ax.set(title=f"layer {i + 1}", xlabel="log10 lambda", yticks=[])
 
 

@@ -23,7 +23,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import _cifar10
@@ -36,7 +35,6 @@ from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.report import figure, look
-from metacontrast.train import RESULT, read_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +178,8 @@ def run(s: Settings) -> dict[str, Any]:
         curve=curve,
     )
     folder = EXPERIMENT.folder(s)
-    figure(folder / "curves", partial(draw, folder.parent.parent, s.seed), 1, 2)
+    others = EXPERIMENT.results(folder.parent.parent, s.seed)
+    figure(folder / "curves", partial(draw, others), 1, 2)
     return result
 
 
@@ -224,14 +223,11 @@ def learn_lambda(
     return judge(trained.best, task)[0], curve, trained.seconds
 
 
-def draw(runs: Path, seed: int, axes: Any) -> None:
-    """Validation loss and accuracy over meta-steps, of all methods run with this seed so far."""
+def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """Validation loss and accuracy over meta-steps, of a run of each method."""
     loss, accuracy = axes.flat
-    for name in METHODS:
-        folder = runs / name / f"seed{seed}"
-        if not (folder / RESULT).is_file():
-            continue
-        curve = read_result(folder)["curve"]
+    for row in rows:
+        name, curve = row["method"], row["curve"]
         if len(curve) == 1:
             loss.axhline(curve[0]["valid_loss"], color="0.6", ls=":", label=name)
             accuracy.axhline(curve[0]["valid_accuracy"], color="0.6", ls=":")

@@ -13,7 +13,7 @@ error against each imperfection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ import metacontrast as mc
 from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.tasks import sine
-from metacontrast.train import evaluator, read_result, summarise, validation
+from metacontrast.train import evaluator, summarise, validation
 
 NET = mlp(1, 40, 2, 1, jnp.tanh)
 
@@ -118,7 +118,7 @@ def run(s: Settings) -> dict[str, Any]:
 
 def overview(root: Path) -> None:
     """The figure of all methods below `root`."""
-    path = figure(root / "imperfections", partial(draw_panels, root), 2, 3)
+    path = figure(root / "imperfections", partial(draw_panels, EXPERIMENT.results(root)), 2, 3)
     print(f"Figure: {path}")
 
 
@@ -132,17 +132,17 @@ LABELS = {
 }
 
 
-def draw_panels(root: Path, axes: Any) -> None:
-    """Of the seeds below `root`: means, each a small dot, and a line where all is perfect.
+def draw_panels(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
+    """Of the seeds of all methods: means, each a small dot, and a line where all is perfect.
 
     Seeds differ more than many imperfections matter: compare within a seed.
     """
     for ax, field in zip(axes.flat, PANELS, strict=True):
-        draw_perfect(root, "batch", ax, color="0.8", lw=4, label="the ordinary rule, a line a seed")
-        draw_perfect(root, "online", ax, color="C0", ls="--", label="online, perfect")
-        draw_spoiled(root, field, "value", ax, "C3o-", "online, spoiled")
+        draw_perfect(rows, "batch", ax, color="0.8", lw=4, label="the ordinary rule, a line a seed")
+        draw_perfect(rows, "online", ax, color="C0", ls="--", label="online, perfect")
+        draw_spoiled(rows, field, "value", ax, "C3o-", "online, spoiled")
         if field in ("capacity", "memory_noise"):
-            draw_spoiled(root, field, "own_memory", ax, "C1s-", "tested with that memory too")
+            draw_spoiled(rows, field, "own_memory", ax, "C1s-", "tested with that memory too")
         ax.set_xscale("linear" if field == "capacity" else "log")
         ax.set_yscale("log")
         ax.set_xlabel(LABELS[field])
@@ -155,26 +155,29 @@ def draw_panels(root: Path, axes: Any) -> None:
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
-def draw_perfect(root: Path, method: str, ax: Any, label: str, **style: Any) -> None:
+def draw_perfect(
+    rows: Sequence[Mapping[str, Any]], method: str, ax: Any, label: str, **style: Any
+) -> None:
     """A line for each seed."""
-    for value in results(root, method, "value"):
+    for value in results(rows, method, "value"):
         ax.axhline(value, label=label, **style)
         label = "_"  # of the others none: matplotlib leaves it out
 
 
-def draw_spoiled(root: Path, field: str, key: str, ax: Any, style: str, label: str) -> None:
+def draw_spoiled(
+    rows: Sequence[Mapping[str, Any]], field: str, key: str, ax: Any, style: str, label: str
+) -> None:
     """The mean at each level that was run, and the seeds around it."""
-    values = {x: results(root, f"{field.replace('_', '-')}-{x:g}", key) for x in PANELS[field]}
+    values = {x: results(rows, f"{field.replace('_', '-')}-{x:g}", key) for x in PANELS[field]}
     values = {x: some for x, some in values.items() if some.size}
     ax.plot(list(values), [some.mean() for some in values.values()], style, label=label)
     for x, some in values.items():
         ax.plot(np.full(len(some), x), some, style[:2] + ".", ms=3)
 
 
-def results(root: Path, method: str, key: str) -> np.ndarray:
+def results(rows: Sequence[Mapping[str, Any]], method: str, key: str) -> np.ndarray:
     """What the seeds of a method say of `key`."""
-    paths = sorted((root / method).glob("seed*/result.json"))
-    return np.array([read_result(path.parent)[key] for path in paths], float)  # None is NaN
+    return np.array([row[key] for row in rows if row["method"] == method], float)  # None is NaN
 
 
 if __name__ == "__main__":

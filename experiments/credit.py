@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _credit_figures import SHORT_NAMES, SIZE, draw, rows_of
+from _credit_figures import SHORT_NAMES, SIZE, draw
 from jaxtyping import PyTree
 
 import metacontrast as mc
@@ -256,7 +256,7 @@ def run(s: Settings) -> dict[str, Any]:
 
 def overview(root: Path) -> None:
     """The figure of all methods."""
-    path = figure(root / "credit", partial(draw, rows_of(root)), 1, 3, SIZE)
+    path = figure(root / "credit", partial(draw, EXPERIMENT.results(root)), 1, 3, SIZE)
     print(f"Figure: {path}")
 
 

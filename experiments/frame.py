@@ -154,6 +154,11 @@ class Experiment(Generic[S]):
         print(f"{label}, seed {settings.seed}: {train.describe(result)}{note}", flush=True)
         return result
 
+    def results(self, root: Path, seed: int | str = "*") -> list[dict[str, Any]]:
+        """Those below a folder, of all seeds or of one, in the order of the methods."""
+        folders = (x for name in self.methods for x in sorted((root / name).glob(f"seed{seed}")))
+        return [train.read_result(x) for x in folders if (x / train.RESULT).is_file()]
+
 
 def _option(name: str, value: Any, has_words: bool) -> str:
     """An option of the command line; one that is on or off may ask for a word, too."""

@@ -15,7 +15,7 @@ seed 100.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from metacontrast.nets import Net, transformer
 from metacontrast.report import figure, look
 from metacontrast.tasks import texts
 from metacontrast.tasks._text import ALPHABET, SOURCES, Texts
-from metacontrast.train import RESULT, read_metrics, read_result
+from metacontrast.train import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,15 +147,15 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     return optax.adam(optax.linear_schedule(0.0, s.outer_rate, max(1, s.steps // 10)))
 
 
-def learn_mixture(s: Settings, net: Net, data: Texts, judge: Judge) -> tuple[np.ndarray, float]:
-    """The weights of the sources, meta-learned, and the seconds that it took."""
+def learn_mixture(s: Settings, net: Net, data: Texts, judge: Judge) -> Trained:
+    """Whose theta are the logits of the sources."""
 
     def validate(theta: PyTree, phi: PyTree) -> dict[str, float]:
         weights = np.asarray(jax.nn.softmax(jnp.asarray(theta)))
         return {"loss": float(np.mean(judge(phi)))} | dict(zip(SOURCES, weights, strict=True))
 
     every = max(1, s.steps // 20)
-    trained = EXPERIMENT.meta_train(
+    return EXPERIMENT.meta_train(
         s,
         problem(net, net.init(frame.first_key(s.seed)), s),
         mc.descend(optax.adam(s.rate), s.inner_steps),
@@ -169,7 +169,6 @@ def learn_mixture(s: Settings, net: Net, data: Texts, judge: Judge) -> tuple[np.
         steps_per_dispatch=every,
         warm_start="phases",
     )
-    return np.asarray(jax.nn.softmax(trained.theta)), trained.seconds
 
 
 def given_mixture(s: Settings) -> np.ndarray:
@@ -186,9 +185,11 @@ def run(s: Settings) -> dict[str, Any]:
     if estimator(s) is None:
         s = replace(s, steps=0)
         EXPERIMENT.claim(s)
-        mixture, seconds = given_mixture(s), 0.0
+        mixture, seconds, course = given_mixture(s), 0.0, []
     else:
-        mixture, seconds = learn_mixture(s, net, data, judge)
+        trained = learn_mixture(s, net, data, judge)
+        mixture, seconds = np.asarray(jax.nn.softmax(trained.theta)), trained.seconds
+        course = [[x["step"], *(x[f"valid_{name}"] for name in SOURCES)] for x in trained.metrics]
     # Apart from the weights that meta-learning started from.
     fresh = net.init(jax.random.fold_in(frame.first_key(s.seed), 1))
     training = Training(s.final_steps, s.final_batch, s.length, s.rate, s.final_log_every)
@@ -201,6 +202,7 @@ def run(s: Settings) -> dict[str, Any]:
         note="; " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()),
         seconds=seconds,
         weights=weights,
+        course=course,
         curve=final.curve,
         final_seconds=final.seconds,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(fresh)),
@@ -209,24 +211,24 @@ def run(s: Settings) -> dict[str, Any]:
 
 def overview(root: Path) -> None:
     """The figure of all methods and seeds below `root`."""
-    figure(root / "reweight", partial(draw, root), 1, 3, (3.4, 2.9))
+    figure(root / "reweight", partial(draw, EXPERIMENT.results(root)), 1, 3, (3.4, 2.9))
 
 
-def draw(root: Path, axes: Any) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """Weights of `cml` over meta-steps, and losses on the target of every method.
 
     Means over seeds; a band, or a dot, is the range over them.
     """
     weights, curves, losses = axes.flat
-    for i, source in enumerate(SOURCES):
-        steps, values = metric_of_seeds(root / "cml", f"valid_{source}")
-        band(weights, steps, values, f"C{i}", source)
+    course = np.array([row["course"] for row in rows if row["method"] == "cml"])
+    for i, source in enumerate(SOURCES if course.size else ()):
+        band(weights, course[0, :, 0], course[..., 1 + i], f"C{i}", source)
     weights.axhline(1 / len(SOURCES), color="0.7", lw=0.8, ls=":")
     weights.set(xlabel="meta-step", ylabel="weight of the source", ylim=0)
     weights.set_title("cml")
     weights.legend()
     for i, name in enumerate(METHODS):
-        results = [read_result(folder) for folder in finished(root / name)]
+        results = [row for row in rows if row["method"] == name]
         if not results:
             continue
         runs = np.array([result["curve"] for result in results])
@@ -241,23 +243,8 @@ def draw(root: Path, axes: Any) -> None:
     losses.set_ylabel("loss on the target, test")
 
 
-def finished(folder: Path) -> list[Path]:
-    """The folders of a method's seeds that have a result."""
-    return [path.parent for path in sorted(folder.glob(f"seed*/{RESULT}"))]
-
-
-def metric_of_seeds(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Meta-steps (n,) and the values (seeds, n) of one metric."""
-    seeds = [read_metrics(path) for path in finished(folder)]
-    n = min(map(len, seeds), default=0)
-    steps = np.array([line["step"] for line in (seeds[0][:n] if seeds else [])])
-    return steps, np.array([[line[name] for line in lines[:n]] for lines in seeds])
-
-
 def band(ax: Any, x: np.ndarray, rows: np.ndarray, color: str, label: str) -> None:
     """The mean of the rows over x, and their range."""
-    if not rows.size:
-        return
     ax.plot(x, rows.mean(axis=0), color=color, lw=1.2, label=label)
     ax.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=color, alpha=0.2, lw=0)
 

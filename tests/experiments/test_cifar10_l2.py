@@ -234,6 +234,11 @@ def test_a_grid_that_stopped_goes_on_with_what_is_left(run, tmp_path, capsys):
 
 def test_the_figure_shows_the_five_layers(tmp_path):
     shapes = jax.eval_shape(lenet5().init, jax.random.key(0))
-    theta = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
-    figure(tmp_path / "lambda", lambda axes: l2.draw(theta, axes), 1, 5)
+    theta = jax.tree.map(lambda leaf: np.log(10) * np.linspace(-2, 1, leaf.size), shapes)
+    spread = l2.histograms([layer | {"w": layer["w"].reshape(-1)} for layer in theta])
+    assert [sum(of["counts"]) for of in spread] == [layer["w"].size for layer in shapes]
+    # Evenly spread from the first bin to the last, in powers of ten.
+    assert [(round(of["from"], 9), round(of["to"], 9)) for of in spread] == 5 * [(-2, 1)]
+    assert max(spread[0]["counts"]) - min(spread[0]["counts"]) <= 1
+    figure(tmp_path / "lambda", lambda axes: l2.draw(spread, axes), 1, 5)
     assert (tmp_path / "lambda.png").stat().st_size > 0

@@ -80,7 +80,7 @@ def test_the_figure_shows_what_was_run(tmp_path, capsys):
     shown = {}
 
     def draw(axes):
-        complementary.draw_panels(tmp_path, axes)
+        complementary.draw_panels(complementary.EXPERIMENT.results(tmp_path), axes)
         for field, ax in zip(PANELS, axes.flat, strict=True):
             shown[field] = [line.get_ydata() for line in ax.lines if line.get_marker() == "o"]
 

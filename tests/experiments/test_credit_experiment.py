@@ -84,7 +84,7 @@ def test_the_figure_shows_what_was_run(tmp_path):
     widths = []
 
     def draw(axes):
-        _credit_figures.draw(_credit_figures.rows_of(tmp_path), axes)
+        _credit_figures.draw(credit.EXPERIMENT.results(tmp_path), axes)
         widths.extend([bar.get_width() for bar in ax.patches] for ax in axes.flat)
         widths.append(axes.flat[2].lines[0].get_ydata())
 
