@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,7 +55,15 @@ def accuracy(quick: bool, progress: Progress) -> PartResult:
                 continue
             trials[name] = run_trials(smooth, STEPS[:2] if quick else STEPS, progress, quick)
             tables[f"Time to an accuracy, {name}"] = fastest_by_target(trials[name])
-    return PartResult(tables, notes, Plot(partial(_draw, trials), 1, max(1, len(trials))))
+    points = [_point(name, trial) for name, several in trials.items() for trial in several]
+    return PartResult(tables, notes, Plot(partial(draw, points), 1, max(1, len(trials))), points)
+
+
+def _point(problem: str, trial: Trial) -> dict[str, Any]:
+    return {
+        "problem": problem, "estimator": trial.estimator, "setting": trial.setting,
+        "error": trial.error, "ms": 1e3 * _median(trial),
+    }  # fmt: skip
 
 
 def fastest_by_target(trials: Iterable[Trial]) -> list[Measurement]:
@@ -135,15 +143,17 @@ def _distance(gradient: np.ndarray, exact: np.ndarray) -> float:
     return float(np.linalg.norm(gradient - exact) / np.linalg.norm(exact))
 
 
-def _draw(trials: Mapping[str, list[Trial]], axes: Any) -> None:
+def draw(points: Sequence[Mapping[str, Any]], axes: Any) -> None:
     """Error against time; each estimator's best settings joined."""
-    for (name, of_problem), ax in zip(trials.items(), axes.flat, strict=False):
+    problems = dict.fromkeys(point["problem"] for point in points)
+    for name, ax in zip(problems, axes.flat, strict=False):
         for estimator in ESTIMATORS:
             colour, mark = look(estimator)
-            own = sorted((t for t in of_problem if t.estimator == estimator), key=_median)
-            lowest = np.minimum.accumulate([t.error for t in own])
-            times = [1e3 * _median(t) for t in own]
-            ax.loglog(times, [t.error for t in own], mark, ms=4, alpha=0.35, color=colour)
+            own = [p for p in points if (p["problem"], p["estimator"]) == (name, estimator)]
+            own.sort(key=lambda point: point["ms"])
+            times, errors = [p["ms"] for p in own], [p["error"] for p in own]
+            ax.loglog(times, errors, mark, ms=4, alpha=0.35, color=colour)
+            lowest = np.minimum.accumulate(errors)
             ax.step(times, lowest, where="post", color=colour, label=estimator)
         label_powers(ax)
         ax.set_title(name)

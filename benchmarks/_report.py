@@ -43,16 +43,23 @@ def print_tables(facts: Mapping[str, Any]) -> None:
 
 def markdown(facts: Mapping[str, Any]) -> str:
     """The same in Markdown, with what was run, where and when."""
-    machine, lines = facts["machine"], []
+    lines = []
     for title, measurements in facts["tables"].items():
         columns, rows = grid(Measurement(**fields) for fields in measurements)
         lines += [f"**{title}**", "", _row(columns), _row(["---"] * len(columns))]
         lines += [*map(_row, rows), ""]
     lines += [f"- {about}: {note}." for about, note in facts["notes"].items()]
-    lines += [f"*`python -m benchmarks {facts['part']}{' --quick' * facts['quick']}`, "]
-    lines[-1] += f"{facts['seconds']:.0f} s, {machine['cores']} cores, {machine['processor']}, "
-    lines[-1] += f"load {machine['load']} at the start, jax {facts['versions']['jax']}.*"
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, caption(facts)]) + "\n"
+
+
+def caption(facts: Mapping[str, Any]) -> str:
+    """What was run, where and when."""
+    machine = facts["machine"]
+    return (
+        f"*`python -m benchmarks {facts['part']}{' --quick' * facts['quick']}`, "
+        f"{facts['seconds']:.0f} s, {machine['cores']} cores, {machine['processor']}, "
+        f"load {machine['load']} at the start, jax {facts['versions']['jax']}.*"
+    )
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,8 +21,12 @@ class Plot(NamedTuple):
 
 
 class PartResult(NamedTuple):
-    """Measurements by the title of their table, notes by what they are about, perhaps a plot."""
+    """Measurements by the title of their table, notes by what they are about, perhaps a plot.
+
+    `points` are what the plot shows beside the tables.
+    """
 
     tables: dict[str, list[Measurement]]
     notes: Mapping[str, str] = NO_NOTES
     plot: Plot | None = None
+    points: Sequence[Mapping[str, Any]] = ()

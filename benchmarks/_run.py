@@ -71,6 +71,7 @@ def _run_part(name: str, quick: bool, out: Path, progress: Progress) -> None:
         "seconds": time.perf_counter() - began,
         "tables": {title: [m._asdict() for m in rows] for title, rows in result.tables.items()},
         "notes": dict(result.notes),
+        "points": list(result.points),
         "machine": computer,
         **provenance(PACKAGES),
     }

@@ -85,7 +85,8 @@ def measure(s: Any, images: Any) -> dict[str, Any]:
 
 def line(r: dict[str, Any]) -> str:
     """A row of the table."""
-    phases = "side by side" if r["side_by_side"] else "in turn"
+    # The rows that are kept are from before there was a choice.
+    phases = "side by side" if r.get("side_by_side") else "in turn"
     return (
         f"{r['tasks']:5}  {r['precision']:13}  {phases:13}  {r['ms_meta_step']:14.2f}  "
         f"{r['ms_inner_step']:16.3f}  {r['tflops']:7.2f}  {r['compilation']:15.1f}"

@@ -17,12 +17,34 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks import trust
+from benchmarks import _accuracy, _growth_figure, trust
+from benchmarks._measure import Measurement
 from benchmarks.gpu_report import load
 from metacontrast.report import figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
+
+
+def draw_accuracy(folder: Path) -> None:
+    """Error against time."""
+    points = load("bench-accuracy")["points"]
+    problems = {point["problem"] for point in points}
+    figure(folder / "accuracy", partial(_accuracy.draw, points), 1, len(problems))
+
+
+def draw_growth(folder: Path) -> None:
+    """Memory and time against inner steps, tasks and weights."""
+    kept = load("bench-growth")["tables"]
+    tables = {title: [Measurement(**row) for row in rows] for title, rows in kept.items()}
+    figure(folder / "growth", partial(_growth_figure.draw, tables), 2, 3)
+
+
+def draw_bandit(folder: Path) -> None:
+    """What `cml-mod` plays over the disc, of its first seed."""
+    run = next(run for run in load("bandit")["runs"] if run["method"] == "cml-mod")
+    draw = partial(experiment("_bandit_figures").draw_policies, run["policies"])
+    figure(folder / "bandit-policy", draw, 2, len(run["policies"]), (2, 2))
 
 
 def draw_credit(folder: Path) -> None:
@@ -43,6 +65,9 @@ def draw_trust(folder: Path) -> None:
 
 
 DRAWN: dict[str, Callable[[Path], None]] = {
+    "accuracy": draw_accuracy,
+    "bandit": draw_bandit,
+    "growth": draw_growth,
     "credit": draw_credit,
     "theory": draw_theory,
     "trust": draw_trust,

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
+from benchmarks._report import caption
 from benchmarks.gpu_report import load as load
 from benchmarks.influence import table as influence
 from benchmarks.maml_trajectory import table as maml_trajectory
@@ -23,7 +24,7 @@ from metacontrast import pretrained
 from metacontrast.train import describe
 
 from ..figures import experiment
-from . import _bandit, _estimators, _l2, _sine, _spiking, _theory
+from . import _bandit, _bench, _estimators, _l2, _sine, _spiking, _theory
 from ._pages import ROOT
 
 
@@ -57,6 +58,16 @@ def published() -> str:
     return markdown(("method", "mean squared error"), rows)
 
 
+def bench(part: str, title: str) -> str:
+    """A table of a part of the benchmarks."""
+    return markdown(*_bench.table(load(f"bench-{part}"), title))
+
+
+def run_of(part: str) -> str:
+    """What was run for it, where and when."""
+    return caption(load(f"bench-{part}"))
+
+
 def thetas() -> str:
     """Those that come with the package, and what each was tested to be."""
     columns = ("name", "what", "test", "the run")
@@ -85,6 +96,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bandit-games": lambda: markdown(*_bandit.games(collected("bandit"))),
     "bandit-grid": lambda: markdown(*_bandit.grid(load("bandit-tuning"))),
     "spiking-fast": lambda: markdown(*_spiking.fast(collected("spiking"))),
+    **{f"{part}-run": partial(run_of, part) for part in _bench.PARTS},
+    **{name: partial(bench, *which) for name, which in _bench.TITLES.items()},
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),
     "trust": lambda: text(report(summary(load("trust")["rows"]))),
