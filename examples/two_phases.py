@@ -1,6 +1,6 @@
 """The picture of the README: learn, learn once more, nudged, and the difference is the gradient.
 
-    python examples/two_phases.py
+    python examples/two_phases.py [FILE]
 
 A network learns a sine from 4 points, freely and nudged towards 40 others; the difference of the
 slow weights' gradients, over beta, is drawn against backpropagation through all of learning.
@@ -8,6 +8,7 @@ slow weights' gradients, over beta, is drawn against backpropagation through all
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jax
@@ -42,7 +43,7 @@ def main() -> None:
     task = mc.Task(mc.Data(seen, jnp.sin(seen)), mc.Data(x, jnp.sin(x)))
     theta = mc.Synapse(net.init(jax.random.key(1)), jnp.log(0.3))
     draw(task, theta)
-    plt.savefig(OUT, dpi=160)
+    plt.savefig(Path(sys.argv[1]) if sys.argv[1:] else OUT, dpi=160)
 
 
 def draw(task: mc.Task, theta: mc.Synapse) -> None:

@@ -23,7 +23,7 @@ each phase slows down at its end, and W_in learns slowly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast.credit import eprop
@@ -236,46 +237,55 @@ def run(s: Settings) -> dict[str, Any]:
     keys = tests.open()
     values = scores(best, jax.jit(jax.vmap(sample_task))(keys))
     note = f"; {trained.seconds / s.steps:.2f} s a meta-step"
-    figure(EXPERIMENT.folder(s) / "spiking", partial(draw, s, trained, keys[:2]), 2, 2)
     facts = frame.facts(trained, s.tasks) | {"fast": ablation(s, best, valid_tasks)}
+    facts["shown"] = [shown(s, best, key) for key in keys[:2]]
+    facts["course"] = [[line["step"], line["valid_loss"]] for line in trained.metrics]
+    figure(EXPERIMENT.folder(s) / "spiking", partial(draw, facts), 2, 2)
     return EXPERIMENT.finish(s, values, note=note, **facts)
 
 
-def draw(s: Settings, trained: Any, keys: jax.Array, axes: Any) -> None:
-    """Tasks of two keys, the spikes at x = 0 after learning the first, the validation losses."""
+def shown(s: Settings, theta: PyTree, key: jax.Array) -> dict[str, Any]:
+    """A task: its points, its curve before and after it is learned, and the spikes at x = 0.
+
+    Spikes are pairs: the time step, and the neuron.
+    """
     learned, solver, _ = learner(s)
-    for i, (key, ax) in enumerate(zip(keys, axes.flat, strict=False)):
-        task = draw_task(key, s.shots, s.test_queries)
-        points = sine(jax.random.split(key)[0], shots=s.shots, queries=s.test_queries)
-        before = learned.init(trained.best, task)
-        after = mc.solve_inner(learned, solver, trained.best, task).phi
-        _curves(points, {"before": before, "after": after}, ax)
-        if i == 0:
-            _raster(after, axes.flat[2])
-    steps = [line["step"] for line in trained.metrics]
-    axes.flat[3].plot(steps, [line["valid_loss"] for line in trained.metrics], "C3-")
+    task = draw_task(key, s.shots, s.test_queries)
+    points = sine(jax.random.split(key)[0], shots=s.shots, queries=s.test_queries)
+    after = mc.solve_inner(learned, solver, theta, task).phi
+    x = jnp.linspace(-5, 5, 100)[:, None]
+    spikes = population(jax.random.key(0), x, -5.0, 5.0)
+    curve = lambda phi: jnp.mean(NET.apply(phi, spikes).readout, -2)[:, 0].tolist()
+    order = jnp.argsort(points.test.x[:, 0])
+    fired = NET.run(after, population(jax.random.key(0), jnp.zeros((1, 1)), -5.0, 5.0))[1][0]
+    return {
+        "points": [points.train.x[:, 0].tolist(), points.train.y[:, 0].tolist()],
+        "truth": [points.test.x[order, 0].tolist(), points.test.y[order, 0].tolist()],
+        "x": x[:, 0].tolist(),
+        "before": curve(learned.init(theta, task)),
+        "after": curve(after),
+        "steps": len(fired),
+        "spikes": np.argwhere(np.asarray(fired)).tolist(),
+    }
+
+
+def draw(facts: Mapping[str, Any], axes: Any) -> None:
+    """Two tasks, the spikes at x = 0 after learning the first, the validation losses."""
+    for task, ax in zip(facts["shown"], axes.flat, strict=False):
+        ax.plot(*task["truth"], color="0.7", lw=4, label="truth")
+        for when, style in (("before", "C0:"), ("after", "C3-")):
+            ax.plot(task["x"], task[when], style, label=f"{when} learning")
+        ax.plot(*task["points"], "ko", ms=4, label="the 10 points")
+        ax.set(xlabel="x", ylabel="y")
+    first = facts["shown"][0]
+    t, neuron = np.array(first["spikes"], int).reshape(-1, 2).T
+    axes.flat[2].plot(t + 1, neuron, "k|", ms=2.5)
+    axes.flat[2].set(xlabel="t (ms)", ylabel="neuron", title="spikes at x = 0")
+    axes.flat[2].set_xlim(0, first["steps"] + 1)
+    axes.flat[3].plot(*zip(*facts["course"], strict=True), "C3-")
     axes.flat[3].set(xlabel="meta-steps", ylabel="validation MSE", ylim=(0, None))
     handles, labels = axes.flat[0].get_legend_handles_labels()
     axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-
-
-def _curves(points: mc.Task, weights: dict[str, Weights], ax: Any) -> None:
-    order = jnp.argsort(points.test.x[:, 0])
-    ax.plot(points.test.x[order, 0], points.test.y[order, 0], color="0.7", lw=4, label="truth")
-    x = jnp.linspace(-5, 5, 100)[:, None]
-    spikes = population(jax.random.key(0), x, -5.0, 5.0)
-    for (when, phi), style in zip(weights.items(), ("C0:", "C3-"), strict=True):
-        y = jnp.mean(NET.apply(phi, spikes).readout, -2)
-        ax.plot(x, y, style, label=f"{when} learning")
-    ax.plot(points.train.x, points.train.y, "ko", ms=4, label="the 10 points")
-    ax.set(xlabel="x", ylabel="y")
-
-
-def _raster(phi: Weights, ax: Any) -> None:
-    z = NET.run(phi, population(jax.random.key(0), jnp.zeros((1, 1)), -5.0, 5.0))[1][0]
-    t, neuron = jnp.nonzero(z)
-    ax.plot(t + 1, neuron, "k|", ms=2.5)
-    ax.set(xlabel="t (ms)", ylabel="neuron", title="spikes at x = 0", xlim=(0, len(z) + 1))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""Draw the figures of the pages again, from the results that are committed: `make figures`.
+"""Draw every figure of the pages again, from the results that are committed: `make figures`.
 
-    python -m tools.figures [NAME ...]
-
-Those that are not here are drawn by the experiments and benchmarks themselves, in minutes or hours;
-each page names the command.
+python -m tools.figures [NAME ...]
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +22,7 @@ from metacontrast.report import figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
+SPIKING = "cml-eprop-long"  # the method whose tasks are shown
 
 
 def draw_accuracy(folder: Path) -> None:
@@ -42,7 +41,7 @@ def draw_growth(folder: Path) -> None:
 
 def draw_bandit(folder: Path) -> None:
     """What `cml-mod` plays over the disc, of its first seed."""
-    run = next(run for run in load("bandit")["runs"] if run["method"] == "cml-mod")
+    run = next(of_runs("bandit", method="cml-mod"))
     draw = partial(experiment("_bandit_figures").draw_policies, run["policies"])
     figure(folder / "bandit-policy", draw, 2, len(run["policies"]), (2, 2))
 
@@ -51,6 +50,43 @@ def draw_credit(folder: Path) -> None:
     """Any gradient: errors, cosines and learning curves."""
     credit = experiment("_credit_figures")
     figure(folder / "credit", partial(credit.draw, load("credit")["runs"]), 1, 3, credit.SIZE)
+
+
+def draw_complementary(folder: Path) -> None:
+    """Error against what is spoiled of the memory and the tags."""
+    draw = experiment("complementary").draw_panels
+    figure(folder / "complementary", partial(draw, load("complementary")["runs"]), 2, 3)
+
+
+def draw_lambda(folder: Path) -> None:
+    """The lambdas of each layer that the anchored contrast learned, of its first seed."""
+    run = next(of_runs("cifar10-l2", method="contrastive-anchored"))
+    draw = partial(experiment("cifar10_l2").draw, run["histograms"])
+    figure(folder / "lambda", draw, 1, 5, (2.2, 2.2))
+
+
+def draw_overfit(folder: Path) -> None:
+    """Validation loss and accuracy over meta-steps, of all methods on one seed."""
+    rows = list(of_runs("cifar10-overfit", seeds=[2]))
+    figure(folder / "overfit", partial(experiment("cifar10_overfit").draw, rows), 1, 2)
+
+
+def draw_reweight(folder: Path) -> None:
+    """Weights of the sources, and losses on the target."""
+    draw = partial(experiment("reweight").draw, load("reweight")["runs"])
+    figure(folder / "reweight", draw, 1, 3, (3.4, 2.9))
+
+
+def draw_spiking(folder: Path) -> None:
+    """Two sines, spikes, and the learning curve, of one run."""
+    run = next(of_runs("spiking", method=SPIKING))
+    figure(folder / "spiking", partial(experiment("spiking").draw, run), 2, 2)
+
+
+def draw_two_phases(folder: Path) -> None:
+    """The picture of the README, whose phases are run in seconds."""
+    script = ROOT / "examples" / "two_phases.py"
+    subprocess.run([sys.executable, script, folder / "two-phases.png"], check=True)
 
 
 def draw_theory(folder: Path) -> None:
@@ -68,10 +104,23 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "accuracy": draw_accuracy,
     "bandit": draw_bandit,
     "growth": draw_growth,
+    "lambda": draw_lambda,
+    "overfit": draw_overfit,
+    "reweight": draw_reweight,
+    "complementary": draw_complementary,
     "credit": draw_credit,
+    "spiking": draw_spiking,
     "theory": draw_theory,
     "trust": draw_trust,
+    "two-phases": draw_two_phases,
 }
+
+
+def of_runs(name: str, **facts: Any) -> Iterator[dict[str, Any]]:
+    """The runs of an experiment that are so, in their order."""
+    for run in load(name)["runs"]:
+        if all(run[key] == value for key, value in facts.items()):
+            yield run
 
 
 def experiment(name: str) -> Any:
