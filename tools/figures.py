@@ -22,7 +22,7 @@ from metacontrast.report import figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-SPIKING = "cml-eprop-long"  # the method whose tasks are shown
+SPIKING = "cml-eprop"  # the method whose tasks are shown
 
 
 def draw_accuracy(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt in sample space: exact where the residuals are linear, and elsewhere good."""
+"""Levenberg-Marquardt: exact where the residuals are linear, and elsewhere good."""
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,15 @@ def test_solves_ridge_regression(beta, varied):
     # Conditioning: beta = -0.5 is half way to the pole at -1.
     assert relative_error(found.phi, ridge_solution(theta, task, beta)[0]) < ROUND_OFF
     assert found.steps == 10
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, -0.5])
+@pytest.mark.parametrize("examples", [4, 9, 30])
+def test_solves_in_the_space_of_the_data_or_of_the_weights(beta, examples):
+    # Nine weights, and twice as many residuals where there is a nudge: fewer, as many, and more.
+    theta, task = random_ridge(0, examples)
+    found = TEN(loss_at(ridge, theta, task, beta), jnp.ones(9))
+    assert relative_error(found.phi, ridge_solution(theta, task, beta)[0]) < ROUND_OFF
 
 
 def test_a_step_is_the_damped_newton_step_in_weight_space():

@@ -1,4 +1,4 @@
-"""Least-squares learners with few data: Levenberg-Marquardt in sample space."""
+"""Least-squares learners: Levenberg-Marquardt, in the space of the data or of the weights."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ class GaussNewton(Solver):
         # In units of D^(-1/2) the Jacobian is touched three times and stored once.
         unit = 1 / jnp.sqrt(lam * (1 + mu))
         k, p = jac * unit[None, :], unit * pull
-        gram, off = jnp.diag(sign) + matmul(k, k.T), r - matmul(k, p)
-        d = -unit * (p + matmul(solve(gram, off), k))
+        d = -unit * (_by_data if len(r) <= x.size else _by_weights)(k, p, r, sign)
         new = unravel((x + d).astype(x.dtype))  # theta may be of a wider type
         # What is no square is `sum lam (x - centre)^2` and a constant, with x - centre = pull/lam.
         value = lambda r, d: jnp.sum(sign * r**2) + jnp.sum((pull + lam * d) ** 2 / lam)
@@ -51,8 +50,20 @@ class GaussNewton(Solver):
         return State(phi, jnp.where(taken, mu / 3, mu * 4))
 
 
+def _by_data(k: jax.Array, p: jax.Array, r: jax.Array, sign: jax.Array) -> jax.Array:
+    """`(K' S K + 1)^-1 (K' S r + p)` by a solve with as many rows as there are residuals."""
+    gram, off = jnp.diag(sign) + matmul(k, k.T), r - matmul(k, p)
+    return p + matmul(solve(gram, off), k)
+
+
+def _by_weights(k: jax.Array, p: jax.Array, r: jax.Array, sign: jax.Array) -> jax.Array:
+    """The same, by one with as many rows as there are weights."""
+    signed = sign[:, None] * k
+    return solve(jnp.eye(k.shape[1], dtype=k.dtype) + matmul(k.T, signed), matmul(r, signed) + p)
+
+
 def gauss_newton(steps: Count, damping: Positive = 1.0) -> Solver:
-    """Levenberg-Marquardt steps for least-squares learners with fewer data than weights.
+    """Levenberg-Marquardt steps for least-squares learners.
 
     With `r` all residuals, `J` their derivatives by phi, `S` = 1 on the training data and the sign
     of beta on the test data, `D = lambda (1 + mu)`, and `p` half the gradient of all that is no
@@ -60,10 +71,10 @@ def gauss_newton(steps: Count, damping: Positive = 1.0) -> Solver:
 
         -(J' S J + D)^-1 (J' S r + p) = -D^-1 [ p + J' (S + J D^-1 J')^-1 (r - J D^-1 p) ],
 
-    a solve of the size of the data, not of the weights (Woodbury). A step that raises the loss is
-    not taken and raises mu fourfold; one that is taken lowers it threefold. Works for any sign of
-    beta and for linear nudges; meant for an `inner` that is a `LeastSquares` with a prior, and, for
-    the nudge of the paper, an `outer` that is one too.
+    a solve of the size of the data (Woodbury), or of the weights where those are fewer. A step that
+    raises the loss is not taken and raises mu fourfold; one that is taken lowers it threefold. Works
+    for any sign of beta and for linear nudges; meant for an `inner` that is a `LeastSquares` with a
+    prior, and, for the nudge of the paper, an `outer` that is one too.
 
     Args:
         steps: how many, at least 1; 10 to 20 replace hundreds of Adam's.
