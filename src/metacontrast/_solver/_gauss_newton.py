@@ -72,9 +72,9 @@ def gauss_newton(steps: Count, damping: Positive = 1.0) -> Solver:
         -(J' S J + D)^-1 (J' S r + p) = -D^-1 [ p + J' (S + J D^-1 J')^-1 (r - J D^-1 p) ],
 
     a solve of the size of the data (Woodbury), or of the weights where those are fewer. A step that
-    raises the loss is not taken and raises mu fourfold; one that is taken lowers it threefold. Works
-    for any sign of beta and for linear nudges; meant for an `inner` that is a `LeastSquares` with a
-    prior, and, for the nudge of the paper, an `outer` that is one too.
+    raises the loss is not taken and raises mu fourfold; one that is taken lowers it threefold.
+    Works for any sign of beta and for linear nudges; meant for an `inner` that is a `LeastSquares`
+    with a prior, and, for the nudge of the paper, an `outer` that is one too.
 
     Args:
         steps: how many, at least 1; 10 to 20 replace hundreds of Adam's.
