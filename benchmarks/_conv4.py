@@ -36,7 +36,7 @@ def conv4_training(
     case: Conv4Case, dtype: DTypeLike = jnp.float32
 ) -> tuple[Learn, PyTree, mc.Data]:
     """How the tasks are learned, the omega where learning starts, and the tasks' support sets."""
-    net = conv4(case.filters, strided=case.strided, classes=case.way)
+    net = conv4(case.filters, strided=case.strided, classes=case.way, lowering="reverse")
     omega = net.init(jax.random.key(0))
     sets = [noise(i, case.way, 28, 1, case.way) for i in range(case.tasks)]
     data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)

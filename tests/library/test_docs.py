@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import search_cv
 from tools import tables
-from tools.tables import _bandit, _l2, _spiking, load
+from tools.tables import _bandit, _hypercleaning, _l2, _reweight, _spiking, load
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,28 @@ def test_the_table_of_matrices_has_every_run_and_part():
     assert columns[-2:] == ("all", "W_out alone")
     assert rows[0] == ["`long`", "3", "400", "0.2500 +- 0.1250", "0.500", "0.750"]
     assert rows[1][3] == "diverged"
+
+
+def test_the_table_of_wrong_labels_has_the_worst_first_and_its_betas():
+    run = lambda method, value, beta, auc: {
+        "method": method, "value": value, "beta": beta, "auc": auc, "with_valid": 0.95
+    }  # fmt: skip
+    runs = [run("cml", 0.9, 0.5, 0.97), run("cml", 0.92, 0.0625, 0.95)]
+    runs += [run("valid", 0.8, 0.5, None), run("valid", 0.8, 0.5, None)]
+    _, rows = _hypercleaning.table({"methods": {"cml": {}, "valid": {}}, "runs": runs})
+    # 12.71 times the root of 2e-4, over that of 2.
+    assert rows[1] == ["`cml`", "0.5, 0.062", "0.9100 +- 0.1271", "0.9500", "0.9600"]
+    assert rows[0] == ["`valid`", "", "0.8000 +- 0.0000", "", ""]
+
+
+def test_the_table_of_sources_tells_the_weights_that_count():
+    run = dict(method="cml", value=0.5, ci95=0.25, seconds=60.2, final_seconds=20.0)
+    runs = [run | dict(seeds=[0], weights={"typos": 0.3, "clean": 0.69, "random": 0.01})]
+    runs.append(run | dict(seeds=[1], weights={"clean": 1.0}, seconds=71.0))
+    columns, rows = _reweight.table({"methods": {"cml": {}}, "runs": runs})
+    assert columns[1:3] == ("seed 0", "seed 1")
+    weights = "clean 0.69, typos 0.30; clean 1.00"
+    assert rows == [["`cml`", *2 * ["0.5000 +- 0.2500"], weights, "60 to 71", "20"]]
 
 
 PAGE = """| method | error |
