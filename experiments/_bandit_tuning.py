@@ -1,6 +1,7 @@
-"""The grid on which the baseline of `bandit.py` was tuned.
+"""The grids on which the players of `bandit.py` were tuned.
 
     python experiments/_bandit_tuning.py --out results/bandit-tuning.json
+    python experiments/_bandit_tuning.py --players RUNS --out results/bandit-players.json
 
 Each setting plays the same games: of other keys than any that is reported, on fewer deltas and with
 fewer trials.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,18 @@ from _bandit_play import play_all
 BS, PULLS, RATES = (30.0, 3.0, 0.3, 0.03), (23.0, 1.0), (0.01, 0.003, 0.001)
 GAMES, DELTAS, TRIALS = 2, (0.7, 0.95), 2000
 
+
+# Of the meta-learned: meta-steps, then pulls of an update, its inner steps, and the damping.
+PLAYERS = {
+    "cml-mod": [
+        (200, 128, 2, 0.1), (200, 512, 2, 0.1), (200, 1024, 2, 1.0), (200, 1024, 1, 1.0),
+        (200, 2048, 2, 0.1), (200, 2048, 2, 1.0), (200, 2048, 2, 4.0), (200, 2048, 5, 0.1),
+        (1000, 128, 2, 0.1), (1000, 512, 2, 0.1), (1000, 2048, 2, 0.1), (1000, 2048, 2, 1.0),
+    ],
+    "cml-syn": [(200, 128, 2, 0.1), (200, 512, 2, 0.1), (200, 512, 2, 1.0)],
+    "maml": [(600, 512, 100, 0.1), (600, 2048, 100, 0.1), (600, 512, 300, 0.1)],
+}  # fmt: skip
+SEED = 100  # of their meta-training
 
 START = replace(bandit.METHODS["neural-linear-tuned"], deltas=DELTAS)
 
@@ -47,6 +61,21 @@ def row(b: float, pull: float, rate: float) -> dict[str, Any]:
     return own | dict(by_delta=rounded[:-1], value=rounded[-1])
 
 
+def played(method: str, setting: tuple[int, int, int, float], runs: Path) -> dict[str, Any]:
+    """A meta-learned player with this setting, and its mean relative regret on each delta."""
+    steps, batch, updates, damping = setting
+    usual = replace(bandit.METHODS[method], seed=SEED, steps=steps, deltas=DELTAS, resume=True)
+    s = replace(usual, out=runs / f"{method}-{steps}")  # what they learn from is no part of it
+    theta, _ = bandit.meta_learned(s)
+    tried = replace(s, batch=batch, updates=updates, damping=damping)
+    keys = jax.random.split(frame.held_out("valid"), GAMES)
+    each = play_all(bandit.greedy(tried, theta), jnp.array(DELTAS), keys, TRIALS)
+    by_delta = bandit.relative(s, np.asarray(each, np.float64)).mean(axis=1)
+    rounded = [round(float(x), 2) for x in (*by_delta, by_delta.mean())]
+    own = dict(method=method, steps=steps, batch=batch, updates=updates, damping=damping)
+    return own | dict(by_delta=rounded[:-1], value=rounded[-1])
+
+
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
     """All that was tried, the best first."""
     lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(rows, key=lambda row: row["value"]))
@@ -58,14 +87,24 @@ def main() -> None:
     """Try all that the file does not have yet."""
     ask = argparse.ArgumentParser(description=__doc__)
     ask.add_argument("--out", type=Path, required=True)
-    out = ask.parse_args().out
+    ask.add_argument("--players", type=Path, help="folder of the meta-learned's meta-training")
+    given = ask.parse_args()
+    out = given.out
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
-    for b, pull, rate in product(BS, PULLS, RATES):
-        if any((b, pull, rate) == (x["noise"][1], x["pull"], x["rate"]) for x in rows):
-            continue
-        rows.append(row(b, pull, rate))
-        print(json.dumps(rows[-1]), flush=True)
-        write(out, rows)
+    if given.players is None:
+        grid = product(BS, PULLS, RATES)
+        tries: list[Any] = [(partial(row, *x), (x[0], x[1], x[2])) for x in grid]
+        known = [(x["noise"][1], x["pull"], x["rate"]) for x in rows]
+    else:
+        pairs = [(method, setting) for method, all in PLAYERS.items() for setting in all]
+        tries = [(partial(played, *pair, given.players), pair) for pair in pairs]
+        named = ("steps", "batch", "updates", "damping")
+        known = [(x["method"], tuple(x[name] for name in named)) for x in rows]
+    for play, setting in tries:
+        if setting not in known:
+            rows.append(play())
+            print(json.dumps(rows[-1]), flush=True)
+            write(out, rows)
 
 
 if __name__ == "__main__":

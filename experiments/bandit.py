@@ -66,17 +66,17 @@ class Settings(frame.Settings):
     pull: float = 23.0  # Of the baseline: the precision of its prior on weights.
 
 
-_PULLED_BACK = Settings(method="cml-mod", steps=200)
+_PULLED_BACK = Settings(method="cml-mod", steps=200, batch=512, damping=1.0)
 # As published, but that posteriors too wait for the end of the block.
 _NEURAL_LINEAR = Settings(
     method="neural-linear", width=100, rate=0.01, batch=512, updates=50, block=20, unit=1.0
 )
 SHORT = (1000,)  # Trials after which regret is told, too.
 METHODS = {
-    "cml-mod": _PULLED_BACK,
+    "cml-mod": replace(_PULLED_BACK, batch=1024, updates=1),
     "cml-syn": replace(_PULLED_BACK, method="cml-syn"),
     "maml": Settings(
-        method="maml", steps=600, tasks=16, outer_rate=1e-3, free=10, batch=512, updates=100
+        method="maml", steps=600, tasks=16, outer_rate=1e-3, free=10, batch=2048, updates=100
     ),
     "neural-linear": _NEURAL_LINEAR,
     "neural-linear-tuned": replace(
@@ -218,6 +218,12 @@ def player(s: Settings) -> tuple[Agent, float]:
             raise ValueError(f"steps: {s.method} takes no meta-steps; leave it out.")
         EXPERIMENT.claim(s)
         return uniform(s.block) if s.method == "uniform" else baseline(s), 0.0
+    theta, seconds = meta_learned(s)
+    return greedy(s, theta), seconds
+
+
+def meta_learned(s: Settings) -> tuple[PyTree, float]:
+    """The theta of a method that is meta-trained, and the seconds that it took."""
     problem, solver, estimator, _, _ = learner(s)
     scores = evaluator(problem, solver)
     sample_task = partial(wheel, pulls=s.pulls, queries=s.queries, fewest=s.fewest)
@@ -233,7 +239,7 @@ def player(s: Settings) -> tuple[Agent, float]:
         tasks=s.tasks,
         validate=lambda theta: validation(scores(theta, valid_tasks)),
     )
-    return greedy(s, trained.theta), trained.seconds
+    return trained.theta, trained.seconds
 
 
 def regret(s: Settings, agent: Agent, keys: jax.Array) -> np.ndarray:

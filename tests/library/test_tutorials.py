@@ -9,15 +9,9 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "docs" / "tutorials"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = {"pytorch": "torch"}
-# docs/tune.md, docs/torch.md and docstrings hold what these show; `make site` runs all of them.
-LONGER = {"few-shot", "noisy-labels", "own-network", "pytorch"}
 
 
-def tutorial(name):
-    return pytest.param(name, marks=[pytest.mark.thorough] if name in LONGER else [])
-
-
-@pytest.mark.parametrize("name", [tutorial(path.stem) for path in sorted(FOLDER.glob("[!i]*.md"))])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("[!i]*.md"))])
 def test_a_tutorial_runs(name, monkeypatch, tmp_path):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])

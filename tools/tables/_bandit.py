@@ -33,6 +33,26 @@ def _cell(each: np.ndarray) -> str:
     return f"{each.mean():.1f} ({spread(each.mean(axis=1))}; {spread(each.mean(axis=0))})"
 
 
+def players(results: dict[str, Any]) -> Table:
+    """Every setting of the meta-learned that was tried, the best of each first."""
+    deltas = results["played"]["deltas"]
+    names = ("steps", "batch", "updates", "damping")
+    columns = (
+        "method",
+        "meta-steps",
+        *(f"`{name}`" for name in names[1:]),
+        *map(str, deltas),
+        "mean",
+    )
+    ordered = sorted(results["rows"], key=lambda row: row["method"])
+    rows = [
+        [f"`{row['method']}`", f"{row['steps']:,}", *(f"`{row[name]}`" for name in names[1:])]
+        + [f"{x:.1f}" for x in (*row["by_delta"], row["value"])]
+        for row in ordered
+    ]
+    return columns, rows
+
+
 def grid(results: dict[str, Any]) -> Table:
     """Every setting of the baseline that was tried, the best first."""
     deltas = results["played"]["deltas"]

@@ -94,6 +94,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "theory-bound": lambda: markdown(*_theory.bounds(load("theory-bound"))),
     "credit": lambda: text(experiment("_credit_figures").table(load("credit")["runs"])),
     "bandit-games": lambda: markdown(*_bandit.games(collected("bandit"))),
+    "bandit-players": lambda: markdown(*_bandit.players(load("bandit-players"))),
     "bandit-grid": lambda: markdown(*_bandit.grid(load("bandit-tuning"))),
     "spiking-fast": lambda: markdown(*_spiking.fast(collected("spiking"))),
     **{f"{part}-run": partial(run_of, part) for part in _bench.PARTS},
