@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -91,12 +92,12 @@ def main() -> None:
     given = ask.parse_args()
     out = given.out
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    tries: list[tuple[Callable[[], dict[str, Any]], tuple[Any, ...]]]
     if given.players is None:
-        grid = product(BS, PULLS, RATES)
-        tries: list[Any] = [(partial(row, *x), (x[0], x[1], x[2])) for x in grid]
+        tries = [(partial(row, *x), x) for x in product(BS, PULLS, RATES)]
         known = [(x["noise"][1], x["pull"], x["rate"]) for x in rows]
     else:
-        pairs = [(method, setting) for method, all in PLAYERS.items() for setting in all]
+        pairs = [(method, setting) for method, several in PLAYERS.items() for setting in several]
         tries = [(partial(played, *pair, given.players), pair) for pair in pairs]
         named = ("steps", "batch", "updates", "damping")
         known = [(x["method"], tuple(x[name] for name in named)) for x in rows]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import _bandit_tuning
 import bandit
 import jax
 import jax.numpy as jnp
@@ -184,3 +185,12 @@ def test_bad_input_ends_in_one_line(start, words, message, monkeypatch, capsys, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tuned_player_plays_games_that_no_result_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(_bandit_tuning, "TRIALS", 50)
+    monkeypatch.setattr(_bandit_tuning, "DELTAS", (0.7,))
+    tried = _bandit_tuning.played("maml", (1, 16, 1, 0.1), tmp_path)
+    assert tried["by_delta"] == [tried["value"]] and tried["updates"] == 1
+    config = json.loads((tmp_path / "maml-1" / "config.json").read_text())
+    assert config["seed"] == 100 and config["batch"] == bandit.METHODS["maml"].batch

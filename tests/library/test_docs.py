@@ -76,6 +76,17 @@ def test_the_table_of_games_tells_the_spread_of_seeds_from_that_of_games():
     ]
 
 
+def test_the_table_of_tuned_players_has_the_best_of_each_first():
+    row = dict(
+        method="maml", steps=1000, batch=8, updates=2, damping=0.1, by_delta=[1.0], value=1.0
+    )
+    rows = [row, row | dict(method="cml", by_delta=[2.0], value=2.0)]
+    columns, table = _bandit.players({"played": {"deltas": [0.7]}, "rows": rows})
+    assert columns[-2:] == ("0.7", "mean")
+    assert table[0] == ["`cml`", "1,000", "`8`", "`2`", "`0.1`", "2.0", "2.0"]
+    assert table[1][0] == "`maml`"
+
+
 def test_the_table_of_matrices_has_every_run_and_part():
     run = dict(method="long", seeds=[3], meta_steps=400, value=0.25, ci95=0.125)
     run |= dict(fast={"all": 0.5, "W_out": 0.75})
