@@ -92,13 +92,14 @@ def main() -> None:
     given = ask.parse_args()
     out = given.out
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    known: list[tuple[Any, ...]]
     tries: list[tuple[Callable[[], dict[str, Any]], tuple[Any, ...]]]
     if given.players is None:
         tries = [(partial(row, *x), x) for x in product(BS, PULLS, RATES)]
         known = [(x["noise"][1], x["pull"], x["rate"]) for x in rows]
     else:
         pairs = [(method, setting) for method, several in PLAYERS.items() for setting in several]
-        tries = [(partial(played, *pair, given.players), pair) for pair in pairs]
+        tries = [(partial(played, pair[0], pair[1], given.players), pair) for pair in pairs]
         named = ("steps", "batch", "updates", "damping")
         known = [(x["method"], tuple(x[name] for name in named)) for x in rows]
     for play, setting in tries:
