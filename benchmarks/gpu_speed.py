@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--shot", type=int, default=1)
     parser.add_argument("--tasks", type=int, nargs="+", default=[16, 64])
     choices = ["highest", "tensorfloat32", "bfloat16"]
-    parser.add_argument("--precision", nargs="+", choices=choices, default=choices)
+    parser.add_argument("--precision", nargs="+", choices=choices, default=choices[1:])
     phases = ["in-turn", "side-by-side"]
     parser.add_argument("--phases", nargs="+", choices=phases, default=phases)
     parser.add_argument("--quick", action="store_true", help="one small setting")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import search_cv
 from tools import tables
-from tools.tables import _bandit, _hypercleaning, _l2, _reweight, _spiking, load
+from tools.tables import _bandit, _complementary, _hypercleaning, _l2, _reweight, _spiking, load
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,18 @@ def test_the_table_of_wrong_labels_has_the_worst_first_and_its_betas():
     # 12.71 times the root of 2e-4, over that of 2.
     assert rows[1] == ["`cml`", "0.5, 0.062", "0.9100 +- 0.1271", "0.9500", "0.9600"]
     assert rows[0] == ["`valid`", "", "0.8000 +- 0.0000", "", ""]
+
+
+def test_what_is_spoiled_is_compared_within_a_seed():
+    run = lambda method, seed, value, own: {
+        "method": method, "seeds": [seed], "value": value, "own_memory": own
+    }  # fmt: skip
+    runs = [run("online", 0, 0.5, 0.5), run("online", 1, 1.0, 1.0)]
+    runs += [run("capacity-2", 0, 0.75, 2.0), run("capacity-2", 1, 1.25, 4.0)]
+    _, rows = _complementary.table({"methods": {"online": {}, "capacity-2": {}}, "runs": runs})
+    # 12.71 times the root of 1/8, over that of 2; and of 312.5, the variance of 50 and 25.
+    assert rows[0] == ["`online`", "0.7500 +- 3.1766", "", "0.5000, 1.0000", ""]
+    assert rows[1][1:] == ["1.0000 +- 3.1766", "+38 +- 159", "0.7500, 1.2500", "3.0000"]
 
 
 def test_the_table_of_sources_tells_the_weights_that_count():

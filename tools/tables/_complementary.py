@@ -1,0 +1,35 @@
+"""The table of complementary systems: each method, and what spoiling one thing costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metacontrast.train import half_width
+
+from ._runs import Run, Table, runs_of
+
+COLUMNS = (
+    "method", "error", "beside `online`, %, in pairs", "each seed", "tested with that memory too",
+)  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Means over seeds with half the 95% interval; the change is within a seed."""
+    perfect = {run["seeds"][0]: run["value"] for run in runs_of(results, "online")}
+    rows = [_row(name, runs_of(results, name), perfect) for name in results["methods"]]
+    return COLUMNS, rows
+
+
+def _row(name: str, runs: list[Run], perfect: dict[int, float]) -> list[str]:
+    values = np.array([run["value"] for run in runs])
+    own = np.array([run["own_memory"] for run in runs])
+    change = 100 * (values / [perfect[run["seeds"][0]] for run in runs] - 1)
+    return [
+        f"`{name}`",
+        f"{values.mean():.4f} +- {half_width(values):.4f}",
+        "" if name == "online" else f"{change.mean():+.0f} +- {half_width(change):.0f}",
+        ", ".join(f"{value:.4f}" for value in values),
+        "" if np.array_equal(own, values) else f"{own.mean():.4f}",
+    ]
