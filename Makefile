@@ -50,7 +50,7 @@ mutation: .venv/ready
 bench: .venv/torch
 	.venv/bin/python -m benchmarks --out $(OUT)/bench
 
-# The figures of docs whose results are committed, drawn again from these, in seconds.
+# Every figure of the pages, drawn again from results that are committed, in seconds.
 figures: .venv/ready
 	.venv/bin/python -m tools.figures
 
