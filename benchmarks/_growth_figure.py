@@ -18,8 +18,8 @@ def draw(tables: dict[str, list[Measurement]], axes: Any) -> None:
         label_powers(ax)
         ax.set_xlabel(size)
         ax.set_ylabel(quantity)
-    axes.flat[0].legend()
-    axes[1, 0].legend()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def label_powers(ax: Any) -> None:

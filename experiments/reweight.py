@@ -226,7 +226,8 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     weights.axhline(1 / len(SOURCES), color="0.7", lw=0.8, ls=":")
     weights.set(xlabel="meta-step", ylabel="weight of the source", ylim=0)
     weights.set_title("cml")
-    weights.legend()
+    handles, labels = weights.get_legend_handles_labels()
+    weights.figure.legend(handles, labels, loc="outside lower left", ncols=len(labels))
     for i, name in enumerate(METHODS):
         results = [row for row in rows if row["method"] == name]
         if not results:
