@@ -105,4 +105,5 @@ def _disc(ax: Any, arms: np.ndarray, delta: float) -> None:
     box = dict(origin="lower", extent=(-1, 1, -1, 1), interpolation="nearest")
     ax.imshow(arms, cmap="Set2", vmin=-0.5, vmax=ARMS + 2.5, **box)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     ax.add_patch(Circle((0, 0), delta, fill=False, lw=0.6))
