@@ -80,7 +80,16 @@ def check(name: str, value: Any, members: Sequence[Kind]) -> None:
     either = _either(members)
     kind_of_error = ValueError if any(isinstance(value, m.types) for m in members) else TypeError
     hints = {m.hint for kind in members for m in kind.conditions if isinstance(m, Must) and m.hint}
-    raise kind_of_error("; ".join([f"{name}: must be {either}, not {shown(value)}", *hints]) + ".")
+    is_other = type(value).__name__ in either.split() and type(value).__module__ != "builtins"
+    got = _told_apart(value) if is_other else shown(value)
+    raise kind_of_error("; ".join([f"{name}: must be {either}, not {got}", *hints]) + ".")
+
+
+def _told_apart(value: Any) -> str:
+    """A value whose type has the name of another one: with the package that it is of."""
+    own = type(value)
+    package = ".".join(part for part in own.__module__.split(".") if not part.startswith("_"))
+    return f"{package}.{own.__name__}, which goes with the functions of {package}"
 
 
 def _either(members: Sequence[Kind]) -> str:

@@ -71,7 +71,8 @@ REMEDIES_OUTSIDE = REMEDIES | {
     "unbounded": "a nudged phase found no minimum near phi_0: lower |beta|, use scheme='forward' "
     "with a positive beta, or add a regulariser to the inner loss",
     "unconverged": "what the phases left undone is not small beside the nudge: take more inner "
-    "steps, or learn without noise (full batches, no dropout); raise beta, or use "
+    "steps, or learn without noise (full batches, no dropout, no batch norm), with a regulariser; "
+    "raise beta, or use "
     "scheme='symmetric' or control=True",
 }
 

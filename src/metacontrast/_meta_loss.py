@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from ._check import check_finite, check_seen, check_shapes, start_losses
+from ._check import check_finite, check_seen, check_shapes, check_slope, start_losses
 from ._estimator._base import Estimator, MetaGradient, Phases, Starts, free_phase
 from ._expected import check, kinds
 from ._flags import Flags
@@ -81,7 +81,7 @@ def meta_gradient_of(
     wanted = estimator.by_z if by_z is None else by_z
     if wanted and not estimator.by_z:
         raise TypeError(_no_gradient_by_z(estimator))
-    check_start = _checker(problem, estimator.through)
+    check_start = _checker(problem, estimator.through, estimator.by_slope)
 
     @jax.jit
     def run(theta: PyTree, z: PyTree, key: Key | None, starts: Starts) -> MetaGradient:
@@ -194,11 +194,12 @@ def _moves(tangent: jax.Array | SymbolicZero) -> bool:
 
 
 def _checker(
-    problem: Problem, through: tuple[str, ...] | None = None
+    problem: Problem, through: tuple[str, ...] | None = None, by_slope: bool = False
 ) -> Callable[[PyTree, PyTree, Key | None, tuple[bool, ...]], None]:
     """`check`, of which the part on shapes is made once a shape.
 
-    With the leaves of theta that are learned, these are looked for in the functions `through`.
+    With the leaves of theta that are learned, these are looked for in the functions `through`; and
+    the outer loss for a slope, if the gradient is to be `by_slope`.
     """
     known: set[PyTree] = set()
     losses = jax.jit(start_losses(problem))
@@ -213,6 +214,8 @@ def _checker(
             check_finite(losses(theta, z), theta, z)
         if is_new and through is not None:
             check_seen(Loss(problem, theta, z, key), through, learned)
+        if is_new and by_slope:
+            check_slope(Loss(problem, theta, z, key))
         known.add(shapes)
 
     return check_start

@@ -40,6 +40,8 @@ def shown(x: Any) -> str:
         return text
     if inspect.isfunction(x):
         return f"{x.__name__}{_arguments(x)}"
+    if type(x) in (list, tuple) and x:
+        return f"a {type(x).__name__} with {shown(x[0])}"
     return f"of type {type(x).__name__}"
 
 

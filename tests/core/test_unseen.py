@@ -185,3 +185,49 @@ def test_a_meta_gradient_by_a_rate_is_the_derivative_of_what_it_computes():
 
     far = (value(0.1 + 1e-5) - value(0.1 - 1e-5)) / 2e-5
     np.testing.assert_allclose(jax.grad(value)(0.1), far, rtol=1e-5)
+
+
+# An outer loss without a slope
+
+FLAT = {
+    "a share of right answers": lambda p, t, z: jnp.mean(jnp.round(p) == 1.0),
+    "a stopped gradient": lambda p, t, z: jax.lax.stop_gradient(p @ p),
+}
+FEW = mc.descend(optax.sgd(0.1), 30)
+
+
+def judged_by(outer):
+    return mc.Problem(lambda t, z: t, lambda p, t, z: (p - t) @ (p - t) + p @ p, outer)
+
+
+@pytest.mark.parametrize("outer", FLAT.values(), ids=FLAT)
+@pytest.mark.parametrize(
+    "rule",
+    [mc.Contrastive(0.1), mc.Implicit("cg"), mc.Unrolled(), mc.Trajectory(), mc.FirstOrder()],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_an_outer_loss_without_a_slope_is_refused(rule, outer):
+    flat = judged_by(outer)
+    for gradient in (mc.meta_gradient(flat, FEW, rule), jax.grad(mc.meta_loss(flat, FEW, rule))):
+        with pytest.raises(ValueError, match=r"problem\.outer: does not change smoothly"):
+            gradient(jnp.ones(2), None)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda p, t, z: jnp.sum(p),
+        lambda p, t, z: jnp.sum(t),
+        lambda p, t, z: jnp.sum(jax.nn.relu(p - 100.0)),  # whose slope is 0 here, not everywhere
+    ],
+    ids=["of phi", "of theta alone", "flat here"],
+)
+def test_an_outer_loss_with_a_slope_is_not(outer):
+    slope = mc.meta_gradient(judged_by(outer), FEW, mc.Contrastive(0.1))(jnp.ones(2), None).by_theta
+    assert jnp.all(jnp.isfinite(slope))
+
+
+def test_evolution_needs_no_slope():
+    flat = judged_by(lambda p, t, z: -jnp.mean(p > 0.6))
+    found = mc.meta_gradient(flat, FEW, mc.Evolution(1.0, 64))(jnp.ones(2), None, KEY)
+    assert jnp.all(found.by_theta < 0)  # the larger theta, the more often phi is above

@@ -60,6 +60,16 @@ def test_a_frozen_parameter_is_not_slow():
             {},
             "inner: depends on none of .* phi, so that",
         ),
+        (
+            {"outer": lambda m, t: misfit(m.phi, t.test).detach()},
+            {},
+            "outer: depends on none of the parameters, .* no torch.no_grad",
+        ),
+        (
+            {"inner": lambda m, t: misfit(m.phi, t.train) + (m.omega.detach() * m.phi**2).sum()},
+            {},
+            r"on omega, log_lam, so that.*itself and not its \.data",
+        ),
         ({}, {"scheme": "holomorphic"}, "scheme: learners outside JAX"),
         ({}, {"nudge": "linear"}, "nudge: learners outside JAX"),
         ({}, {"nudged": mc.closed_form()}, r"backward\(nudged=...\)"),
@@ -206,3 +216,29 @@ def test_sparse_gradients_are_those_of_a_dense_embedding(slow):
     for dense, sparse in zip(*grads, strict=True):
         torch.testing.assert_close(dense, sparse, rtol=1e-9, atol=1e-12)
         assert dense.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (mc.closed_form(), "solver: is a solver of learners in JAX; take descend"),
+        (torch.optim.SGD, "solver: is the optimiser of a solver; take descend"),
+    ],
+)
+def test_what_is_called_like_a_solver_and_is_none(solver, message):
+    with pytest.raises(TypeError, match=message):
+        mct.backward(regression(), solver, mc.Contrastive(0.1), regression_task())
+
+
+def test_two_types_of_one_name_are_told_apart():
+    with pytest.raises(TypeError, match=r"must be a Problem, not metacontrast\.torch\.Problem"):
+        mc.meta_loss(regression(), mc.closed_form(), mc.Contrastive(0.1))
+
+
+def test_a_plain_tensor_is_no_slow_parameter():
+    module = Normalised()
+    module.theta = torch.zeros(30)
+    with pytest.raises(ValueError, match=r"'theta' fits no .* make it a torch\.nn\.Parameter"):
+        mct.Problem(module, squares, squares, ["theta"])
+    with pytest.raises(ValueError, match=r"each is text, not a list with an array torch\.float32"):
+        mct.Problem(module, squares, squares, [module.theta])

@@ -14,12 +14,14 @@ COLUMNS = (
     "method", "error", "beside `online`, %, in pairs", "each seed", "tested with that memory too",
 )  # fmt: skip
 
+WHOLE = ("online", "batch", "full-batch", "mix")  # of which nothing is spoiled
+
 
 def table(results: dict[str, Any]) -> Table:
     """Means over seeds with half the 95% interval; the change is within a seed."""
     perfect = {run["seeds"][0]: run["value"] for run in runs_of(results, "online")}
-    rows = [_row(name, runs_of(results, name), perfect) for name in results["methods"]]
-    return COLUMNS, rows
+    names = sorted(results["methods"], key=lambda name: name not in WHOLE)
+    return COLUMNS, [_row(name, runs_of(results, name), perfect) for name in names]
 
 
 def _row(name: str, runs: list[Run], perfect: dict[int, float]) -> list[str]:
@@ -29,7 +31,7 @@ def _row(name: str, runs: list[Run], perfect: dict[int, float]) -> list[str]:
     return [
         f"`{name}`",
         f"{values.mean():.4f} +- {half_width(values):.4f}",
-        "" if name == "online" else f"{change.mean():+.0f} +- {half_width(change):.0f}",
+        "" if name == "online" else f"{round(change.mean()) or 0:+d} +- {half_width(change):.0f}",
         ", ".join(f"{value:.4f}" for value in values),
         "" if np.array_equal(own, values) else f"{own.mean():.4f}",
     ]

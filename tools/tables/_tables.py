@@ -24,7 +24,18 @@ from metacontrast import pretrained
 from metacontrast.train import describe
 
 from ..figures import experiment
-from . import _bandit, _bench, _estimators, _hypercleaning, _l2, _reweight, _sine, _spiking, _theory
+from . import (
+    _bandit,
+    _bench,
+    _complementary,
+    _estimators,
+    _hypercleaning,
+    _l2,
+    _reweight,
+    _sine,
+    _spiking,
+    _theory,
+)
 from ._pages import ROOT
 
 
@@ -100,6 +111,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"{part}-run": partial(run_of, part) for part in _bench.PARTS},
     **{name: partial(bench, *which) for name, which in _bench.TITLES.items()},
     "hypercleaning": lambda: markdown(*_hypercleaning.table(load("hypercleaning"))),
+    "complementary": lambda: markdown(*_complementary.table(load("complementary"))),
     "reweight": lambda: markdown(*_reweight.table(load("reweight"))),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
     "overfit-cosines": lambda: text(overfit_cosines(load("cifar10-overfit-cosines")["rows"])),

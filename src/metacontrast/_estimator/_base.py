@@ -55,11 +55,13 @@ class Estimator(ABC):
         through: by which functions of the problem it finds theta, of "init", "inner" and "outer".
             A leaf of theta on which none of them depends is refused. Default: it sees all that the
             learner does.
+        by_slope: whether it takes the slope of the outer loss; one that has none is then refused.
     """
 
     by_z: ClassVar[bool] = False
     warm_start: ClassVar[bool] = False
     through: ClassVar[tuple[str, ...] | None] = None
+    by_slope: ClassVar[bool] = True
 
     @abstractmethod
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:

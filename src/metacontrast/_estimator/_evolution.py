@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 
@@ -55,6 +56,7 @@ class Evolution(Estimator):
 
     sigma: Spread
     pairs: Count = 1
+    by_slope: ClassVar[bool] = False
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The meta-gradient; its aux: inner, outer, residual."""

@@ -83,6 +83,7 @@ class Reptile(Estimator):
     """
 
     through: ClassVar[tuple[str, ...]] = ("init",)
+    by_slope: ClassVar[bool] = False
 
     def value_and_grad(self, loss: Loss, solver: Solver, starts: Starts = None) -> MetaGradient:
         """The pseudo-gradient; its aux: inner, outer, residual."""

@@ -22,10 +22,10 @@ Losses = Callable[[PyTree, PyTree], tuple[float, float]]
 Slope = Callable[[PyTree], PyTree]
 
 
-def refuse_unseen(names: list[str]) -> None:
-    """Raise if there are any."""
+def refuse_unseen(names: list[str], instead: str = INSTEAD) -> None:
+    """Raise if there are any, and say what to do `instead`."""
     if names:
-        raise ValueError(unseen(names, INSTEAD))
+        raise ValueError(unseen(names, instead))
 
 
 def unseen_leaves(losses: Losses, slope: Slope | None, theta: PyTree, phi: PyTree) -> list[str]:

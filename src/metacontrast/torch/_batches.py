@@ -7,10 +7,12 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from .._must import advice
 from .._types import PyTree
 from ._state import RandomState, random_state, set_random_state
 
@@ -70,7 +72,9 @@ class Batches:
         1.0
     """
 
-    def __init__(self, loader: Iterable[PyTree]) -> None:
+    def __init__(
+        self, loader: Annotated[Iterable[PyTree], advice("wrap a Dataset in a DataLoader")]
+    ) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, (Iterator, Batches)):
             raise TypeError(
                 f"loader: must be something to go through again and again, such as a DataLoader, "

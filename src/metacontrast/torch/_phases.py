@@ -33,6 +33,10 @@ from ._state import (
     widened,
 )
 
+INSTEAD = (
+    "Put it into the inner loss, itself and not its .data, .detach() or .item(): the penalty that "
+    "it weighs, or a pull to it, ((phi - theta) ** 2).sum(); or do not name it in `meta`."
+)
 DRAWS = 8  # of random numbers and batches, where one does not tell enough
 
 
@@ -152,7 +156,7 @@ class Phases:
             if not left:
                 break
             left = unseen(left)
-        refuse_unseen(left)
+        refuse_unseen(left, INSTEAD)
 
     def _drawn_by_outer(self, phi: Weights) -> list[str]:
         """NumPy's and Python's generators, if the outer loss draws from them."""
@@ -176,13 +180,21 @@ class Phases:
             )
 
     def _check_learns(self) -> None:
+        """Raise where the inner loss is a constant to phi, or the outer one to phi and theta."""
+        kept = "use the module it is handed, and no torch.no_grad(), .item(), .detach() or .data."
         self.put(self.start)
         with torch.enable_grad(), freeze(self.slow.values()):
-            if not self.loss(0.0).requires_grad:
+            if not self._scalar("inner").requires_grad:
                 names = ", ".join(self.problem.fast)
                 raise ValueError(
                     f"inner: depends on none of the fast parameters, {names}, so that there is "
-                    "nothing to learn; use the module it is handed, and no torch.no_grad()."
+                    f"nothing to learn; {kept}"
+                )
+        with torch.enable_grad():
+            if not self._scalar("outer").requires_grad:
+                raise ValueError(
+                    "outer: depends on none of the parameters, so that every gradient of it is 0; "
+                    f"{kept}"
                 )
 
     def has_drawn(self) -> bool:
@@ -222,7 +234,7 @@ class Phases:
             hint = (
                 "wrap each DataLoader as Batches(loader), of which next() is a mini-batch"
                 if "DataLoader" in str(error)
-                else "give it what it is written for"
+                else "give it what it is written for; it is called with (module, task)"
             )
             raise TypeError(
                 f"{name}: does not take this `task`, one of the `tasks`, {shown(self.task)} "

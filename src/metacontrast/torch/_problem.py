@@ -76,9 +76,11 @@ class Problem:
         for pattern in self.meta:
             matches = [name for name in names if fnmatchcase(name, pattern)]
             if not matches:
+                is_plain = torch.is_tensor(getattr(self.module, pattern, None))
                 raise ValueError(
                     f"meta: {pattern!r} fits no parameter of the module, which has "
-                    f"{', '.join(names) or 'none'}."
+                    f"{', '.join(names) or 'none'}"
+                    + ("; it is a tensor: make it a torch.nn.Parameter." if is_plain else ".")
                 )
             if frozen := [name for name in matches if not names[name].requires_grad]:
                 raise ValueError(

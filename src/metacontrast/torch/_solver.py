@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeAlias
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .._must import Count, advice
+from .._solver._base import Solver as SolverInJax
 
-Solver: TypeAlias = Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object]
+
+def _check_solver(name: str, solver: object) -> None:
+    """Raise for what is called like a solver, and is one of JAX or an optimiser."""
+    takes = "descend(partial(torch.optim.SGD, lr=0.1), steps=100) of metacontrast.torch"
+    made = solver.func if isinstance(solver, partial) else solver
+    if isinstance(solver, SolverInJax):
+        raise TypeError(f"{name}: is a solver of learners in JAX; take {takes}.")
+    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+        raise TypeError(f"{name}: is the optimiser of a solver; take {takes}.")
+
+
+Solver: TypeAlias = Annotated[
+    Callable[[Callable[[], torch.Tensor], list[torch.nn.Parameter]], object], _check_solver
+]
 EACH = "since each phase needs one of its own, try partial(torch.optim."
 MakeOptimizer: TypeAlias = Annotated[
     Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], advice(f"{EACH}SGD, lr=0.1)")
