@@ -127,40 +127,36 @@ def check_seen(loss: Loss, through: Sequence[str], learned: Sequence[bool]) -> N
 
 def check_slope(loss: Loss) -> None:
     """Raise if the outer loss is flat wherever it is defined, as a share of right answers is."""
+    leaves, structure = jax.tree.flatten((loss.theta, loss.z))
+    floats = [
+        i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
     start = jax.eval_shape(lambda: start_of(loss).phi)
 
-    def slope(theta: PyTree, z: PyTree, way: PyTree, by_theta: list[jax.Array]) -> Scalar:
-        leaves, structure = jax.tree.flatten(theta)
-        floats = [i for i, leaf in enumerate(leaves) if _is_inexact(leaf)]
-        begun = start_of(loss)
+    def slope(begun: list[PyTree], way: PyTree, ways: list[jax.Array]) -> Scalar:
+        first = start_of(loss)
 
         def outer(phi: PyTree, some: list[jax.Array]) -> Scalar:
-            moved = list(leaves)
+            moved = list(begun)
             for i, leaf in zip(floats, some, strict=True):
                 moved[i] = leaf
-            return (
-                loss.at(jax.tree.unflatten(structure, moved), z).with_state(begun.model).outer(phi)
-            )
+            at = loss.at(*jax.tree.unflatten(structure, moved)).with_state(first.model)
+            return at.outer(phi)
 
-        return jax.jvp(outer, (begun.phi, [leaves[i] for i in floats]), (way, by_theta))[1]
+        return jax.jvp(outer, (first.phi, [begun[i] for i in floats]), (way, ways))[1]
 
-    ways = [x for x in jax.tree.leaves(loss.theta) if _is_inexact(x)]
     try:
-        program = jax.make_jaxpr(slope)(loss.theta, loss.z, start, ways).jaxpr
+        program = jax.make_jaxpr(slope)(leaves, start, [leaves[i] for i in floats]).jaxpr
     except Exception:  # what has no derivative forwards may have one backwards
         return
     _, used = dce_jaxpr(program, [True])
-    if not any(used[-len(jax.tree.leaves((start, ways))) :]):
+    if not any(used[len(leaves) :]):
         raise ValueError(
             "problem.outer: does not change smoothly with phi or theta, so that its gradient is 0 "
             "everywhere (a share of right answers, argmax, comparisons, rounding, "
             "jax.lax.stop_gradient); judge by a loss with a slope, such as the cross-entropy, or "
             "take Evolution, which needs none."
         )
-
-
-def _is_inexact(leaf: PyTree) -> bool:
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
 INSTEAD = (

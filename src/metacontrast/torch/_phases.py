@@ -35,7 +35,8 @@ from ._state import (
 
 INSTEAD = (
     "Put it into the inner loss, itself and not its .data, .detach() or .item(): the penalty that "
-    "it weighs, or a pull to it, ((phi - theta) ** 2).sum(); or do not name it in `meta`."
+    "it weighs, or a pull to it, ((phi - theta) ** 2).sum(); where only the start or the solver "
+    "sees it, metacontrast's Unrolled (in JAX) and Evolution can learn it."
 )
 DRAWS = 8  # of random numbers and batches, where one does not tell enough
 
