@@ -8,7 +8,16 @@ import pytest
 
 from benchmarks import search_cv
 from tools import tables
-from tools.tables import _bandit, _complementary, _hypercleaning, _l2, _reweight, _spiking, load
+from tools.tables import (
+    _bandit,
+    _complementary,
+    _hypercleaning,
+    _l2,
+    _overfit,
+    _reweight,
+    _spiking,
+    load,
+)
 from tools.tables._sine import flagged, summary
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +127,14 @@ def test_what_is_spoiled_is_compared_within_a_seed():
     # 12.71 times the root of 1/8, over that of 2; and of 312.5, the variance of 50 and 25.
     assert rows[0] == ["`online`", "0.7500 +- 3.1766", "", "0.5000, 1.0000", ""]
     assert rows[1][1:] == ["1.0000 +- 3.1766", "+38 +- 159", "0.7500, 1.2500", "3.0000"]
+
+
+def test_the_kept_runs_of_the_overfit_have_the_lowest_first():
+    run = dict(seeds=[2], first=3.0, value=2.0, last=2.5, accuracy=0.25, seconds=9.6, meta_steps=30)
+    runs = [run | dict(method="none", meta_steps=0), run | dict(method="cg", value=1.0)]
+    _, rows = _overfit.table({"runs": runs})
+    assert rows[0] == ["`cg`", "2", "3.000", "1.000", "2.500", "0.250", "10"]
+    assert rows[1][0] == "`none`" and rows[1][-1] == ""
 
 
 def test_the_table_of_sources_tells_the_weights_that_count():
