@@ -183,7 +183,8 @@ def histograms(theta: PyTree) -> list[dict[str, Any]]:
     found = []
     for layer in layers:
         counts, edges = np.histogram(np.asarray(layer["w"]).ravel() / math.log(10), bins=40)
-        found.append({"from": edges[0], "to": edges[-1], "counts": counts.tolist()})
+        ends = {"from": float(edges[0]), "to": float(edges[-1])}
+        found.append(ends | {"counts": counts.tolist()})
     return found
 
 
