@@ -179,10 +179,10 @@ def quartiles(theta: PyTree) -> dict[str, list[float]]:
 
 def histograms(theta: PyTree) -> list[dict[str, Any]]:
     """Of log10 lambda of each layer's matrix: how many are in each of 40 equal bins."""
-    layers = jax.tree.broadcast(theta, start(0))
+    matrices = [x for x in jax.tree.leaves(jax.tree.broadcast(theta, start(0))) if jnp.ndim(x) > 1]
     found = []
-    for layer in layers:
-        counts, edges = np.histogram(np.asarray(layer["w"]).ravel() / math.log(10), bins=40)
+    for matrix in matrices:
+        counts, edges = np.histogram(np.asarray(matrix).ravel() / math.log(10), bins=40)
         ends = {"from": float(edges[0]), "to": float(edges[-1])}
         found.append(ends | {"counts": counts.tolist()})
     return found

@@ -234,10 +234,11 @@ def test_a_grid_that_stopped_goes_on_with_what_is_left(run, tmp_path, capsys):
 
 def test_the_figure_shows_the_five_layers(tmp_path):
     shapes = jax.eval_shape(lenet5().init, jax.random.key(0))
-    theta = jax.tree.map(lambda leaf: np.log(10) * np.linspace(-2, 1, leaf.size), shapes)
-    small = jax.tree.map(lambda leaf: leaf[..., :1].astype(np.float32), theta)
-    assert json.loads(json.dumps(l2.histograms([small[0]] * 5)))  # of the type that runs have
-    spread = l2.histograms([layer | {"w": layer["w"].reshape(-1)} for layer in theta])
+    even = lambda leaf: np.log(10) * np.linspace(-2, 1, leaf.size).reshape(leaf.shape)
+    theta = jax.tree.map(even, shapes)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(np.float32), theta)
+    assert len(json.loads(json.dumps(l2.histograms(narrow)))) == 5  # of the type that runs have
+    spread = l2.histograms(theta)
     assert [sum(of["counts"]) for of in spread] == [layer["w"].size for layer in shapes]
     # Evenly spread from the first bin to the last, in powers of ten.
     assert [(round(of["from"], 9), round(of["to"], 9)) for of in spread] == 5 * [(-2, 1)]
