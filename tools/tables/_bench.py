@@ -8,7 +8,6 @@ from typing import Any
 from benchmarks._measure import Measurement
 from benchmarks._report import Grid, grid
 
-PARTS = ("overhead", "sine", "conv4", "accuracy", "growth")
 # The names of tables, and the part and title of each.
 TITLES = {
     "overhead": ("overhead", "Overhead of the rule"),

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
 from benchmarks._report import caption
+from benchmarks._run import PARTS
 from benchmarks.gpu_report import load as load
 from benchmarks.influence import table as influence
 from benchmarks.maml_trajectory import table as maml_trajectory
@@ -109,7 +110,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bandit-players": lambda: markdown(*_bandit.players(load("bandit-players"))),
     "bandit-grid": lambda: markdown(*_bandit.grid(load("bandit-tuning"))),
     "spiking-fast": lambda: markdown(*_spiking.fast(collected("spiking"))),
-    **{f"{part}-run": partial(run_of, part) for part in _bench.PARTS},
+    **{f"{part}-run": partial(run_of, part) for part in PARTS},
     **{name: partial(bench, *which) for name, which in _bench.TITLES.items()},
     "hypercleaning": lambda: markdown(*_hypercleaning.table(load("hypercleaning"))),
     "complementary": lambda: markdown(*_complementary.table(load("complementary"))),
