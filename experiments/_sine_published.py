@@ -76,13 +76,13 @@ def _some_points(batch: int, task: mc.Task, key: jax.Array) -> mc.Task:
 EPS_ROOT = 2.0**-23
 
 
-def adam(rate: float) -> optax.GradientTransformation:
+def adam(rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Of a task."""
     return optax.adam(rate, eps_root=EPS_ROOT)
 
 
-def optimizer(rate: float, contrastive: bool) -> optax.GradientTransformation:
-    """Of theta: without a schedule and without clipping, as published."""
+def optimizer(rate: optax.ScalarOrSchedule, contrastive: bool) -> optax.GradientTransformation:
+    """Of theta: without clipping, as published."""
     return optax.adamw(rate, eps_root=EPS_ROOT) if contrastive else adam(rate)
 
 

@@ -40,7 +40,7 @@ EXPERIMENT = frame.Experiment(
     metric="mean squared error on held-out tasks",
     methods=METHODS,
     default="cml-gn",
-    rows={name: TALK.get(re.sub("^(paper|cml)-", "", name), "") for name in METHODS},
+    rows={name: TALK.get(re.sub("^(paper|cml)-|-tuned$", "", name), "") for name in METHODS},
 )
 
 
@@ -54,8 +54,8 @@ class Learner(NamedTuple):
 
 def learner(s: Settings) -> Learner:
     """What a method meta-trains."""
-    if s.method in ("paper-gd", "paper-sgd"):
-        batch = s.batch if s.method == "paper-sgd" else None
+    if s.method.startswith(("paper-gd", "paper-sgd")):
+        batch = s.batch if s.method.startswith("paper-sgd") else None
         problem = published.synapse(partial(squares, s), s.first_lambda, batch)
         solver = mc.descend(published.adam(s.rate), s.free)
         return Learner(problem, solver, published.rule(s.beta, s.rate, s.nudged))
@@ -76,7 +76,7 @@ def learner(s: Settings) -> Learner:
         "maml-rates": mc.Trajectory(), "fomaml": mc.FirstOrder(),
     }  # fmt: skip
     solver = mc.descend(optimizers.get(s.method, optax.sgd(s.rate)), s.free)
-    return Learner(initialisation(s), solver, rules.get(s.method))
+    return Learner(initialisation(s), solver, rules.get(s.method.removesuffix("-tuned")))
 
 
 def with_beta(s: Settings) -> Settings:
@@ -210,7 +210,9 @@ def curves(s: Settings, theta: mc.Synapse | Rates) -> Callable[..., list[jax.Arr
 def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     """Of theta."""
     if s.method.startswith("paper"):
-        return published.optimizer(s.outer_rate, s.method != "paper-maml")
+        # As published it does not fall: `last_rate` is 1.
+        rate = optax.cosine_decay_schedule(s.outer_rate, s.steps, s.last_rate)
+        return published.optimizer(rate, not s.method.startswith("paper-maml"))
     return frame.outer_optimizer(s.outer_rate, s.steps, s.last_rate)
 
 

@@ -239,19 +239,24 @@ def test_nudged_solver_runs_the_nudged_phases_and_no_other(control):
     assert (free.betas, nudged.betas) == ([0.0], [0.0, 0.1] if control else [0.1])
 
 
+STENCILS = [
+    mc.Contrastive(0.1, "symmetric"),
+    mc.Contrastive(0.1, order=3, control=True),
+    mc.Contrastive(0.1, "symmetric", order=4, nudge="linear"),
+    mc.Contrastive(0.1, "holomorphic", nudge="linear"),
+    mc.Contrastive(0.1, order=2, nudged=mc.secant_cg(3), nudge="linear"),
+]
+TOL = mc.until_converged(optax.sgd(0.1), 1e-3)
+
+
 @pytest.mark.parametrize(
-    "rule",
+    ("rule", "solver"),
     [
-        mc.Contrastive(0.1, "symmetric"),
-        mc.Contrastive(0.1, order=3, control=True),
-        mc.Contrastive(0.1, "symmetric", order=4, nudge="linear"),
-        mc.Contrastive(0.1, "holomorphic", nudge="linear"),
-        mc.Contrastive(0.1, order=2, nudged=mc.secant_cg(3), nudge="linear"),
+        *((rule, SGD) for rule in STENCILS),
+        (STENCILS[0], TOL),
+        *(pytest.param(rule, TOL, marks=pytest.mark.thorough) for rule in STENCILS[1:]),
     ],
-    ids=lambda rule: repr(rule)[12:60],
-)
-@pytest.mark.parametrize(
-    "solver", [SGD, mc.until_converged(optax.sgd(0.1), 1e-3)], ids=["2", "tol"]
+    ids=lambda x: repr(x)[12:60] if isinstance(x, mc.Contrastive) else "2" if x is SGD else "tol",
 )
 def test_phases_side_by_side_are_the_same_phases(rule, solver):
     def run(side_by_side):

@@ -123,12 +123,12 @@ def short(method, out):
 
 
 # cml-syn is cml-mod in all but its slow weights, which test_modulation.py has; the tuned baseline
-# is the other one with other numbers.
+# is the other one with other numbers; maml plays where it is tuned, below.
 @pytest.mark.parametrize(
     "method",
     [
         pytest.param(
-            m, marks=pytest.mark.thorough if m.startswith(("cml", "neural-linear-tuned")) else ()
+            m, marks=pytest.mark.thorough if m.startswith(("cml", "maml", "neural-linear-tuned")) else ()
         )
         for m in METHODS
     ],

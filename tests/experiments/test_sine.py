@@ -38,7 +38,7 @@ def test_a_run_leaves_its_result_and_the_report_shows_it(start, tmp_path, capsys
     table = capsys.readouterr().out
     (maml,) = [line for line in table.splitlines() if " maml " in line]
     assert f"{result['value']:.4f} +- {result['ci95']:.4f}" in maml
-    assert table.count("not run") == 13
+    assert table.count("not run") == 16
     monkeypatch.setattr(sine, "figure", lambda *args: None)  # drawn once is enough
     assert start(sine, *words, "--steps", 2) == 2
     assert "--resume" in capsys.readouterr().err

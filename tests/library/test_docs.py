@@ -129,12 +129,17 @@ def test_what_is_spoiled_is_compared_within_a_seed():
     assert rows[1][1:] == ["1.0000 +- 3.1766", "+38 +- 159", "0.7500, 1.2500", "3.0000"]
 
 
-def test_the_kept_runs_of_the_overfit_have_the_lowest_first():
-    run = dict(seeds=[2], first=3.0, value=2.0, last=2.5, accuracy=0.25, seconds=9.6, meta_steps=30)
-    runs = [run | dict(method="none", meta_steps=0), run | dict(method="cg", value=1.0)]
-    _, rows = _overfit.table({"runs": runs})
-    assert rows[0] == ["`cg`", "2", "3.000", "1.000", "2.500", "0.250", "10"]
-    assert rows[1][0] == "`none`" and rows[1][-1] == ""
+def test_the_table_of_the_overfit_has_the_lowest_first_and_compares_within_a_seed():
+    run = lambda method, seed, value, meta_steps=30: {
+        "method": method, "seeds": [seed], "value": value, "last": 2.5, "accuracy": 0.25,
+        "seconds": 9.6, "meta_steps": meta_steps,
+    }  # fmt: skip
+    runs = [run("none", 0, 2.0, 0), run("none", 1, 4.0, 0), run("cg", 0, 1.0), run("cg", 1, 1.5)]
+    _, rows = _overfit.table({"methods": {"none": {}, "cg": {}}, "runs": runs})
+    # 12.71 times the root of 1/8, over that of 2.
+    each, mean = "1.000, 1.500", "1.250 +- 3.177"
+    assert rows[0] == ["`cg`", "30", each, mean, "2.500", "0.250", "", "10"]
+    assert rows[1][0] == "`none`" and rows[1][6] == "1.750 +- 9.530" and rows[1][-1] == ""
 
 
 def test_the_table_of_sources_tells_the_weights_that_count():

@@ -8,7 +8,7 @@ import numpy as np
 
 from metacontrast.train import half_width
 
-from ._runs import Run, Table, runs_of
+from ._runs import Run, Table, each, mean, runs_of
 
 COLUMNS = (
     "method", "error", "beside `online`, %, in pairs", "each seed", "tested with that memory too",
@@ -25,12 +25,11 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def _row(name: str, runs: list[Run], perfect: dict[int, float]) -> list[str]:
-    values = np.array([run["value"] for run in runs])
-    own = np.array([run["own_memory"] for run in runs])
+    values, own = np.array(each(runs, "value")), np.array(each(runs, "own_memory"))
     change = 100 * (values / [perfect[run["seeds"][0]] for run in runs] - 1)
     return [
         f"`{name}`",
-        f"{values.mean():.4f} +- {half_width(values):.4f}",
+        mean(values, 4),
         "" if name == "online" else f"{round(change.mean()) or 0:+d} +- {half_width(change):.0f}",
         ", ".join(f"{value:.4f}" for value in values),
         "" if np.array_equal(own, values) else f"{own.mean():.4f}",

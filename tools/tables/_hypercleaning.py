@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metacontrast.train import half_width
-
-from ._runs import Run, Table, runs_of
+from ._runs import Run, Table, each, mean, runs_of
 
 COLUMNS = ("method", "beta", "test accuracy", "+ validation", "wrong labels found (AUC)")
 
@@ -21,18 +19,17 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def _row(name: str, runs: list[Run]) -> list[str]:
-    values = np.array([run["value"] for run in runs])
     contrasts = name.startswith("cml")
     betas = ", ".join(dict.fromkeys(f"{run['beta']:.2g}" for run in runs)) if contrasts else ""
     found = runs[0]["auc"] is not None
     return [
         f"`{name}`",
         betas,
-        f"{values.mean():.4f} +- {half_width(values):.4f}",
+        mean(each(runs, "value"), 4),
         "" if name == "valid" else f"{_mean(runs, 'with_valid'):.4f}",
         f"{_mean(runs, 'auc'):.4f}" if found else "",
     ]
 
 
 def _mean(runs: list[Run], field: str) -> float:
-    return float(np.mean([run[field] for run in runs]))
+    return float(np.mean(each(runs, field)))

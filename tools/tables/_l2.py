@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from metacontrast.train import half_width
-
-from ._runs import Run, Table, runs_of
+from ._runs import Run, Table, each, mean, runs_of
 
 NEW = "new_accuracy"
 COLUMNS = (
@@ -21,31 +19,20 @@ COLUMNS = (
 def table(results: dict[str, Any]) -> Table:
     """Test accuracy three times, the highest on a new start first; and that on images seen."""
     of = {name: runs_of(results, name) for name in results["methods"]}
-    order = sorted(of, key=lambda name: -np.mean(_each(of[name], NEW)))
+    order = sorted(of, key=lambda name: -np.mean(each(of[name], NEW)))
     best = {seed: run[NEW] for run in of.get("grid", []) for seed in run["seeds"]}
     return COLUMNS, [_row(name, of[name], best) for name in order]
 
 
 def _row(name: str, runs: list[Run], best: dict[int, float]) -> list[str]:
     pairs = [run[NEW] - best[seed] for run in runs for seed in run["seeds"] if seed in best]
-    each = ", ".join(f"{x:.2f}" for x in _each(runs, "value"))
+    same, new, both = (each(runs, field) for field in ("value", NEW, "both_accuracy"))
     return [
         f"`{name}`{_numbers(name, runs)}", str(runs[0]["meta_steps"] or ""),
-        _mean(_each(runs, "value")), each, _mean(_each(runs, NEW)),
-        "" if name == "grid" else _mean(pairs), _mean(_each(runs, "both_accuracy")),
-        *(f"{np.mean(_each(runs, f'{part}_accuracy')):.1f}" for part in ("valid", "learned")),
+        mean(same, 2), ", ".join(f"{x:.2f}" for x in same), mean(new, 2),
+        mean(pairs, 2) if pairs and name != "grid" else "", mean(both, 2),
+        *(f"{np.mean(each(runs, f'{part}_accuracy')):.1f}" for part in ("valid", "learned")),
     ]  # fmt: skip
-
-
-def _each(runs: list[Run], field: str) -> list[float]:
-    return [run[field] for run in runs]
-
-
-def _mean(values: list[float]) -> str:
-    """With half the 95% interval over seeds, where there are several."""
-    if len(values) < 2:
-        return ", ".join(f"{x:.2f}" for x in values)
-    return f"{np.mean(values):.2f} +- {half_width(np.array(values)):.2f}"
 
 
 def _numbers(name: str, runs: list[Run]) -> str:

@@ -1,20 +1,33 @@
-"""The table of the runs of `cifar10_overfit` that are kept."""
+"""The table of the overfitting test on CIFAR-10."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ._runs import Table
+import numpy as np
 
-COLUMNS = ("method", "seed", "loss at first", "lowest", "in the end", "accuracy", "seconds")
+from ._runs import Run, Table, each, mean, runs_of
+
+COLUMNS = (
+    "method", "meta-steps", "lowest loss of each seed", "mean", "in the end", "accuracy",
+    "above the best, in pairs", "seconds",
+)  # fmt: skip
 
 
 def table(results: dict[str, Any]) -> Table:
-    """Of each run the validation loss and accuracy, the lowest first."""
-    rows = sorted(results["runs"], key=lambda run: run["value"])
-    return COLUMNS, [
-        [f"`{run['method']}`", ", ".join(map(str, run["seeds"]))]
-        + [f"{run[key]:.3f}" for key in ("first", "value", "last", "accuracy")]
-        + [f"{run['seconds']:.0f}" if run["meta_steps"] else ""]
-        for run in rows
-    ]
+    """Of each method the validation loss and accuracy over seeds, the lowest first."""
+    of = {name: runs_of(results, name) for name in results["methods"]}
+    order = sorted(of, key=lambda name: float(np.mean(each(of[name], "value"))))
+    best = {run["seeds"][0]: run["value"] for run in of[order[0]]}
+    return COLUMNS, [_row(name, of[name], {} if name == order[0] else best) for name in order]
+
+
+def _row(name: str, runs: list[Run], best: dict[int, float]) -> list[str]:
+    pairs = [run["value"] - best[run["seeds"][0]] for run in runs if run["seeds"][0] in best]
+    steps = runs[0]["meta_steps"]
+    return [
+        f"`{name}`", str(steps or ""), ", ".join(f"{x:.3f}" for x in each(runs, "value")),
+        mean(each(runs, "value"), 3), f"{np.mean(each(runs, 'last')):.3f}",
+        f"{np.mean(each(runs, 'accuracy')):.3f}", mean(pairs, 3) if pairs else "",
+        f"{np.mean(each(runs, 'seconds')):.0f}" if steps else "",
+    ]  # fmt: skip

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metacontrast.train import half_width
+
 Run: TypeAlias = dict[str, Any]
 Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
 
@@ -12,3 +17,15 @@ Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
 def runs_of(results: dict[str, Any], method: str) -> list[Run]:
     """Those of a method, one a seed."""
     return [run for run in results["runs"] if run["method"] == method]
+
+
+def each(runs: list[Run], field: str) -> list[float]:
+    """A number of every run."""
+    return [run[field] for run in runs]
+
+
+def mean(values: ArrayLike, places: int) -> str:
+    """With half the 95% interval over seeds, where there are several."""
+    several = np.asarray(values)
+    half = f" +- {half_width(several):.{places}f}" if several.size > 1 else ""
+    return f"{several.mean():.{places}f}{half}"
