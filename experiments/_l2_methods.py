@@ -64,7 +64,8 @@ def _at_equal_cost(s: Settings) -> Settings:
 # No diagnosis, whose cost is that of many meta-steps; and the best theta is kept, whatever follows.
 _BASE = Settings(method="contrastive-anchored", diagnose=False, on_collapse="ignore")
 _LEARNED = (
-    replace(_BASE, outer_rate=1.0),
+    # At 1, which validation hardly tells from 0.3, lambda outgrew what the rate of learning bears.
+    _BASE,
     replace(_BASE, method="layer"),
     # The rule as it stands in the paper: what is left of learning is divided by beta.
     replace(

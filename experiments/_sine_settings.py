@@ -47,7 +47,7 @@ _PAPER = Settings(
 )
 _PAPER_MAML = replace(_PAPER, method="paper-maml", outer_rate=1e-3, rate=1e-3, free=10)
 # Departure: the published rates belong to amplitudes a tenth of the talk's. The outer one falls.
-_TUNED = replace(_PAPER, method="paper-gd-tuned", last_rate=0.02, rate=3e-3)
+_TUNED = replace(_PAPER, method="paper-gd-tuned", outer_rate=0.1, last_rate=0.02, rate=3e-3)
 METHODS = {
     "paper-gd": _PAPER,
     "paper-sgd": replace(_PAPER, method="paper-sgd"),

@@ -128,7 +128,10 @@ def short(method, out):
     "method",
     [
         pytest.param(
-            m, marks=pytest.mark.thorough if m.startswith(("cml", "maml", "neural-linear-tuned")) else ()
+            m,
+            marks=pytest.mark.thorough
+            if m.startswith(("cml", "maml", "neural-linear-tuned"))
+            else (),
         )
         for m in METHODS
     ],

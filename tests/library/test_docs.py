@@ -16,6 +16,7 @@ from tools.tables import (
     _overfit,
     _reweight,
     _spiking,
+    _talk,
     load,
 )
 from tools.tables._sine import flagged, summary
@@ -140,6 +141,22 @@ def test_the_table_of_the_overfit_has_the_lowest_first_and_compares_within_a_see
     each, mean = "1.000, 1.500", "1.250 +- 3.177"
     assert rows[0] == ["`cg`", "30", each, mean, "2.500", "0.250", "", "10"]
     assert rows[1][0] == "`none`" and rows[1][6] == "1.750 +- 9.530" and rows[1][-1] == ""
+
+
+def test_a_cell_of_the_talk_is_met_or_within_its_interval_or_missed():
+    assert [_talk.verdict(x, "94.16 +- 0.12") for x in (94.2, 94.1, 94.0)] == [
+        "met", "within its +-", "**missed**",
+    ]  # fmt: skip
+    assert [_talk.verdict(-x, "0.258 +- 0.070", -1) for x in (0.2, 0.3, 0.4)] == [
+        "met", "within its +-", "**missed**",
+    ]  # fmt: skip
+    sine = {"methods": {row.published: {"published": "0.5 +- 0.25"} for row in _talk.SINES}}
+    sine["runs"] = [{"method": "paper-gd-tuned", "value": x} for x in (0.75, 0.625, 0.25)]
+    characters = {"rows": [[f"`{row.method}`", "95.0", "not run", ""] for row in _talk.CHARACTERS]}
+    characters["rows"] = list({row[0]: row for row in characters["rows"]}.values())
+    _, rows = _talk.table(sine, characters)
+    assert rows[0][2:5] == ["", "median 0.6250 (0.2500 to 0.7500): within its +-", ""]
+    assert rows[len(_talk.SINES)][4] == "`cml-syn`: 95.0: met" and rows[-1][4].endswith("not run")
 
 
 def test_the_table_of_sources_tells_the_weights_that_count():

@@ -36,6 +36,7 @@ from . import (
     _reweight,
     _sine,
     _spiking,
+    _talk,
     _theory,
 )
 from ._pages import ROOT
@@ -51,6 +52,12 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def text(lines: str) -> str:
     """A table as a program printed it."""
     return f"```text\n{lines}\n```"
+
+
+def cells() -> str:
+    """Every cell of the talk's tables, met or missed."""
+    first_edition = load("first-edition")["tables"]["omniglot"]
+    return markdown(*_talk.table(load("sine"), first_edition))
 
 
 def copied(name: str) -> str:
@@ -99,6 +106,7 @@ def _theta(name: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "talk": cells,
     "sine": lambda: markdown(*_sine.beside_the_talk(load("sine"))),
     "sine-runs": lambda: markdown(*_sine.runs(load("sine"))),
     "sine-others": published,
