@@ -221,8 +221,9 @@ def branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndarr
     # Above, only while the error is small: beyond that higher powers of beta show.
     above = clear & (betas > betas[best]) & (errors < 0.03)
     below = clear & (betas < betas[best]) & (errors < 10)
-    # Where nothing rises below the best, all that lies well below the rise above it.
-    rise = np.min(betas[above], initial=np.inf)
+    # Where nothing rises below the best, all that lies well below the rise above it; nothing, where
+    # the learner is too crude to show that rise.
+    rise = np.min(betas[above]) if above.any() else 0.0
     return (below if below.any() else betas < rise / 4), above
 
 

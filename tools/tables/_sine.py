@@ -100,6 +100,20 @@ def _row(name: str, results: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def tuning(results: dict[str, Any]) -> Table:
+    """Every trial of the published methods' rates, the best of each method first."""
+    columns = ("method", "`outer-rate`", "falls to", "`rate`", "`beta`", "validation error")
+    worst = math.inf  # what diverged
+    order = lambda row: (row["method"], worst if row["value"] is None else row["value"])
+    rows = []
+    for row in sorted(results["rows"], key=order):
+        beta = f"`{row['beta']:g}`" if row["method"] != "paper-maml" else ""
+        value = "diverged" if row["value"] is None else f"{row['value']:.3f}"
+        rates = [f"`{row[name]:g}`" for name in ("outer_rate", "last_rate", "rate")]
+        rows.append([f"`{row['method']}`", *rates, beta, value])
+    return columns, rows
+
+
 def _values(of: list[Run]) -> list[float]:
     return [run["value"] for run in of if run["value"] is not None]
 

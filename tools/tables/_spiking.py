@@ -1,10 +1,24 @@
-"""The table of the spiking network: which of its matrices learn a task."""
+"""The tables of the spiking network: errors by seed, and which of its matrices learn a task."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ._runs import Run, Table
+import numpy as np
+
+from ._runs import Run, Table, each, runs_of
+
+
+def errors(results: dict[str, Any]) -> Table:
+    """Of each method and seed the test error, the lowest first."""
+    of = {name: runs_of(results, name) for name in results["methods"]}
+    seeds = sorted({seed for run in results["runs"] for seed in run["seeds"]})
+    order = sorted(of, key=lambda name: float(np.mean(each(of[name], "value"))))
+    rows = []
+    for name in order:
+        by_seed = {run["seeds"][0]: _error(run) for run in of[name]}
+        rows.append([f"`{name}`", *(by_seed.get(seed, "") for seed in seeds)])
+    return ("method", *(f"seed {seed}" for seed in seeds)), rows
 
 
 def fast(results: dict[str, Any]) -> Table:

@@ -36,7 +36,7 @@ class Characters(NamedTuple):
 SINES = (
     Sine(
         "contrastive rule, GD", "paper-gd", "cml-gd",
-        "the published rates belong to amplitudes a tenth of the talk's",
+        "rates: the published ones belong to amplitudes a tenth of the talk's",
     ),
     Sine("contrastive rule, SGD", "paper-sgd", "cml-sgd", "the same"),
     Sine("MAML", "paper-maml", "maml", "the same; at our best ten times the meta-steps"),

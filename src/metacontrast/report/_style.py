@@ -41,7 +41,7 @@ _LOOKS = {
     "contrastive": (RED, "o"), "contrastive, forward": (ORANGE, "v"),
     "contrastive, symmetric": (RED, "o"), "contrastive, holomorphic": (PINK, "D"),
     "contrastive-symmetric": (ORANGE, "v"), "contrastive-linear": (PINK, "D"),
-    "contrastive-plain": (BLUE, ">"), "contrastive-anchored": (BROWN, "P"),
+    "contrastive-plain": (GREY, ">"), "contrastive-anchored": (BROWN, "P"),
     "linear nudge": (PINK, "D"),
     "cml": (RED, "o"), "cml-gd": (RED, "o"), "cml-sgd": (ORANGE, "v"), "cml-gn": (PINK, "D"),
     "cml-gd-suggested": (GREEN, "8"), "cml-suggested": (ORANGE, "v"),
