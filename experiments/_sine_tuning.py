@@ -3,8 +3,8 @@
     python experiments/_sine_tuning.py --runs RUNS --out results/sine-tuning.json
 
 Whole meta-trainings with a seed that no result has, judged on validation tasks alone: by the median
-of the last ten of twenty looks, so that a run that stops where it swings is not chosen by luck. What
-RUNS holds finished is not run again.
+of the last ten of twenty looks, so that a run that stops where it swings is not chosen by luck.
+What RUNS holds finished is not run again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TRIALS = {
 def tried(method: str, setting: tuple[float, float, float, float], runs: Path) -> dict[str, Any]:
     """A setting, and the errors on validation tasks at the last looks; none if it diverged."""
     outer_rate, last_rate, rate, beta = setting
-    own = dict(outer_rate=outer_rate, last_rate=last_rate, rate=rate, beta=beta)
+    own: dict[str, Any] = dict(outer_rate=outer_rate, last_rate=last_rate, rate=rate, beta=beta)
     folder = runs / "-".join([method, *(f"{x:g}" for x in setting)])
     s = replace(
         sine.METHODS[method], seed=SEED, out=folder, resume=folder.is_dir(), diagnose=False,
