@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks._characters import omniglot, trained
 from benchmarks._kept import keep
+from benchmarks._precision_report import table
 from metacontrast._precision import Precision
 from metacontrast.train import half_width
 from tests.precision import rounded  # noqa: F401 - which emulates it in this process
@@ -78,20 +79,6 @@ def row(case: str, seed: int, out: Path) -> dict[str, Any]:
         "difference": float(np.mean(low - exact)),
         "half_width": half_width(low - exact),
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """What came out, and the difference, each with half its 95% interval over tasks."""
-    lines = [f"{'case':10}{'seed':>4}  {'all bits':>18}  {'TF32':>8}  {'difference':>19}"]
-    for r in rows:
-        digits = 2 if r["case"] == "omniglot" else 4
-        exact = f"{r['highest']:.{digits}f} +- {r['highest_half_width']:.{digits}f}"
-        difference = f"{r['difference']:+.{digits}f} +- {r['half_width']:.{digits}f}"
-        lines.append(
-            f"{r['case']:10}{r['seed']:>4}  {exact:>18}  {r['tensorfloat32']:>8.{digits}f}  "
-            f"{difference:>19}"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:

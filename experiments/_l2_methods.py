@@ -64,8 +64,8 @@ def _at_equal_cost(s: Settings) -> Settings:
 # No diagnosis, whose cost is that of many meta-steps; and the best theta is kept, whatever follows.
 _BASE = Settings(method="contrastive-anchored", diagnose=False, on_collapse="ignore")
 _LEARNED = (
-    # At an outer rate of 1, which validation hardly tells from 0.3, lambda outgrew what the rate of
-    # learning bears on one seed of this, and of cg.
+    # At an outer rate of 1, which validation hardly tells from 0.3, lambda of this and of cg grew
+    # beyond 34, where descent at a rate of 0.02 with its momentum is unstable.
     _BASE,
     replace(_BASE, method="layer"),
     # The rule as it stands in the paper: what is left of learning is divided by beta.

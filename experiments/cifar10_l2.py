@@ -179,10 +179,17 @@ def quartiles(theta: PyTree) -> dict[str, list[float]]:
 
 def histograms(theta: PyTree) -> list[dict[str, Any]]:
     """Of log10 lambda of each layer's matrix: how many are in each of 40 equal bins."""
-    matrices = [x for x in jax.tree.leaves(jax.tree.broadcast(theta, start(0))) if jnp.ndim(x) > 1]
+    network = start(0)
+    each = zip(
+        jax.tree.leaves(jax.tree.broadcast(theta, network)), jax.tree.leaves(network), strict=True
+    )
     found = []
-    for matrix in matrices:
-        counts, edges = np.histogram(np.asarray(matrix).ravel() / math.log(10), bins=40)
+    for lam, leaf in each:
+        if leaf.ndim < 2:
+            continue
+        # Of a layer as a whole, or of all, it is one number.
+        matrix = np.broadcast_to(lam, leaf.shape).ravel()
+        counts, edges = np.histogram(matrix / math.log(10), bins=40)
         ends = {"from": float(edges[0]), "to": float(edges[-1])}
         found.append(ends | {"counts": counts.tolist()})
     return found

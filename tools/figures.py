@@ -60,7 +60,7 @@ def draw_complementary(folder: Path) -> None:
 
 def draw_lambda(folder: Path) -> None:
     """The lambdas of each layer that the anchored contrast learned, of its first seed."""
-    run = next(of_runs("cifar10-l2-lambda", method="contrastive-anchored"))
+    run = next(of_runs("cifar10-l2", method="contrastive-anchored"))
     draw = partial(experiment("cifar10_l2").draw, run["histograms"])
     figure(folder / "lambda", draw, 1, 5, (2.2, 2.2))
 

@@ -240,6 +240,8 @@ def test_the_figure_shows_the_five_layers(tmp_path):
     assert len(json.loads(json.dumps(l2.histograms(narrow)))) == 5  # of the type that runs have
     spread = l2.histograms(theta)
     assert [sum(of["counts"]) for of in spread] == [layer["w"].size for layer in shapes]
+    of_layers = l2.histograms(l2.log_lambdas(l2.METHODS["layer"], 0.01))
+    assert [max(of["counts"]) for of in of_layers] == [layer["w"].size for layer in shapes]
     # Evenly spread from the first bin to the last, in powers of ten.
     assert [(round(of["from"], 9), round(of["to"], 9)) for of in spread] == 5 * [(-2, 1)]
     assert max(spread[0]["counts"]) - min(spread[0]["counts"]) <= 1

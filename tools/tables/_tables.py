@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
+from benchmarks._precision_report import table as low_precision
 from benchmarks._report import caption
 from benchmarks._run import PARTS
 from benchmarks.gpu_report import load as load
@@ -125,6 +126,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(bench, *which) for name, which in _bench.TITLES.items()},
     "hypercleaning": lambda: markdown(*_hypercleaning.table(load("hypercleaning"))),
     "complementary": lambda: markdown(*_complementary.table(load("complementary"))),
+    "cifar10-l2": lambda: markdown(*_l2.table(load("cifar10-l2"))),
     "overfit-kept": lambda: markdown(*_overfit.table(load("cifar10-overfit"))),
     "reweight": lambda: markdown(*_reweight.table(load("reweight"))),
     "search-cv": lambda: text(search_cv(load("search-cv")["rows"])),
@@ -135,11 +137,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "storage": lambda: text(storage(load("storage"))),
     "malformed": lambda: text(malformed(load("malformed")["rates"])),
     "secant": lambda: text(secant(load("secant"))),
+    "low-precision": lambda: text(low_precision(load("low-precision")["rows"])),
     "maml-trajectory": lambda: text(maml_trajectory(load("maml-trajectory")["rows"])),
     "trajectory": lambda: text(trajectory(load("trajectory")["cases"])),
     "influence": lambda: text(influence(load("influence")["rows"])),
     **{f"gpu-{f.__name__}": lambda f=f: text(f()) for f in gpu_report.TABLES},  # type: ignore[misc]
     **{name: partial(copied, name) for name in load("first-edition")["tables"]},
 }
-if (ROOT / "results" / "cifar10-l2.json").is_file():  # else the first edition's, until it is there
-    TABLES["cifar10-l2"] = lambda: markdown(*_l2.table(load("cifar10-l2")))
