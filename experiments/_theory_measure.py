@@ -221,10 +221,10 @@ def branches(betas: np.ndarray, errors: np.ndarray, best: int) -> tuple[np.ndarr
     # Above, only while the error is small: beyond that higher powers of beta show.
     above = clear & (betas > betas[best]) & (errors < 0.03)
     below = clear & (betas < betas[best]) & (errors < 10)
-    # Where nothing rises below the best, all that lies well below the rise above it; nothing, where
-    # the learner is too crude to show that rise.
-    rise = np.min(betas[above]) if above.any() else 0.0
-    return (below if below.any() else betas < rise / 4), above
+    # Where nothing rises below the best, all that lies well below the rise above it; or, where the
+    # learner is too crude to show that rise, all that is near the best.
+    flat = betas < np.min(betas[above]) / 4 if above.any() else ~clear
+    return (below if below.any() else flat), above
 
 
 def has_logarithms(x: np.ndarray, y: np.ndarray) -> np.ndarray:

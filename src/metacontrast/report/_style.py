@@ -47,7 +47,7 @@ _LOOKS = {
     "cml-gd-suggested": (GREEN, "8"), "cml-suggested": (ORANGE, "v"),
     "cml-mod": (BROWN, "P"), "cml-syn": (RED, "o"), "cml-head": (ORANGE, "v"),
     "paper-gd": (RED, ">"), "paper-sgd": (ORANGE, "^"), "paper-maml": (BLUE, "p"),
-    "paper-gd-tuned": (BROWN, ">"), "paper-sgd-tuned": (PINK, "^"), "paper-maml-tuned": (TEAL, "p"),
+    "paper-gd-tuned": (BROWN, "1"), "paper-sgd-tuned": (PINK, "x"), "paper-maml-tuned": (TEAL, "+"),
     "paper-scratch": (GREY, "d"),
     "cml-eprop": (RED, "o"), "cml-eprop-random": (ORANGE, "v"),
     "unrolled": (BLUE, "s"), "maml": (BLUE, "s"), "bptt": (BLUE, "s"), "backprop": (BLUE, "s"),
