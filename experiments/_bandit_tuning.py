@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import _quiet
+import _tried
 import bandit
 import frame
 import jax
@@ -79,9 +80,8 @@ def played(method: str, setting: tuple[int, int, int, float], runs: Path) -> dic
 
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
     """All that was tried, the best first."""
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in sorted(rows, key=lambda row: row["value"]))
-    played = json.dumps(dict(games=GAMES, deltas=DELTAS, trials=TRIALS))
-    out.write_text(f'{{\n "played": {played},\n "rows": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    best_first = sorted(rows, key=lambda row: row["value"])
+    _tried.write(out, best_first, played=dict(games=GAMES, deltas=DELTAS, trials=TRIALS))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import _quiet
+import _tried
 import sine
 
 from metacontrast.train import DivergedError, read_metrics
@@ -74,9 +75,8 @@ def main() -> None:
     for method, setting in pairs:
         rows.append(tried(method, setting, given.runs))
         print(json.dumps(rows[-1]), flush=True)
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    told = json.dumps(dict(seed=SEED, tasks=sine.METHODS["paper-gd"].valid_tasks, looks=LOOKS))
-    given.out.write_text(f'{{\n "judged": {told},\n "rows": [\n{lines}\n ]\n}}\n', "utf-8")
+    tasks = sine.METHODS["paper-gd"].valid_tasks
+    _tried.write(given.out, rows, judged=dict(seed=SEED, tasks=tasks, looks=LOOKS))
 
 
 if __name__ == "__main__":

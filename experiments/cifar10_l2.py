@@ -180,16 +180,12 @@ def quartiles(theta: PyTree) -> dict[str, list[float]]:
 def histograms(theta: PyTree) -> list[dict[str, Any]]:
     """Of log10 lambda of each layer's matrix: how many are in each of 40 equal bins."""
     network = start(0)
-    each = zip(
-        jax.tree.leaves(jax.tree.broadcast(theta, network)), jax.tree.leaves(network), strict=True
-    )
+    # Of a layer as a whole it is one number.
+    of_each = lambda lam, leaf: np.broadcast_to(lam, leaf.shape)
+    lams = jax.tree.map(of_each, jax.tree.broadcast(theta, network), network)
     found = []
-    for lam, leaf in each:
-        if leaf.ndim < 2:
-            continue
-        # Of a layer as a whole, or of all, it is one number.
-        matrix = np.broadcast_to(lam, leaf.shape).ravel()
-        counts, edges = np.histogram(matrix / math.log(10), bins=40)
+    for matrix in (x for x in jax.tree.leaves(lams) if x.ndim > 1):
+        counts, edges = np.histogram(matrix.ravel() / math.log(10), bins=40)
         ends = {"from": float(edges[0]), "to": float(edges[-1])}
         found.append(ends | {"counts": counts.tolist()})
     return found

@@ -3,8 +3,11 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import _sine_published as published
+import _sine_tuning
+import _tried
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from problems import meta_grad
 import metacontrast as mc
 from metacontrast import _demo
 from metacontrast.report import print_report
+from metacontrast.train import DivergedError
 
 FEW = ("--test-tasks", 4, "--test-queries", 5, "--valid-tasks", 2)
 
@@ -145,6 +149,44 @@ def test_the_published_adam_takes_small_steps_along_small_gradients():
         zero, small = jnp.zeros(()), jnp.array(1e-6)
         (step, _) = optimizer.update(small, optimizer.init(zero), zero)
         np.testing.assert_allclose(step, -rate * 1e-6 / np.sqrt(1e-12 + 2.0**-23), rtol=1e-3)
+
+
+KEPT = Path(__file__).parents[2] / "results" / "sine-tuning.json"
+
+
+@pytest.mark.parametrize("name", _sine_tuning.TRIALS)
+def test_tuned_rates_are_the_best_of_all_that_were_tried(name):
+    rows = [row for row in json.loads(KEPT.read_text())["rows"] if row["method"] == name]
+    own = ("outer_rate", "last_rate", "rate", "beta")
+    assert [tuple(row[x] for x in own) for row in rows] == _sine_tuning.TRIALS[name]
+    best = min((row for row in rows if row["value"] is not None), key=lambda row: row["value"])
+    published, tuned = sine.METHODS[name], sine.METHODS[f"{name}-tuned"]
+    assert all(getattr(tuned, x) == best[x] for x in own)
+    assert replace(published, method=tuned.method, **{x: best[x] for x in own}) == tuned
+
+
+def test_a_trial_is_the_median_of_its_last_looks_and_what_is_finished_is_not_run_again(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "paper-gd-0.1-0.02-0.003-3"
+    folder.mkdir()
+    looks = [{"step": n, "valid_loss": float(n)} for n in range(20)]
+    lines = "".join(json.dumps(line) + "\n" for line in [{"step": 0}, *looks])
+    (folder / "metrics.jsonl").write_text(lines)
+    (folder / "theta.npz").touch()
+    monkeypatch.setattr(sine, "meta_train", lambda *args: pytest.fail("it is finished"))
+    row = _sine_tuning.tried("paper-gd", (0.1, 0.02, 0.003, 3.0), tmp_path)
+    assert row["value"] == 14.5 and row["looks"] == [float(n) for n in range(20)]
+
+    def diverges(*args):
+        raise DivergedError("meta-step 1")
+
+    monkeypatch.setattr(sine, "meta_train", diverges)
+    other = _sine_tuning.tried("paper-gd", (0.3, 0.02, 0.003, 3.0), tmp_path)
+    assert other["value"] is None and other["looks"] == []
+    _tried.write(tmp_path / "kept.json", [row, other], judged={"seed": 100})
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept == {"judged": {"seed": 100}, "rows": [row, other]}
 
 
 @pytest.mark.parametrize("name", _demo.PUBLISHED)

@@ -17,9 +17,10 @@ from tools.tables import (
     _reweight,
     _spiking,
     _talk,
+    _theory,
     load,
 )
-from tools.tables._sine import flagged, summary
+from tools.tables._sine import flagged, summary, tuning
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -104,6 +105,31 @@ def test_the_table_of_matrices_has_every_run_and_part():
     assert columns[-2:] == ("all", "W_out alone")
     assert rows[0] == ["`long`", "3", "400", "0.2500 +- 0.1250", "0.500", "0.750"]
     assert rows[1][3] == "diverged"
+
+
+def test_the_table_of_spiking_errors_has_what_diverged_last():
+    run = dict(meta_steps=1, value=0.5, ci95=0.25)
+    runs = [run | dict(method="lost", seeds=[0], value=None), run | dict(method="kept", seeds=[1])]
+    columns, rows = _spiking.errors({"methods": {"lost": {}, "kept": {}}, "runs": runs})
+    assert columns == ("method", "seed 0", "seed 1")
+    assert rows == [["`kept`", "", "0.5000 +- 0.2500"], ["`lost`", "diverged", ""]]
+
+
+def test_the_table_of_exponents_spans_all_seeds_that_measured_one():
+    of = lambda measured: [{"quantity": "slope", "measured": measured, "expected": 1 / 3}]
+    whole = {"problems": {"a": {"quantities": of(0.3)}, "b": {"quantities": of(None)}}}
+    quick = {"runs": [{"method": "a", "quantities": of(x)} for x in (-0.004, None)]}
+    columns, rows = _theory.exponents(whole, quick)
+    assert columns == ("quantity", "expected", "a", "b")
+    assert rows == [["slope", "0.333", "-4e-03 ... 0.30", ""]]
+
+
+def test_the_table_of_a_tuning_has_what_diverged_last_and_no_beta_of_maml():
+    row = dict(outer_rate=0.1, last_rate=1.0, rate=0.003, beta=3.0)
+    tried = [row | dict(method="paper-maml", value=x) for x in (None, 2.0, None, 0.5)]
+    _, rows = tuning({"rows": tried})
+    assert [x[-1] for x in rows] == ["0.500", "2.000", "diverged", "diverged"]
+    assert rows[0][1:5] == ["`0.1`", "`1`", "`0.003`", ""]
 
 
 def test_the_table_of_wrong_labels_has_the_worst_first_and_its_betas():

@@ -70,7 +70,7 @@ def _ours(results: dict[str, Any], method: str) -> str:
         return f"`{method}`: not run anew" if method else ""
     best = _of_best(of) if method.startswith("paper") else []
     of_best = f"; best on validation {summary(best)}" if best else ""
-    return f"`{method}`: {summary(_values(of))}{of_best}"
+    return f"`{method}`: {summary(values(of))}{of_best}"
 
 
 def runs(results: dict[str, Any]) -> Table:
@@ -94,7 +94,7 @@ def _row(name: str, results: dict[str, Any]) -> list[str]:
     low, high = of[0]["seeds"][0], of[-1]["seeds"][0]
     best = _of_best(of)
     return [
-        f"`{name}`", f"{low} to {high}", mean(_values(of)), middle(_values(of)), _spread(of),
+        f"`{name}`", f"{low} to {high}", mean(values(of)), middle(values(of)), _spread(of),
         summary(best) if best else "", f"{settings['free']}{nudged}",
         f"{of[0]['meta_steps']:,}", flagged(of),
     ]  # fmt: skip
@@ -103,8 +103,7 @@ def _row(name: str, results: dict[str, Any]) -> list[str]:
 def tuning(results: dict[str, Any]) -> Table:
     """Every trial of the published methods' rates, the best of each method first."""
     columns = ("method", "`outer-rate`", "falls to", "`rate`", "`beta`", "validation error")
-    worst = math.inf  # what diverged
-    order = lambda row: (row["method"], worst if row["value"] is None else row["value"])
+    order = lambda row: (row["method"], row["value"] is None, row["value"])  # what diverged is last
     rows = []
     for row in sorted(results["rows"], key=order):
         beta = f"`{row['beta']:g}`" if row["method"] != "paper-maml" else ""
@@ -114,7 +113,8 @@ def tuning(results: dict[str, Any]) -> Table:
     return columns, rows
 
 
-def _values(of: list[Run]) -> list[float]:
+def values(of: list[Run]) -> list[float]:
+    """The errors of runs that have one: of half of the tasks or more."""
     return [run["value"] for run in of if run["value"] is not None]
 
 

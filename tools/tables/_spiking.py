@@ -13,7 +13,9 @@ def errors(results: dict[str, Any]) -> Table:
     """Of each method and seed the test error, the lowest first."""
     of = {name: runs_of(results, name) for name in results["methods"]}
     seeds = sorted({seed for run in results["runs"] for seed in run["seeds"]})
-    order = sorted(of, key=lambda name: float(np.mean(each(of[name], "value"))))
+    # NaN, of a run that diverged, is above all.
+    means = {name: np.mean(np.array(each(runs, "value"), float)) for name, runs in of.items()}
+    order = sorted(of, key=lambda name: np.nan_to_num(means[name], nan=np.inf))
     rows = []
     for name in order:
         by_seed = {run["seeds"][0]: _error(run) for run in of[name]}

@@ -6,8 +6,8 @@ import re
 from statistics import median
 from typing import Any, NamedTuple
 
-from ._runs import Table, each, runs_of
-from ._sine import TUNED, summary
+from ._runs import Table, runs_of
+from ._sine import TUNED, summary, values
 
 COLUMNS = (
     "cell", "talk", "published protocol", "its rates tuned", "at our best", "what decides",
@@ -79,8 +79,8 @@ def _sine(results: dict[str, Any], row: Sine) -> list[str]:
 
 def _error(results: dict[str, Any], method: str, talk: str) -> str:
     """Of the last thetas; their median over seeds is judged."""
-    values = each(runs_of(results, method), "value")
-    return f"{summary(values)}: {verdict(-median(values), talk, -1)}" if values else ""
+    errors = values(runs_of(results, method))
+    return f"{summary(errors)}: {verdict(-median(errors), talk, -1)}" if errors else ""
 
 
 def _characters(first_edition: dict[str, Any], row: Characters) -> list[str]:
