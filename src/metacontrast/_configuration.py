@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ._arrays import Numbers, flat
-from ._directional import Judge, Move
+from ._directional import Judge, Look, Move
 from ._estimator._base import Estimator, MetaGradient
 from ._estimator._contrastive import Contrastive
 from ._estimator._first_order import FirstOrder
@@ -28,6 +29,7 @@ from ._solver._function import as_solver
 from ._tree import dot, norm, or_one, widened
 from ._types import Key, PyTree, Scalar
 
+T = TypeVar("T")
 Gradient = Callable[[float, Key | None], tuple[Numbers, MetaGradient]]
 
 
@@ -77,6 +79,19 @@ class Configuration:
 
     def wide(self, estimator: Estimator) -> Numbers | None:
         """The estimate in the next wider type, where all of it can be had there."""
+        return self._in_wider(lambda run: run.gradient(estimator)(1.0, run.key)[0])
+
+    def wide_look(self, d: Numbers, value: float) -> Look | None:
+        """What differences say in the next wider type, whose steps see fewer kinks."""
+
+        def look(run: Configuration) -> Look:
+            judge = run.judge(value)
+            # Numbers that only enter, such as data that the losses hold, may stay as narrow.
+            return replace(judge, eps=judge.theta_eps).look(d)
+
+        return self._in_wider(look)
+
+    def _in_wider(self, found: Callable[[Configuration], T]) -> T | None:
         if self._eps <= np.finfo(np.float64).eps:
             return None
         kind = np.float64 if self._eps <= np.finfo(np.float32).eps else np.float32
@@ -87,8 +102,8 @@ class Configuration:
             wide = replace(wide, state=lambda theta, z: widen(state(theta, z)))
         try:
             with jax.enable_x64(kind == np.float64):
-                run = jax.jit(partial(self._estimate, wide, estimator))
-                return flat(run(widen(self.theta), widen(self.z), self.key)[0])
+                theta, z = widen(self.theta), widen(self.z)
+                return found(replace(self, problem=wide, theta=theta, z=z))
         except (TypeError, ValueError):  # a part of the problem insists on its type
             return None
 

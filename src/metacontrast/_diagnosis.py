@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 from ._directional import REFUSED, Look, Verdict
 from ._estimator._base import Estimator
 from ._estimator._contrastive import Contrastive
+from ._estimator._trajectory import Trajectory
+from ._estimator._unrolled import Unrolled
 from ._flags import REMEDIES, REMEDIES_OUTSIDE
 from ._solver._secant_cg import SecantCG
 
 BENT = 0.5  # how much of a slope is to be left, or it to grow, where it is to foretell a step
+NOT_SMOOTH = (
+    "the meta-loss is not smooth in theta on the scale of its own round-off, so that no gradient "
+    "says much of it; smoother activations, smaller inner rates, more examples."
+)
 LENGTH = 0.5  # the relative error from which on more than the direction is to be spoken of
 
 
@@ -138,12 +144,10 @@ def _advice(
         if name in flags:
             return remedies[name] + "."
     if look.is_zero:
-        return "the estimate is exactly 0: raise beta, and see that theta is in a loss."
+        first = "" if isinstance(rule, Unrolled | Trajectory) else "raise beta, and "
+        return f"the estimate is exactly 0: {first}see that theta is in a loss."
     if not look.is_smooth:
-        return (
-            "the meta-loss is not smooth in theta on the scale of its own round-off, so that no "
-            "gradient says much of it; smoother activations, smaller inner rates, more examples."
-        )
+        return NOT_SMOOTH
     beyond = lambda name, least: (known[name] or 0.0) > least
     # What phases left undone is divided by beta, so that half of it says nothing of bends then.
     if beyond("nudge", 0.3) and "unconverged" not in flags:
@@ -162,6 +166,8 @@ def _advice(
             "noise decides: symmetric with a linear nudge and damping, a larger beta, "
             "Problem(views=...), or Trajectory, which is exact for the steps that were taken."
         )
+    if isinstance(rule, Trajectory) or (isinstance(rule, Unrolled) and rule.truncate is None):
+        return NOT_SMOOTH  # these are derivatives, and of those there is one
     if known["linear_residual"] is None and not isinstance(rule, Contrastive):
         return (
             f"{type(rule).__name__} does not point where the meta-loss falls: Contrastive does "

@@ -321,6 +321,39 @@ def test_a_kink_within_a_step_is_no_error_of_the_estimate():
     assert len(calls) == 8
 
 
+def kinked(rate, steps):
+    """Of a network with ReLU, normalised, as few-shot learners have them, in float32."""
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape, jnp.float32)
+    x, y, w, v = draw(0, 40, 10), draw(1, 40), draw(2, 10, 400), draw(3, 400)
+    theta = {"w": w / 10**0.5, "v": v / 20}
+
+    def error(phi, part):
+        a = x[:part] @ phi["w"]
+        a = (a - a.mean(0, keepdims=True)) / (a.std(0, keepdims=True) + 0.01)
+        return jnp.mean((jax.nn.relu(a) @ phi["v"] - y[:part]) ** 2)
+
+    apart = lambda phi, theta: sum(jnp.sum((phi[name] - theta[name]) ** 2) for name in theta)
+    learned = mc.Problem(
+        init=lambda theta, task: theta,
+        inner=lambda phi, theta, task: error(phi, 20) + 0.01 * apart(phi, theta),
+        outer=lambda phi, theta, task: error(phi, 40),
+    )
+    return learned, mc.descend(optax.sgd(rate), steps), theta
+
+
+def test_a_derivative_is_trusted_where_kinks_hide_that_it_is_right():
+    learned, solver, theta = kinked(0.05, 8)
+    run = Configuration(learned, solver, theta, None, None)
+    d, meta = run.gradient(mc.Unrolled())(1.0, None)
+    assert run.judge(float(meta.value)).look(d).verdict != "trust"  # steps of 1e-3 and 1e-4
+    for rule in (mc.Unrolled(), mc.Trajectory(product="exact")):
+        found = ask(rule, solver, learned, theta, None)
+        assert found.verdict == "trust" and found.cosine > 0.999 and found.error < 0.05
+        assert found.straight is not None
+    # Cut short it is another direction.
+    assert ask(mc.Unrolled(truncate=1), solver, learned, theta, None).verdict != "trust"
+
+
 def test_a_function_with_jumps_is_no_judge():
     rough = lambda way: (way, float(np.sum(way) + 1e3 * np.sin(1e9 * np.sum(way))))
     look = Judge(rough, np.ones(2), 1.0, 2e-16, 2e-16).look(np.ones(2))

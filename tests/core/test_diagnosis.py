@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import metacontrast as mc
-from metacontrast._diagnosis import Proposal, conclude
+from metacontrast._diagnosis import NOT_SMOOTH, Proposal, conclude
 from metacontrast._directional import FARTHEST, Judge, Look, change, cosine
 from metacontrast._flags import REMEDIES, REMEDIES_OUTSIDE, Flags
 from metacontrast.external._diagnostics import warn_of
@@ -30,11 +30,20 @@ def advice(look=BAD, rule=RULE, flags=(), **numbers):
         ({"keys": 0.51}, REMEDIES["unconverged"]),
         ({"nudge": 0.31, "precision": 0.11, "keys": 0.1}, "beta is too large"),
         ({"rule": mc.Reptile()}, "Reptile does not point where the meta-loss falls"),
+        ({"rule": mc.Unrolled(truncate=2)}, "Unrolled does not point where the meta-loss falls"),
+        ({"rule": mc.Unrolled()}, NOT_SMOOTH),
+        ({"rule": mc.Trajectory()}, NOT_SMOOTH),
         ({"rule": mc.Implicit("cg"), "linear_residual": 1.0}, REMEDIES["unconverged"]),
     ],
 )
 def test_what_is_beyond_its_bound_is_what_is_advised_about(numbers, words):
     assert advice(**numbers).startswith(words)
+
+
+def test_where_there_is_no_beta_none_is_to_be_raised():
+    zero = BAD._replace(cosine=math.nan, is_zero=True)
+    assert "beta" in advice(zero) and "beta" not in advice(zero, mc.Unrolled())
+    assert "see that theta is in a loss" in advice(zero, mc.Unrolled())
 
 
 @pytest.mark.parametrize("name", ["nonfinite", "rounded", "unbounded", "idle"])
