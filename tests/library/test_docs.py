@@ -13,6 +13,7 @@ from tools.tables import (
     _complementary,
     _hypercleaning,
     _l2,
+    _omniglot,
     _overfit,
     _reweight,
     _spiking,
@@ -180,7 +181,21 @@ def test_a_cell_of_the_talk_is_met_or_within_its_interval_or_missed():
     sine["runs"] = [{"method": "paper-gd-tuned", "value": x} for x in (0.75, 0.625, 0.25)]
     characters = {"rows": [[f"`{row.method}`", "95.0", "not run", ""] for row in _talk.CHARACTERS]}
     characters["rows"] = list({row[0]: row for row in characters["rows"]}.values())
-    _, rows = _talk.table(sine, characters)
+    run = dict(method="20w1s maml vinyals", value=95.75, ci95=0.25, std=4.04, seeds=[0], seconds=90)
+    settings = dict(inner_steps=5, tasks=4, queries=5, steps=24_000, filters=[32, 32])
+    kind = {"published": "95.8 +- 0.3", "settings": settings}
+    published = {"methods": {run["method"]: kind}, "runs": [run]}
+    _, rows = _talk.table(sine, characters, published)
+    cells = {row[0]: row[2] for row in rows}
+    assert cells["Omniglot, 1-shot: MAML"] == "95.75 +- 0.25 (one seed, over tasks): within its +-"
+    assert cells["Omniglot, 5-shot: MAML"] == ""
+    _, (row,) = _omniglot.table(published)
+    assert row == [
+        "`maml`, 20w1s, vinyals", "95.75 +- 0.25 (one seed, over tasks)", "4.0", "95.8 +- 0.3", "5",
+        "4, 5 queries a class", "24,000", "32", "2",
+    ]  # fmt: skip
+    several = [run | {"value": x, "seeds": [seed]} for seed, x in enumerate((95.0, 97.0))]
+    assert _omniglot.accuracy(several) == "96.00 +- 12.71"
     assert rows[0][2:5] == ["", "median 0.6250 (0.2500 to 0.7500): within its +-", ""]
     assert rows[len(_talk.SINES)][4] == "`cml-syn`: 95.0: met" and rows[-1][4].endswith("not run")
 

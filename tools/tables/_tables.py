@@ -33,6 +33,7 @@ from . import (
     _estimators,
     _hypercleaning,
     _l2,
+    _omniglot,
     _overfit,
     _reweight,
     _sine,
@@ -58,7 +59,7 @@ def text(lines: str) -> str:
 def cells() -> str:
     """Every cell of the talk's tables, met or missed."""
     first_edition = load("first-edition")["tables"]["omniglot"]
-    return markdown(*_talk.table(load("sine"), first_edition))
+    return markdown(*_talk.table(load("sine"), first_edition, collected("omniglot")))
 
 
 def copied(name: str) -> str:
@@ -126,6 +127,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: partial(bench, *which) for name, which in _bench.TITLES.items()},
     "hypercleaning": lambda: markdown(*_hypercleaning.table(load("hypercleaning"))),
     "complementary": lambda: markdown(*_complementary.table(load("complementary"))),
+    "omniglot-published": lambda: markdown(*_omniglot.table(collected("omniglot"))),
     "cifar10-l2": lambda: markdown(*_l2.table(load("cifar10-l2"))),
     "overfit-kept": lambda: markdown(*_overfit.table(load("cifar10-overfit"))),
     "reweight": lambda: markdown(*_reweight.table(load("reweight"))),
