@@ -7,13 +7,12 @@ GPU's TF32 has (`tests/precision.py`), in learning and in judging. Both are judg
 held-out tasks: `omniglot` (`cml-head`, 20-way 1-shot, 2,000 meta-steps) on those of validation
 classes, without further views; `sine-gn` and `sine-gd` (`sine.py --method cml-gn` and `cml-gd`,
 whole) on validation tasks. One to four minutes a meta-training on an idle core, up to twice that
-with the emulation. XLA's YNN kernels are off: with them some processes in ten go wrong.
+with the emulation.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +36,6 @@ import sine
 PRECISIONS: tuple[Precision, ...] = ("highest", "tensorfloat32")
 JUDGED = 500  # validation tasks
 COMMAND = "python -m benchmarks.low_precision"
-WITHOUT_YNN = "--xla_cpu_experimental_ynn_fusion_type="  # see docs/results/devices.md
 
 
 def omniglot_head(**run: Any) -> np.ndarray:
@@ -91,7 +89,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/low-precision"))
     parser.add_argument("--result", type=Path, help="write the rows there")
     options = parser.parse_args()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_YNN}".strip()
     jax.config.update("jax_default_matmul_precision", "highest")  # as in every experiment
     rows = []
     for case in options.cases:
