@@ -186,9 +186,10 @@ def test_a_cell_of_the_talk_is_met_or_within_its_interval_or_missed():
     kind = {"published": "95.8 +- 0.3", "settings": settings}
     published = {"methods": {run["method"]: kind}, "runs": [run]}
     _, rows = _talk.table(sine, characters, published)
-    cells = {row[0]: row[2] for row in rows}
-    assert cells["Omniglot, 1-shot: MAML"] == "95.75 +- 0.25 (one seed, over tasks): within its +-"
-    assert cells["Omniglot, 5-shot: MAML"] == ""
+    cells = {row[0]: (row[2], row[-1]) for row in rows}
+    like = "95.75 +- 0.25 (one seed, over tasks): within its +-"
+    assert cells["Omniglot, 1-shot: MAML"] == (like, _talk.SMALLER)
+    assert cells["Omniglot, 5-shot: MAML"] == ("", _talk.NOT_RUN)
     _, (row,) = _omniglot.table(published)
     assert row == [
         "`maml`, 20w1s, vinyals", "95.75 +- 0.25 (one seed, over tasks)", "4.0", "95.8 +- 0.3", "5",
