@@ -1,10 +1,8 @@
-"""The tables of `low_precision` and `kernels`, without the emulation that their import brings."""
+"""The table of `low_precision`, without the emulation that its import brings."""
 
 from __future__ import annotations
 
 from typing import Any
-
-ENDS = ("right", "diverged", "stood still")  # of a process
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -18,14 +16,4 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{r['case']:10}{r['seed']:>4}  {exact:>18}  {r['tensorfloat32']:>8.{digits}f}  "
             f"{difference:>19}"
         )
-    return "\n".join(lines)
-
-
-def kernels(rows: list[dict[str, Any]]) -> str:
-    """How many processes of each kind ended how."""
-    ends = "".join(f"{end:>13}" for end in ENDS)
-    lines = [f"{'network':15}{'kernels':9}{'processes':>9}{ends}"]
-    for r in rows:
-        ends = "".join(f"{r[end]:>13}" for end in ENDS)
-        lines.append(f"{r['precision']:15}{r['kernels']:9}{r['processes']:>9}{ends}")
     return "\n".join(lines)

@@ -49,14 +49,12 @@ from ._stencil import Stencil as Stencil
 from ._stencil import stencil as stencil
 from ._synapse import Synapse as Synapse
 from ._version import __version__ as __version__
-from ._xla import avoid_ynn as _avoid_ynn
 
 if _TYPE_CHECKING:
     from ._tune import Tuned as Tuned
     from ._tune import tune as tune
 
 _check_public(globals())
-_avoid_ynn()
 
 # Attributes of the package that are imported when they are asked for: some need an extra.
 _SUBPACKAGES = (

@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks import gpu_report
 from benchmarks._malformed_report import table as malformed
-from benchmarks._precision_report import kernels
 from benchmarks._precision_report import table as low_precision
 from benchmarks._report import caption
 from benchmarks._run import PARTS
@@ -141,7 +140,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "malformed": lambda: text(malformed(load("malformed")["rates"])),
     "secant": lambda: text(secant(load("secant"))),
     "low-precision": lambda: text(low_precision(load("low-precision")["rows"])),
-    "kernels": lambda: text(kernels(load("kernels")["rows"])),
     "maml-trajectory": lambda: text(maml_trajectory(load("maml-trajectory")["rows"])),
     "trajectory": lambda: text(trajectory(load("trajectory")["cases"])),
     "influence": lambda: text(influence(load("influence")["rows"])),
