@@ -14,11 +14,11 @@ from ._flags import REMEDIES, REMEDIES_OUTSIDE
 from ._solver._secant_cg import SecantCG
 
 BENT = 0.5  # how much of a slope is to be left, or it to grow, where it is to foretell a step
+LENGTH = 0.5  # the relative error from which on more than the direction is to be spoken of
 NOT_SMOOTH = (
     "the meta-loss is not smooth in theta on the scale of its own round-off, so that no gradient "
     "says much of it; smoother activations, smaller inner rates, more examples."
 )
-LENGTH = 0.5  # the relative error from which on more than the direction is to be spoken of
 
 
 class Proposal(NamedTuple):
@@ -144,7 +144,7 @@ def _advice(
         if name in flags:
             return remedies[name] + "."
     if look.is_zero:
-        first = "" if isinstance(rule, Unrolled | Trajectory) else "raise beta, and "
+        first = "" if getattr(rule, "beta", None) is None else "raise beta, and "
         return f"the estimate is exactly 0: {first}see that theta is in a loss."
     if not look.is_smooth:
         return NOT_SMOOTH

@@ -13,6 +13,7 @@ from metacontrast.external._diagnostics import warn_of
 
 RULE, EPS = mc.Contrastive(0.1), 2.0**-52
 BAD = Look(cosine=0.5, error=2.0, size=1.0, is_smooth=True)
+AT_MINIMUM = mc.Contrastive(None, "symmetric", nudge="linear", nudged=mc.secant_cg(3))
 STEADIER = mc.Contrastive(0.5, "symmetric", nudge="linear", damping=2.0)
 
 
@@ -44,6 +45,8 @@ def test_where_there_is_no_beta_none_is_to_be_raised():
     zero = BAD._replace(cosine=math.nan, is_zero=True)
     assert "beta" in advice(zero) and "beta" not in advice(zero, mc.Unrolled())
     assert "see that theta is in a loss" in advice(zero, mc.Unrolled())
+    for rule in (mc.Reptile(), mc.Implicit("cg"), AT_MINIMUM):
+        assert "beta" not in advice(zero, rule)
 
 
 @pytest.mark.parametrize("name", ["nonfinite", "rounded", "unbounded", "idle"])
