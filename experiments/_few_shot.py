@@ -29,6 +29,7 @@ from metacontrast.train import Trained, evaluator, save_theta
 
 Features: TypeAlias = Callable[[PyTree, mc.Task], tuple[PyTree, PyTree]]
 BATCH = 20  # held-out tasks whose images are in memory together
+LOOKS = ("step", "meta_loss", "residual", "valid_accuracy")  # what a result keeps of the way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +206,7 @@ def run(experiment: Experiment[S], s: S, learner: Learner, classes: Classes) -> 
         label=" ".join((s.kind[0], s.method, *s.kind[1:])),
         **frame.facts(trained, s.tasks),
         transductive=learner.transductive,
+        curve=[{name: line[name] for name in LOOKS if name in line} for line in trained.metrics],
     )
 
 
