@@ -22,7 +22,7 @@ test: .venv/ready
 pytest: .venv/ready
 	$(PYTEST)
 
-# What `make test` leaves out: more cases of what it holds, in some six minutes.
+# What `make test` leaves out: more cases of what it holds, in some ten minutes.
 test-thorough: .venv/ready
 	$(PYTEST) tests -m thorough
 

@@ -68,9 +68,22 @@ settings.register_profile("steady", derandomize=True, deadline=None, max_example
 settings.load_profile("steady")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# Cases of what another case holds too, by their ids: `make test` leaves them to `make
+# test-thorough`. Tests that are thorough as a whole are marked where they stand.
+REPEATS = frozenset((ROOT / "tests" / "repeats.txt").read_text().splitlines())
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The tier of a test is its folder, tests/core, tests/library or tests/experiments."""
     for item in items:
         parts = item.path.relative_to(ROOT).parts
         if parts[0] == "tests" and len(parts) > 2:
             item.add_marker(parts[1])
+        if item.nodeid in REPEATS:
+            item.add_marker("thorough")
+    if config.args == config.getini("testpaths"):  # all of them
+        files = {item.nodeid.split("::")[0] for item in items}
+        here = {name for name in REPEATS if name.split("::")[0] in files}
+        if gone := here - {item.nodeid for item in items}:
+            raise pytest.UsageError(f"tests/repeats.txt: there is no {min(gone)} any more")

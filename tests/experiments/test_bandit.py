@@ -122,19 +122,11 @@ def short(method, out):
     return replace(s, **FEW) if s.steps else replace(s, updates=2)
 
 
-# cml-syn is cml-mod in all but its slow weights, which test_modulation.py has; the tuned baseline
-# is the other one with other numbers; maml plays where it is tuned, below.
+# Here the one that learns nothing; maml plays where it is tuned, below, and what others are of
+# (slow weights, posteriors) has tests of its own.
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(
-            m,
-            marks=pytest.mark.thorough
-            if m.startswith(("cml", "maml", "neural-linear-tuned"))
-            else (),
-        )
-        for m in METHODS
-    ],
+    [pytest.param(m, marks=() if m == "uniform" else pytest.mark.thorough) for m in METHODS],
 )
 def test_every_method_plays_and_leaves_its_result(method, tmp_path, monkeypatch):
     figures = []

@@ -59,7 +59,7 @@ def toy_run(s, images=images):
 
 
 # They differ from another one in their rules alone, which tests of the core hold.
-LIKE_OTHERS = {"imaml-cg", "fomaml", "anil", "maml-trajectory", "cml-mod", "reptile"}
+LIKE_OTHERS = {"imaml-cg", "maml", "fomaml", "anil", "maml-trajectory", "cml-mod", "reptile"}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,7 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
     assert 0 < result["value"] <= 100 * (1 + 1e-6)  # a mean in float32
     assert result["transductive"] is (method != "cml-head")
+    assert result["curve"][-1]["step"] == 2 and 0 <= result["curve"][-1]["valid_accuracy"] <= 100
     assert (
         {"episode.png", "learning.png", "filters.png"} <= {path.name for path in tmp_path.iterdir()}
     ) is drawn

@@ -265,10 +265,9 @@ SCRIPT = """
 import sys
 import sine
 from metacontrast.train._mesh import resolve_mesh
-try:
-    sine.EXPERIMENT.main(sine.run)
-finally:
+def run(settings):  # nothing, with the devices that a run would have
     print(resolve_mesh(None) and dict(resolve_mesh(None).shape))
+sine.EXPERIMENT.main(run)
 """
 
 
@@ -283,11 +282,9 @@ def script(*words):
 
 
 def test_devices_are_chosen_before_jax_starts(tmp_path):
-    small = ["--tasks", 2, "--free", 1, "--test-tasks", 3, "--valid-tasks", 3]
-    done = script("--method", "fomaml", "--steps", 2, *small, "--devices", 2, "--out", tmp_path)
-    assert "{'tasks': 2, 'parameters': 1}" in done.stdout, done.stderr
+    done = script("--method", "fomaml", "--devices", 2, "--out", tmp_path)
+    assert done.stdout == "{'tasks': 2, 'parameters': 1}\n", done.stderr
     assert done.returncode == 0
-    assert (tmp_path / "result.json").is_file()
 
 
 def test_a_process_of_no_cluster_is_refused(tmp_path):

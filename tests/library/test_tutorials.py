@@ -11,7 +11,15 @@ CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTA
 NEEDS = {"pytorch": "torch"}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("[!i]*.md"))])
+# `make site` runs each of them.
+FIRST = {"own-network", "pytorch"}
+NAMES = [path.stem for path in sorted(FOLDER.glob("[!i]*.md"))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in FIRST else pytest.mark.thorough) for n in NAMES],
+)
 def test_a_tutorial_runs(name, monkeypatch, tmp_path):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
