@@ -142,6 +142,12 @@ def draw_patches(s: Settings, picture: jax.Array, n: int, key: jax.Array) -> mc.
     return mc.Data(y + s.noise * jax.random.normal(noise, y.shape), y)
 
 
+def tests_of(s: Settings, part: str = "test") -> mc.Data:
+    """With noise of this seed too, on patches of the other photograph."""
+    key = jax.random.fold_in(frame.held_out(part), s.seed)
+    return draw_patches(s, photograph(part), s.test_patches, key)
+
+
 def peak_ratio(errors: np.ndarray) -> np.ndarray:
     """Of root mean squared errors, in dB: `-20 log10`."""
     return -20 * np.log10(errors)
@@ -212,12 +218,7 @@ def learn(s: Settings) -> tuple[Theta, list[dict[str, float]]]:
 def run(s: Settings) -> dict[str, Any]:
     """One method, one seed: learn, test, write result.json and a figure."""
     folder, began = EXPERIMENT.claim(s), time.perf_counter()
-    # Tests are of this seed's noise too, on patches of the other photograph.
-    tests = frame.Tests(
-        lambda part: draw_patches(
-            s, photograph(part), s.test_patches, jax.random.fold_in(frame.held_out(part), s.seed)
-        )
-    )
+    tests = frame.Tests(partial(tests_of, s))
     theta, lines = learn(s)
     seconds = time.perf_counter() - began
     tests.chosen(theta)
@@ -235,6 +236,7 @@ def run(s: Settings) -> dict[str, Any]:
         certified=float(found.bound.max()),
         validation=lines,
         strengths=np.exp(np.asarray(theta.log_lam)).tolist(),
+        filters=np.asarray(theta.filters).tolist() if s.method == "filters" else None,
     )
 
 

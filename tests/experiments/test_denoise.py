@@ -69,3 +69,4 @@ def test_a_run_says_what_it_found(tmp_path, monkeypatch):
     assert result["noisy"] == pytest.approx(20.2, abs=1.5)  # -20 log10(25 / 255), of 72 pixels
     assert 0 < result["certified"] <= 0.03 / 6 and len(result["strengths"]) == 24
     assert [line["step"] for line in result["validation"]] == [0, 2]
+    assert result["filters"] is None
