@@ -39,12 +39,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cosines_shown(of: Sequence[Mapping[str, Any]]) -> str:
     keys = [f"cosine_{x}{when}" for x in ("backprop_", "own_", "") for when in ("first", "last")]
-    cells = [_shown(np.mean([row[x] for row in of]) if x in of[0] else None, 2) for x in keys]
+    cells = [_shown(np.mean(_numbers(of, key)), 2) for key in keys]
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, [9, 7] * 3, strict=True))
 
 
 def _shown(x: Any, digits: int) -> str:
-    return "-" if x is None else f"{x:.{digits}f}"
+    return "-" if x is None or np.isnan(x) else f"{x:.{digits}f}"
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Of each row; NaN where it has none, or none that is finite."""
+    return np.array([row.get(key) for row in rows], float)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
@@ -54,11 +59,11 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
         own, color = [row for row in rows if row["method"] == name], look(name).color
         if not own:
             continue
-        _bar(error, i, 0.7, [row["value"] or np.nan for row in own], color)
-        _bar(cosine, i - 0.2, 0.35, [row["cosine_first"] for row in own], "0.75")
-        _bar(cosine, i + 0.2, 0.35, [row["cosine_last"] for row in own], color)
+        _bar(error, i, 0.7, _numbers(own, "value"), color)
+        _bar(cosine, i - 0.2, 0.35, _numbers(own, "cosine_first"), "0.75")
+        _bar(cosine, i + 0.2, 0.35, _numbers(own, "cosine_last"), color)
         shortest = min(len(row["curve"]) for row in own)
-        curve = np.mean([row["curve"][:shortest] for row in own], axis=0)
+        curve = np.mean(np.array([row["curve"][:shortest] for row in own], float), axis=0)
         label = f"{name.replace('-', ' ')}, {len(own)} seed{'s' if len(own) > 1 else ''}"
         curves.plot(*curve.T, **look(name).line(label=label))
     error.set_yticks(range(len(SHORT_NAMES)), list(SHORT_NAMES.values()))
@@ -74,6 +79,6 @@ def draw(rows: Sequence[Mapping[str, Any]], axes: Any) -> None:
     curves.figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
-def _bar(ax: Any, y: float, width: float, values: Sequence[float], color: str) -> None:
+def _bar(ax: Any, y: float, width: float, values: np.ndarray, color: str) -> None:
     ax.barh(y, np.mean(values), width, color=color, alpha=0.6)
     ax.plot(values, np.full(len(values), y), "k.", ms=4)

@@ -217,7 +217,9 @@ def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
 
 
 def _rows(grad: PyTree, n: int) -> np.ndarray:
-    return np.concatenate([leaf.reshape(n, -1) for leaf in jax.tree.leaves(grad)], 1)
+    """Of each task, in float64: the square of a float32 may overflow."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(grad)]
+    return np.concatenate([leaf.reshape(n, -1) for leaf in leaves], 1)
 
 
 def _finite(*several: np.ndarray) -> list[np.ndarray]:
@@ -226,7 +228,9 @@ def _finite(*several: np.ndarray) -> list[np.ndarray]:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> Any:
-    return np.sum(a * b, -1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    """NaN where one of them is zero."""
+    with np.errstate(invalid="ignore"):
+        return np.sum(a * b, -1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
 def run(s: Settings) -> dict[str, Any]:

@@ -81,3 +81,11 @@ def test_a_result_is_written_whole_and_read_back(tmp_path):
     (tmp_path / "result.json").write_text('{"value": ')
     with pytest.raises(ValueError, match=r"^out: .*result.json is damaged .*delete it, and resume"):
         read_result(tmp_path)
+
+
+def test_what_is_not_finite_is_null_however_deep_and_costs_no_run_its_result(tmp_path):
+    facts = {"cosine": np.nan, "curve": [[5, np.inf], (10, np.float64(-np.inf))], "by": {"a": 1.5}}
+    write_result(tmp_path, summarise([1.0, 2.0], **FACTS, **facts))
+    read = read_result(tmp_path)
+    assert read["cosine"] is None and read["by"] == {"a": 1.5}
+    assert read["curve"] == [[5, None], [10, None]]

@@ -128,7 +128,8 @@ def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 def write_result(out: str | Path, result: dict[str, Any]) -> Path:
     """Write `result.json` into the folder `out`, atomically; returns its path.
 
-    Of several processes, only the first one writes.
+    A number that is not finite, at any depth, is written as null, as in `metrics.jsonl`. Of several
+    processes, only the first one writes.
 
     Raises:
         ValueError: if the result lacks one of the fields that every result has.
@@ -141,8 +142,17 @@ def write_result(out: str | Path, result: dict[str, Any]) -> Path:
     path = Path(out) / RESULT
     if is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, result)
+        write_json(path, _without_infinities(result))
     return path
+
+
+def _without_infinities(x: Any) -> Any:
+    """`x` with None for each number that JSON has not: a run is not lost to one of its facts."""
+    if isinstance(x, dict):
+        return {key: _without_infinities(each) for key, each in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_without_infinities(each) for each in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def read_result(out: str | Path) -> dict[str, Any]:
