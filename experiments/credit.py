@@ -68,10 +68,12 @@ class Settings(frame.Settings):
     valid_tasks: int = 200  # Which say on the way how theta does.
 
 
-# Strong nudges ask for more sweeps: after these the first network is at rest.
+# Strong nudges ask for more sweeps: after these the first network is at rest. And nudged by whole
+# errors predictive coding runs away at the rate of the others: large errors move activities, which
+# make gradients larger than the error. At this rate none of 200 validation tasks did.
 OWN: dict[str, dict[str, Any]] = {
     "predictive-coding": dict(sweeps=3),
-    "predictive-coding-far": dict(nudge=1.0, sweeps=10),
+    "predictive-coding-far": dict(nudge=1.0, sweeps=10, rate=5e-5),
     "equilibrium-propagation-far": dict(gamma=1.0, inner_beta=1.0, sweeps=10),
 }
 EXPERIMENT = frame.Experiment(
