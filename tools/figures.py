@@ -10,10 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import jax.numpy as jnp
 
 from benchmarks import _accuracy, _growth_figure, trust
 from benchmarks._measure import Measurement
@@ -58,6 +62,15 @@ def draw_complementary(folder: Path) -> None:
     figure(folder / "complementary", partial(draw, load("complementary")["runs"]), 2, 3)
 
 
+def draw_denoise(folder: Path) -> None:
+    """Patches of the test photograph, with noise and without it, and the learned filters."""
+    run, denoise = next(of_runs("denoise", method="filters")), experiment("denoise")
+    theta = denoise.Theta(jnp.log(jnp.array(run["strengths"])), jnp.array(run["filters"]))
+    s = replace(denoise.METHODS["filters"], seed=run["seeds"][0])
+    draw = partial(denoise.draw, s, theta, denoise.tests_of(s))
+    figure(folder / "denoise", draw, 2, 4)
+
+
 def draw_lambda(folder: Path) -> None:
     """The lambdas of each layer that the anchored contrast learned, of its first seed."""
     run = next(of_runs("cifar10-l2", method="contrastive-anchored"))
@@ -66,9 +79,18 @@ def draw_lambda(folder: Path) -> None:
 
 
 def draw_overfit(folder: Path) -> None:
-    """Validation loss and accuracy over meta-steps, of all methods on one seed."""
-    rows = list(of_runs("cifar10-overfit", seeds=[2]))
+    """Validation loss and accuracy over meta-steps, of each method the mean over its seeds."""
+    methods = load("cifar10-overfit")["methods"]
+    rows = [
+        {"method": m, "curve": mean_of(list(of_runs("cifar10-overfit", method=m)))} for m in methods
+    ]
     figure(folder / "overfit", partial(experiment("cifar10_overfit").draw, rows), 1, 2)
+
+
+def mean_of(runs: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The mean of their curves, look by look."""
+    looks = zip(*(run["curve"] for run in runs), strict=True)
+    return [{name: fmean(look[name] for look in each) for name in each[0]} for each in looks]
 
 
 def draw_reweight(folder: Path) -> None:
@@ -103,6 +125,7 @@ def draw_trust(folder: Path) -> None:
 DRAWN: dict[str, Callable[[Path], None]] = {
     "accuracy": draw_accuracy,
     "bandit": draw_bandit,
+    "denoise": draw_denoise,
     "growth": draw_growth,
     "lambda": draw_lambda,
     "overfit": draw_overfit,
