@@ -19,7 +19,7 @@ SHORT_NAMES = {
     "feedback-alignment": "feedback\nalignment",
     "direct-feedback-alignment": "direct feedback\nalignment",
 }
-SIZE = (3.4, 3.6)
+SIZE = (3.4, 4.4)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
