@@ -29,6 +29,7 @@ from ..figures import experiment
 from . import (
     _bandit,
     _bench,
+    _collapse,
     _complementary,
     _denoise,
     _estimators,
@@ -129,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "hypercleaning": lambda: markdown(*_hypercleaning.table(load("hypercleaning"))),
     "complementary": lambda: markdown(*_complementary.table(load("complementary"))),
     "omniglot-published": lambda: markdown(*_omniglot.table(collected("omniglot"))),
+    "collapse-runs": lambda: markdown(*_collapse.table(load("collapse-runs"))),
     "denoise": lambda: markdown(*_denoise.table(load("denoise"))),
     "cifar10-l2": lambda: markdown(*_l2.table(load("cifar10-l2"))),
     "cifar10-overfit": lambda: markdown(*_overfit.table(load("cifar10-overfit"))),
