@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, each, mean, runs_of
+from ._runs import Run, Table, above, each, mean, runs_of
 
 COLUMNS = (
     "method", "meta-steps", "dB of each seed", "mean", "above `tv`, in pairs", "before",
@@ -18,15 +18,14 @@ def table(results: dict[str, Any]) -> Table:
     """Of each method the signal-to-noise ratio, and how far images are from their minimisers."""
     of = {name: runs_of(results, name) for name in results["methods"]}
     order = sorted(of, key=lambda name: of[name][0]["meta_steps"])
-    least = {run["seeds"][0]: run["value"] for run in of.get("tv", [])}
-    return COLUMNS, [_row(name, of[name], least) for name in order]
+    return COLUMNS, [_row(name, of[name], of.get("tv", [])) for name in order]
 
 
-def _row(name: str, runs: list[Run], least: dict[int, float]) -> list[str]:
-    gained = [run["value"] - least[run["seeds"][0]] for run in runs if run["seeds"][0] in least]
+def _row(name: str, runs: list[Run], least: list[Run]) -> list[str]:
+    gained = [] if name == "tv" else above(runs, least)
     return [
         f"`{name}`", str(runs[0]["meta_steps"]),
         ", ".join(f"{x:.2f}" for x in each(runs, "value")), mean(each(runs, "value"), 2),
-        mean(gained, 2) if gained and name != "tv" else "", f"{np.mean(each(runs, 'noisy')):.2f}",
+        mean(gained, 2) if gained else "", f"{np.mean(each(runs, 'noisy')):.2f}",
         f"{max(each(runs, 'certified')):.4f}", f"{np.mean(each(runs, 'seconds')) / 60:.1f}",
     ]  # fmt: skip

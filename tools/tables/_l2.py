@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, each, mean, runs_of
+from ._runs import Run, Table, above, each, mean, runs_of
 
 NEW = "new_accuracy"
 COLUMNS = (
@@ -20,12 +20,11 @@ def table(results: dict[str, Any]) -> Table:
     """Test accuracy three times, the highest on a new start first; and that on images seen."""
     of = {name: runs_of(results, name) for name in results["methods"]}
     order = sorted(of, key=lambda name: -np.mean(each(of[name], NEW)))
-    best = {seed: run[NEW] for run in of.get("grid", []) for seed in run["seeds"]}
-    return COLUMNS, [_row(name, of[name], best) for name in order]
+    return COLUMNS, [_row(name, of[name], of.get("grid", [])) for name in order]
 
 
-def _row(name: str, runs: list[Run], best: dict[int, float]) -> list[str]:
-    pairs = [run[NEW] - best[seed] for run in runs for seed in run["seeds"] if seed in best]
+def _row(name: str, runs: list[Run], best: list[Run]) -> list[str]:
+    pairs = above(runs, best, NEW)
     same, new, both = (each(runs, field) for field in ("value", NEW, "both_accuracy"))
     return [
         f"`{name}`{_numbers(name, runs)}", str(runs[0]["meta_steps"] or ""),

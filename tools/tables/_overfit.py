@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, each, mean, runs_of
+from ._runs import Run, Table, above, each, mean, runs_of
 
 COLUMNS = (
     "method", "meta-steps", "lowest loss of each seed", "mean", "in the end", "accuracy",
@@ -18,12 +18,12 @@ def table(results: dict[str, Any]) -> Table:
     """Of each method the validation loss and accuracy over seeds, the lowest first."""
     of = {name: runs_of(results, name) for name in results["methods"]}
     order = sorted(of, key=lambda name: float(np.mean(each(of[name], "value"))))
-    best = {run["seeds"][0]: run["value"] for run in of[order[0]]}
-    return COLUMNS, [_row(name, of[name], {} if name == order[0] else best) for name in order]
+    best, *_ = order
+    return COLUMNS, [_row(name, of[name], [] if name == best else of[best]) for name in order]
 
 
-def _row(name: str, runs: list[Run], best: dict[int, float]) -> list[str]:
-    pairs = [run["value"] - best[run["seeds"][0]] for run in runs if run["seeds"][0] in best]
+def _row(name: str, runs: list[Run], best: list[Run]) -> list[str]:
+    pairs = above(runs, best)
     steps = runs[0]["meta_steps"]
     return [
         f"`{name}`", str(steps or ""), ", ".join(f"{x:.3f}" for x in each(runs, "value")),

@@ -24,6 +24,13 @@ def each(runs: list[Run], field: str) -> list[float]:
     return [run[field] for run in runs]
 
 
+def above(runs: list[Run], others: list[Run], field: str = "value") -> list[float]:
+    """By how much a number is above that of other runs, in pairs of one seed."""
+    there = {tuple(run["seeds"]): run[field] for run in others}
+    pairs = [(run[field], there.get(tuple(run["seeds"]))) for run in runs]
+    return [here - other for here, other in pairs if other is not None]
+
+
 def mean(values: ArrayLike, places: int) -> str:
     """With half the 95% interval over seeds, where there are several."""
     several = np.asarray(values)
