@@ -69,7 +69,7 @@ settings.load_profile("steady")
 
 
 # Cases of what another case holds too, by their ids: `make test` leaves them to `make
-# test-thorough`. Tests that are thorough as a whole are marked where they stand.
+# test-thorough`. What is thorough as a whole is marked where it stands.
 REPEATS = frozenset((ROOT / "tests" / "repeats.txt").read_text().splitlines())
 
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ("test_held.py", "test_check.py", "test_unseen.py")
 # Where pyenv and uv keep theirs, which need not be on the path.
 FOLDERS = (".pyenv/versions/{0}.*/bin", ".local/share/uv/python/cpython-{0}.*/bin")
+# The compiler optimises nothing: its time is that of the example.
+FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SAID = """
 import sys
 print("README: error", after, "on Python", sys.version.split()[0], "with JAX", jax.__version__)
@@ -48,8 +50,9 @@ def main() -> None:
 
     def tried(version: str) -> Path:
         python = environment(version, others[version], locks[version])
+        diagnose = {} if version == newest else {"METACONTRAST_DIAGNOSE": "off"}
         with tempfile.TemporaryDirectory() as folder:  # for the file that it saves
-            run(python, "-c", example() + SAID, cwd=Path(folder))
+            run(python, "-c", example() + SAID, cwd=Path(folder), **FAST, **diagnose)
         return python
 
     with ThreadPoolExecutor(2) as pool:  # each compiles on one core
@@ -106,9 +109,9 @@ def environment(name: str, python: str, lock: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def run(python: Path, *arguments: str, cwd: Path = ROOT) -> None:
+def run(python: Path, *arguments: str, cwd: Path = ROOT, **variables: str) -> None:
     """With the sources of the checkout."""
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")} | variables
     ended = subprocess.run([python, *arguments], cwd=cwd, env=env)
     if ended.returncode:
         sys.exit(f"{python.relative_to(ROOT)}: {' '.join(arguments)[:40]}... failed, see above.")

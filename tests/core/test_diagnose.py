@@ -121,6 +121,7 @@ def halved(kind, theta=THETA):
     return {"theta": theta.astype(kind), "task": jax.tree.map(lambda x: x.astype(kind), TASK)}
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:the meta-gradient may be wrong")
 def test_a_tiny_beta_in_float32():
     at, rule, solver = halved(jnp.float32), mc.Contrastive(1e-7), mc.newton_cg(1e-9, 5)

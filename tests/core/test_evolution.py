@@ -48,6 +48,7 @@ def test_the_estimate_is_that_of_the_meta_loss():
     np.testing.assert_allclose(value, loss(theta, task, KEY), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_pairs_share_their_random_numbers():
     # Noise that is added to the data moves phi alike in all runs: a quadratic meta-loss then has
     # the same second difference, and the estimate differs by (mean noise)' e e' alone.

@@ -57,6 +57,7 @@ def test_it_is_the_influence_function_of_ridge_regression(name):
     assert found.aux["flags"].idle.shape == (4,)
 
 
+@pytest.mark.thorough
 def test_leaving_one_out_is_it_but_for_the_leverage():
     found = mc.influence(
         ridge, mc.closed_form(), None, Z, linear, weights=pick, method=mc.Implicit("cg")

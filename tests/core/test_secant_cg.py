@@ -58,6 +58,7 @@ def missed(found, true):
 SECANT = 10 * 20 * EPS**0.5
 
 
+@pytest.mark.thorough
 def test_as_many_products_as_curvatures_are_enough():
     true = jnp.linalg.solve(HESSIAN, jnp.linalg.solve(HESSIAN, THETA) - TARGET)
     errors = [missed(gradient(rule(mc.secant_cg(k)))(THETA, STILL).by_theta, true) for k in (3, 4)]

@@ -121,6 +121,7 @@ def test_what_is_kept_changes_nothing(steps):
     assert roots.aux["error"] == pytest.approx(float(whole.aux["error"]), rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_what_the_host_keeps():
     task = problem(sample=views)
     there, here = (

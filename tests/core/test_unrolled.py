@@ -43,6 +43,7 @@ def test_rematerialised_is_the_same(steps):
     equal(grad(mc.Unrolled(remat=True), steps), grad(mc.Unrolled(), steps))
 
 
+@pytest.mark.thorough
 def test_truncation_at_or_beyond_all_steps_is_none():
     equal(grad(mc.Unrolled(truncate=11)), grad(mc.Unrolled()))
     equal(grad(mc.Unrolled(truncate=50, remat=True)), grad(mc.Unrolled()))

@@ -156,6 +156,7 @@ def test_bare_phases_are_those_of_the_rule():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e3 * EPS / learner.beta)
 
 
+@pytest.mark.thorough
 def test_ours_is_the_mean_over_its_tasks():
     case = _sine.sine_case(3, 4, np.float64)
     theta, tasks = _sine.arguments(case)
@@ -170,6 +171,7 @@ def test_ours_is_the_mean_over_its_tasks():
     )
 
 
+@pytest.mark.thorough
 def test_conv4_learns_from_noise():
     case = _conv4.Conv4Case(4, True, 5, 1, 30)
     learn, omega, data = _conv4.conv4_training(case, jnp.float64)
@@ -180,6 +182,7 @@ def test_conv4_learns_from_noise():
     assert right(phi) > right(omega)
 
 
+@pytest.mark.thorough
 def test_the_exact_gradient_is_that_of_a_contrast_of_minimisers():
     smooth = PROBLEMS["network"]()
     # A minimiser to round-off; the symmetric rule then errs by beta^2 times a third derivative.

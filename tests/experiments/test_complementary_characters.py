@@ -37,6 +37,7 @@ def test_classes_come_in_turn():
     assert np.mean(np.argmin(way, 1) == y) > 0.9
 
 
+@pytest.mark.thorough
 def test_online_is_batch_up_to_round_off():
     grads = {}
     for method in ("online", "batch"):

@@ -35,6 +35,7 @@ def after_a_step(seed):
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(phi)])
 
 
+@pytest.mark.thorough
 def test_random_feedback_is_drawn_once_a_seed():
     first, again, other = (after_a_step(seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

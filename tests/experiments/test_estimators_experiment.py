@@ -22,6 +22,7 @@ def settings(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_rate_is_chosen_by_validation_and_a_diverging_one_is_not(settings, tmp_path):
     speeds = estimators.measure_speeds(settings, ["first-order"])
     written = json.loads(settings.speeds.read_text())

@@ -75,7 +75,8 @@ def test_every_method_runs_and_leaves_its_result(method, tmp_path, monkeypatch):
     assert (result["n_tasks"], result["diverged"], result["meta_steps"]) == (4, 0, 2)
     assert 0 < result["value"] <= 100 * (1 + 1e-6)  # a mean in float32
     assert result["transductive"] is (method != "cml-head")
-    assert result["curve"][-1]["step"] == 2 and 0 <= result["curve"][-1]["valid_accuracy"] <= 100
+    last = result["curve"][-1]
+    assert last["step"] == 2 and 0 <= last["valid_accuracy"] <= 100 * (1 + 1e-6)
     assert (
         {"episode.png", "learning.png", "filters.png"} <= {path.name for path in tmp_path.iterdir()}
     ) is drawn

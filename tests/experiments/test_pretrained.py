@@ -31,6 +31,7 @@ def settings(kind, result):
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
+@pytest.mark.thorough
 def test_the_sine_theta_gives_its_tabled_figure():
     theta, result = pretrained.load("sine")
     s = settings(sine.Settings, result)

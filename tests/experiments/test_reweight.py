@@ -30,6 +30,7 @@ BATCH = reweight.task_sampler(DATA, replace(S, batch=8, trusted=16))(jax.random.
 THETA = jnp.linspace(-1.0, 1.0, len(SOURCES))
 
 
+@pytest.mark.thorough
 def test_the_inner_loss_is_the_weighted_mean_over_sources():
     phi = jax.random.normal(jax.random.key(1), (28, 28))
     weights = np.exp(THETA) / np.exp(THETA).sum()
@@ -117,6 +118,7 @@ def test_the_transformer_gives_a_logit_a_letter():
     assert jax.eval_shape(logits, jax.random.key(0)).shape == (S.length, 28)
 
 
+@pytest.mark.thorough
 def test_runs_from_its_command(start, monkeypatch, tmp_path, capsys):
     small = replace(S, steps=40, final_steps=20, outer_rate=0.1, decay=0.0, valid_sequences=8)
     few = {"cml": small, "uniform": replace(small, method="uniform", steps=0)}

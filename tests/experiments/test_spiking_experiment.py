@@ -53,6 +53,7 @@ def test_phases_see_the_same_spikes_and_the_negative_nudge_pushes_the_other_way(
         assert float(jnp.abs(g).max()) > 0
 
 
+@pytest.mark.thorough
 def test_the_pull_has_its_factor_two_on_both_levels():
     """The published e-prop learner pulls half as hard as its meta-gradient believes."""
     theta, task = one_task()
@@ -108,6 +109,7 @@ def test_a_fixed_lambda_stays():
     assert all(bool((leaf != 0).all()) for leaf in jax.tree.leaves(changes.omega))
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_its_result_and_a_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(spiking, "PARTS", {"all": spiking.ALL})
     s = replace(SMALL, seed=3, out=tmp_path)

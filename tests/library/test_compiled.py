@@ -52,6 +52,7 @@ def whole(tmp_path_factory):
     return root, theta
 
 
+@pytest.mark.thorough
 def test_a_run_resumed_with_kept_programs_is_bit_for_bit_the_run_that_was_not(whole):
     root, theta = whole
     process(root / "part", 50, root / "cache")

@@ -118,6 +118,7 @@ def test_a_run_resumes_on_other_devices(tmp_path, whole, first, then):
     assert_close_run(toy_run.toy_run(tmp_path, mesh=then, resume=True), tmp_path, *whole)
 
 
+@pytest.mark.thorough
 def test_tasks_that_come_some_at_a_time_are_spread_too():
     one = toy_run.toy_run(None, steps=20)
     many = toy_run.toy_run(None, steps=20, task_batch_size=4, mesh=device_mesh(3))

@@ -111,6 +111,7 @@ def test_nor_is_there_one_of_several_processes(monkeypatch):
     assert "one process cannot learn" in _diagnosed._skipped(None)
 
 
+@pytest.mark.thorough
 def test_parameters_may_be_split_over_devices():
     theta = jnp.array([0.3, -0.2])
     on = lambda **where: run(theta=theta, steps=1, **where).diagnosis

@@ -244,6 +244,7 @@ def test_failed_tasks_are_left_out_and_counted(n_jobs):
         check_mean(external.mean_meta_gradient(PULL, 1.0, TASKS, RULE, n_jobs=n_jobs))
 
 
+@pytest.mark.thorough
 def test_tasks_on_a_dask_cluster():
     where = replace(PULL, outer=lambda phi, theta, task: float(os.getpid()))
     settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}

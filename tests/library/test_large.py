@@ -81,6 +81,7 @@ def test_a_long_task_holds_its_phases_and_no_others():
     assert must <= meta_step("forward", 1, None, warm_start="phases") < must + 4.5
 
 
+@pytest.mark.thorough
 def test_two_devices_hold_half_of_a_learner_each():
     """Also of one that starts from nothing that is split itself."""
     fresh = replace(problem, init=lambda theta, task: jnp.zeros(N))

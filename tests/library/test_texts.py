@@ -97,6 +97,7 @@ def test_texts_follow_from_their_seed():
         texts(0, 10)
 
 
+@pytest.mark.thorough
 def test_a_transformer_does_not_look_ahead():
     net = transformer(28, 10, 8, 2, 2)
     answer = jax.jit(partial(net.apply, net.init(jax.random.key(0))))
