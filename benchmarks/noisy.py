@@ -22,6 +22,7 @@ import optax
 
 import metacontrast as mc
 from benchmarks._kept import keep
+from metacontrast._directional import cosine
 
 FEATURES, HIDDEN, EXAMPLES, STEPS, DROPPED = 8, 32, 200, 150, 0.3
 RULES = {
@@ -120,8 +121,7 @@ def cosines(seed: int) -> dict[str, float]:
     for views in VIEWS:
         for name, rule in (RULES | TRAJECTORIES if views is None else RULES).items():
             g = gradient(rule, views)
-            cosine = float(g @ exact / np.linalg.norm(g) / np.linalg.norm(exact))
-            found[name if views is None else f"{name}, {views} views"] = cosine
+            found[name if views is None else f"{name}, {views} views"] = cosine(g, exact)
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import metacontrast as mc
 from benchmarks._kept import keep
+from metacontrast._directional import cosine
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 import cifar10_overfit as experiment
@@ -31,7 +32,7 @@ def cosines(seed: int) -> dict[str, float]:
     found = {}
     for s in methods:
         if (rule := experiment.estimator(s)) is not None:
-            found[s.method] = experiment.cosine(experiment.first_gradient(s, rule), exact)
+            found[s.method] = cosine(experiment.first_gradient(s, rule), exact)
             print(f"seed {seed}, {s.method}: {found[s.method]:.4f}", flush=True)
     return found
 

@@ -25,6 +25,8 @@ from jax.flatten_util import ravel_pytree
 import metacontrast as mc
 from benchmarks._kept import keep
 from benchmarks._trust_problems import build, draw
+from metacontrast._directional import cosine
+from metacontrast.train._result import plain
 
 RIGHT = 0.9  # the cosine from which on an estimate was to be trusted
 VERDICTS = ("trust", "doubt", "do not trust")
@@ -48,7 +50,7 @@ def judge(seed: int) -> dict[str, Any]:
         "verdict": said.verdict,
         "expected_cosine": said.cosine,
         "expected_error": said.error,
-        "cosine": _cosine(estimate, exact),
+        "cosine": cosine(estimate, exact),
         "error": float(np.linalg.norm(estimate - exact) / np.linalg.norm(exact)),
         "flags": list(said.flags),
         "linear_residual": said.linear_residual,
@@ -57,16 +59,8 @@ def judge(seed: int) -> dict[str, Any]:
     }
     if said.proposal is not None:
         row["proposal_expected_cosine"] = said.proposal.cosine
-        row["proposal_cosine"] = _cosine(gradient(said.proposal.estimator), exact)
-    return {name: _json(x) for name, x in row.items()}
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-
-
-def _json(x: Any) -> Any:
-    return None if isinstance(x, float) and not np.isfinite(x) else x
+        row["proposal_cosine"] = cosine(gradient(said.proposal.estimator), exact)
+    return {name: plain(x) for name, x in row.items()}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in SHORT_NAMES:
         of = [row for row in rows if row["method"] == name]
         if of:
-            errors = ", ".join(_shown(row["value"], 4) for row in of)
+            errors = ", ".join(_shown(error, 4) for error in _numbers(of, "value"))
             lines.append(f"{name:29}{errors:27}{_cosines_shown(of)}")
     return "\n".join(lines)
 
@@ -43,8 +43,8 @@ def _cosines_shown(of: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, [9, 7] * 3, strict=True))
 
 
-def _shown(x: Any, digits: int) -> str:
-    return "-" if x is None or np.isnan(x) else f"{x:.{digits}f}"
+def _shown(x: float, digits: int) -> str:
+    return "-" if np.isnan(x) else f"{x:.{digits}f}"
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

@@ -34,6 +34,8 @@ from _cifar10 import error, images, nesterov, score, start
 from jaxtyping import PyTree
 
 import metacontrast as mc
+from metacontrast._arrays import Numbers, flat
+from metacontrast._directional import cosine
 from metacontrast.report import figure, look
 
 
@@ -142,19 +144,13 @@ def outer_optimizer(s: Settings) -> optax.GradientTransformation:
     return optax.chain(adam, optax.keep_params_nonnegative()) if s.clipped else adam
 
 
-def first_gradient(s: Settings, rule: mc.Estimator) -> jax.Array:
+def first_gradient(s: Settings, rule: mc.Estimator) -> Numbers:
     """The first meta-gradient by log lambda that an estimator gives, as a vector."""
     s = replace(s, clipped=False)
     learner, solver = problem(start(s.seed), s.clipped), learning(s)
     # Compiled as a whole, where no gradient is refused: how good it is, is what is asked.
     gradient = jax.jit(mc.meta_gradient(learner, solver, rule, by_z=False))
-    leaves = jax.tree.leaves(gradient(first_theta(s), halves(s)).by_theta)
-    return jnp.concatenate([leaf.ravel() for leaf in leaves])
-
-
-def cosine(a: jax.Array, b: jax.Array) -> float:
-    """Of the angle between two gradients."""
-    return float(a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b))
+    return flat(gradient(first_theta(s), halves(s)).by_theta)
 
 
 def run(s: Settings) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from jaxtyping import PyTree
 
 import metacontrast as mc
 from metacontrast import credit
+from metacontrast._directional import cosine
 from metacontrast.nets import mlp
 from metacontrast.report import figure
 from metacontrast.tasks import sine
@@ -210,16 +211,16 @@ def cosines(s: Settings, thetas: dict[str, mc.Synapse]) -> dict[str, Any]:
     for when, theta in thetas.items():
         rows = {name: _rows(grad, s.cosines) for name, grad in gradients(theta).items()}
         pair = _finite(rows["contrast"], rows["exact"])
-        values[f"cosine_{when}"] = float(np.mean(_cosine(*pair)))
-        values[f"cosine_mean_{when}"] = float(_cosine(*(grad.mean(0) for grad in pair)))
+        values[f"cosine_{when}"] = _mean_cosine(*pair)
+        values[f"cosine_mean_{when}"] = cosine(*(grad.mean(0) for grad in pair))
         for name in ("own", "backprop"):
             pair = _finite(rows["rule"], rows[name])
-            values[f"cosine_{name}_{when}"] = float(np.mean(_cosine(*pair)))
+            values[f"cosine_{name}_{when}"] = _mean_cosine(*pair)
     return values
 
 
 def _rows(grad: PyTree, n: int) -> np.ndarray:
-    """Of each task, in float64: the square of a float32 may overflow."""
+    """Of each task, in float64."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(grad)]
     return np.concatenate([leaf.reshape(n, -1) for leaf in leaves], 1)
 
@@ -229,10 +230,8 @@ def _finite(*several: np.ndarray) -> list[np.ndarray]:
     return [rows[finite] for rows in several]
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> Any:
-    """NaN where one of them is zero."""
-    with np.errstate(invalid="ignore"):
-        return np.sum(a * b, -1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean([cosine(x, y) for x, y in zip(a, b, strict=True)]))
 
 
 def run(s: Settings) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def run(s: Settings) -> dict[str, Any]:
     if theta is not None:
         values = scores(theta, tests.open())
     facts: dict[str, Any] = dict(outer_rate=rate, seconds=s.steps / speed)
-    facts["validation"] = {str(r): x if np.isfinite(x) else None for r, x in losses.items()}
+    facts["validation"] = {str(r): x for r, x in losses.items()}
     return EXPERIMENT.finish(s, values, **facts)
 
 

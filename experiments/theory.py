@@ -37,6 +37,7 @@ from jaxtyping import PyTree
 import metacontrast as mc
 from metacontrast._stencil import Scheme
 from metacontrast.accuracy import Record, compare, print_records
+from metacontrast.train._result import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,15 +201,6 @@ def costs(
         where = (case.theta, case.task, exact, jax.random.key(0))
         records[steps] = compare(rules, case.problem, solvers, *where, repeats=3)
     return records
-
-
-def plain(x: Any) -> Any:
-    """With lists for arrays, and None for what is not finite, which JSON lacks."""
-    if isinstance(x, dict):
-        return {name: plain(y) for name, y in x.items()}
-    if isinstance(x, np.ndarray | list):
-        return [plain(y) for y in (x.tolist() if isinstance(x, np.ndarray) else x)]
-    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -9,7 +9,7 @@ from ._arrays import Numbers, norm
 from ._check import check
 from ._configuration import Configuration
 from ._diagnosis import Diagnosis as Diagnosis
-from ._diagnosis import Proposal, conclude
+from ._diagnosis import Proposal, conclude, has_beta
 from ._directional import MORE, Judge, Look, change, cosine
 from ._estimator._base import Estimator, MetaGradient
 from ._estimator._contrastive import Contrastive
@@ -102,8 +102,7 @@ def _diagnosed(run: Configuration, rule: Estimator) -> Diagnosis:
         # Exact but for round-off and truncation, which is seen there too; kinks are not.
         again = run.wide_look(d, judge.value)
         look = again if again is not None and again.verdict == "trust" else look
-    has_beta = isinstance(rule, Contrastive) and rule.beta is not None
-    half = gradient(0.5, run.key)[0] if has_beta else None
+    half = gradient(0.5, run.key)[0] if has_beta(rule) else None
     other, wide = None, None
     if run.draws:
         other = gradient(1.0, run.other_key)[0]

@@ -120,6 +120,11 @@ def conclude(
     )  # fmt: skip
 
 
+def has_beta(rule: object) -> bool:
+    """Whether there is a nudge of a length of one's own choice."""
+    return isinstance(rule, Contrastive) and rule.beta is not None
+
+
 def _holds(straight: float | None) -> bool:
     """Whether a slope is worth a step; that of a single point is worth what it is."""
     return straight is None or BENT < straight < 1 / BENT
@@ -144,7 +149,7 @@ def _advice(
         if name in flags:
             return remedies[name] + "."
     if look.is_zero:
-        first = "" if getattr(rule, "beta", None) is None else "raise beta, and "
+        first = "raise beta, and " if has_beta(rule) else ""
         return f"the estimate is exactly 0: {first}see that theta is in a loss."
     if not look.is_smooth:
         return NOT_SMOOTH

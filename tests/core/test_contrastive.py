@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -249,16 +250,14 @@ STENCILS = [
 TOL = mc.until_converged(optax.sgd(0.1), 1e-3)
 
 
+FIRST = {(STENCILS[0], TOL), (STENCILS[2], SGD), (STENCILS[4], SGD)}  # of each way to be nudged
+
+
 @pytest.mark.parametrize(
     ("rule", "solver"),
     [
-        (STENCILS[0], TOL),  # one of each way to be nudged
-        *((rule, SGD) for rule in STENCILS[2::2]),
-        *(
-            pytest.param(rule, SGD, marks=pytest.mark.thorough)
-            for rule in STENCILS[:2] + STENCILS[3:4]
-        ),
-        *(pytest.param(rule, TOL, marks=pytest.mark.thorough) for rule in STENCILS[1:]),
+        pytest.param(*pair, marks=() if pair in FIRST else pytest.mark.thorough)
+        for pair in product(STENCILS, (SGD, TOL))
     ],
     ids=lambda x: repr(x)[12:60] if isinstance(x, mc.Contrastive) else "2" if x is SGD else "tol",
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ._collapse import finite
 from ._folder import write_json
 from ._processes import is_first
 
@@ -128,8 +129,8 @@ def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 def write_result(out: str | Path, result: dict[str, Any]) -> Path:
     """Write `result.json` into the folder `out`, atomically; returns its path.
 
-    A number that is not finite, at any depth, is written as null, as in `metrics.jsonl`. Of several
-    processes, only the first one writes.
+    Arrays are written as lists, and numbers that are not finite as null, as in `metrics.jsonl`, at
+    any depth. Of several processes, only the first one writes.
 
     Raises:
         ValueError: if the result lacks one of the fields that every result has.
@@ -142,17 +143,22 @@ def write_result(out: str | Path, result: dict[str, Any]) -> Path:
     path = Path(out) / RESULT
     if is_first():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _without_infinities(result))
+        write_json(path, plain(result))
     return path
 
 
-def _without_infinities(x: Any) -> Any:
-    """`x` with None for each number that JSON has not: a run is not lost to one of its facts."""
+def plain(x: Any) -> Any:
+    """With lists for arrays, and None for what is not finite, which JSON lacks.
+
+    So that no run is lost to one of its facts.
+    """
     if isinstance(x, dict):
-        return {key: _without_infinities(each) for key, each in x.items()}
+        return {key: plain(each) for key, each in x.items()}
+    if isinstance(x, np.ndarray):
+        return plain(x.tolist())
     if isinstance(x, (list, tuple)):
-        return [_without_infinities(each) for each in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+        return [plain(each) for each in x]
+    return finite(x) if isinstance(x, float) else x
 
 
 def read_result(out: str | Path) -> dict[str, Any]:
