@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
@@ -26,6 +26,7 @@ from metacontrast.report import figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
+Curve: TypeAlias = list[dict[str, float]]
 SPIKING = "cml-eprop"  # the method whose tasks are shown
 
 
@@ -80,16 +81,16 @@ def draw_lambda(folder: Path) -> None:
 
 def draw_overfit(folder: Path) -> None:
     """Validation loss and accuracy over meta-steps, of each method the mean over its seeds."""
-    methods = load("cifar10-overfit")["methods"]
-    rows = [
-        {"method": m, "curve": mean_of(list(of_runs("cifar10-overfit", method=m)))} for m in methods
-    ]
+    curves: dict[str, list[Curve]] = {}
+    for run in load("cifar10-overfit")["runs"]:
+        curves.setdefault(run["method"], []).append(run["curve"])
+    rows = [{"method": name, "curve": mean_of(several)} for name, several in curves.items()]
     figure(folder / "overfit", partial(experiment("cifar10_overfit").draw, rows), 1, 2)
 
 
-def mean_of(runs: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The mean of their curves, look by look."""
-    looks = zip(*(run["curve"] for run in runs), strict=True)
+def mean_of(curves: list[Curve]) -> Curve:
+    """The mean of several, look by look."""
+    looks = zip(*curves, strict=True)
     return [{name: fmean(look[name] for look in each) for name in each[0]} for each in looks]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from metacontrast.train import half_width
 
-from ._runs import Run, Table, each, mean, runs_of
+from ._runs import Run, Table, each, listed, mean, runs_of
 
 COLUMNS = (
     "method", "error", "beside `online`, %, in pairs", "each seed", "tested with that memory too",
@@ -31,6 +31,6 @@ def _row(name: str, runs: list[Run], perfect: dict[int, float]) -> list[str]:
         f"`{name}`",
         mean(values, 4),
         "" if name == "online" else f"{round(change.mean()) or 0:+d} +- {half_width(change):.0f}",
-        ", ".join(f"{value:.4f}" for value in values),
+        listed(values, 4),
         "" if np.array_equal(own, values) else f"{own.mean():.4f}",
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, above, each, mean, runs_of
+from ._runs import Run, Table, above, by_method, each, listed, mean
 
 COLUMNS = (
     "method", "meta-steps", "dB of each seed", "mean", "above `tv`, in pairs", "before",
@@ -16,7 +16,7 @@ COLUMNS = (
 
 def table(results: dict[str, Any]) -> Table:
     """Of each method the signal-to-noise ratio, and how far images are from their minimisers."""
-    of = {name: runs_of(results, name) for name in results["methods"]}
+    of = by_method(results)
     order = sorted(of, key=lambda name: of[name][0]["meta_steps"])
     return COLUMNS, [_row(name, of[name], of.get("tv", [])) for name in order]
 
@@ -25,7 +25,7 @@ def _row(name: str, runs: list[Run], least: list[Run]) -> list[str]:
     gained = [] if name == "tv" else above(runs, least)
     return [
         f"`{name}`", str(runs[0]["meta_steps"]),
-        ", ".join(f"{x:.2f}" for x in each(runs, "value")), mean(each(runs, "value"), 2),
+        listed(each(runs, "value"), 2), mean(each(runs, "value"), 2),
         mean(gained, 2) if gained else "", f"{np.mean(each(runs, 'noisy')):.2f}",
         f"{max(each(runs, 'certified')):.4f}", f"{np.mean(each(runs, 'seconds')) / 60:.1f}",
     ]  # fmt: skip

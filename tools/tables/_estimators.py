@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Table, runs_of
+from ._runs import Table, by_method
 
 
 def table(results: dict[str, Any]) -> Table:
     """Test error and chosen rate of each seed, the lowest geometric mean first."""
-    of = {name: runs_of(results, name) for name in results["methods"]}
+    of = by_method(results)
     seeds = sorted({seed for runs in of.values() for run in runs for seed in run["seeds"]})
     mean = lambda name: np.exp(np.mean([np.log(run["value"] or np.inf) for run in of[name]]))
     columns = ("estimator", "meta-steps", *(f"seed {seed}" for seed in seeds), "geometric mean")

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, each, mean, runs_of
+from ._runs import Run, Table, by_method, each, mean
 
 COLUMNS = ("method", "beta", "test accuracy", "+ validation", "wrong labels found (AUC)")
 
 
 def table(results: dict[str, Any]) -> Table:
     """Of each method, means over seeds: the worst first."""
-    of = {name: runs_of(results, name) for name in results["methods"]}
+    of = by_method(results)
     order = sorted(of, key=lambda name: _mean(of[name], "value"))
     return COLUMNS, [_row(name, of[name]) for name in order]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, above, each, mean, runs_of
+from ._runs import Run, Table, above, by_method, each, listed, mean
 
 NEW = "new_accuracy"
 COLUMNS = (
@@ -18,7 +18,7 @@ COLUMNS = (
 
 def table(results: dict[str, Any]) -> Table:
     """Test accuracy three times, the highest on a new start first; and that on images seen."""
-    of = {name: runs_of(results, name) for name in results["methods"]}
+    of = by_method(results)
     order = sorted(of, key=lambda name: -np.mean(each(of[name], NEW)))
     return COLUMNS, [_row(name, of[name], of.get("grid", [])) for name in order]
 
@@ -28,7 +28,7 @@ def _row(name: str, runs: list[Run], best: list[Run]) -> list[str]:
     same, new, both = (each(runs, field) for field in ("value", NEW, "both_accuracy"))
     return [
         f"`{name}`{_numbers(name, runs)}", str(runs[0]["meta_steps"] or ""),
-        mean(same, 2), ", ".join(f"{x:.2f}" for x in same), mean(new, 2),
+        mean(same, 2), listed(same, 2), mean(new, 2),
         mean(pairs, 2) if pairs and name != "grid" else "", mean(both, 2),
         *(f"{np.mean(each(runs, f'{part}_accuracy')):.1f}" for part in ("valid", "learned")),
     ]  # fmt: skip

@@ -19,6 +19,11 @@ def runs_of(results: dict[str, Any], method: str) -> list[Run]:
     return [run for run in results["runs"] if run["method"] == method]
 
 
+def by_method(results: dict[str, Any]) -> dict[str, list[Run]]:
+    """All of them, in the order of the methods."""
+    return {name: runs_of(results, name) for name in results["methods"]}
+
+
 def each(runs: list[Run], field: str) -> list[float]:
     """A number of every run."""
     return [run[field] for run in runs]
@@ -29,6 +34,11 @@ def above(runs: list[Run], others: list[Run], field: str = "value") -> list[floa
     there = {tuple(run["seeds"]): run[field] for run in others}
     pairs = [(run[field], there.get(tuple(run["seeds"]))) for run in runs]
     return [here - other for here, other in pairs if other is not None]
+
+
+def listed(values: ArrayLike, places: int) -> str:
+    """One by one."""
+    return ", ".join(f"{x:.{places}f}" for x in np.asarray(values))
 
 
 def mean(values: ArrayLike, places: int) -> str:

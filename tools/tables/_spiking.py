@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ._runs import Run, Table, each, runs_of
+from ._runs import Run, Table, by_method, each
 
 
 def errors(results: dict[str, Any]) -> Table:
     """Of each method and seed the test error, the lowest first."""
-    of = {name: runs_of(results, name) for name in results["methods"]}
+    of = by_method(results)
     seeds = sorted({seed for run in results["runs"] for seed in run["seeds"]})
     # NaN, of a run that diverged, is above all.
     means = {name: np.mean(np.array(each(runs, "value"), float)) for name, runs in of.items()}
